@@ -1,0 +1,218 @@
+"""What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from en.norm import moments
+
+
+class Normalizer(nn.Module):
+    """Normalizes (N, C, H, W) with statistics that follow from the moments of each sample's channel.
+
+    Y[n, c] = scale[n, c] * (X[n, c] - mean[n, c]) + shift[n, c], where mean is taken over (H, W) and a subclass
+    computes scale and shift, (N, C) or broadcastable to it, in `coefficients`. Centring before scaling keeps a huge mean
+    with a small spread accurate. Moments and coefficients are float32 (float64 for float64 input) whatever autocast
+    says; the output has the input's dtype and memory format.
+
+    Args:
+        num_features: C.
+        eps: added to every variance, > 0.
+    Raises: ValueError for a bad argument, and in `forward` for an input that is not (N, C, H, W).
+    """
+
+    weight_decayed: ClassVar[frozenset[str]] = frozenset()
+    """Names of the class's own parameters that take weight decay by default: none (our choice)."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = whole("num_features", num_features)
+        self.eps = positive("eps", eps)
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift from the moments.
+
+        Args:
+            mean, var: (N, C), the input's mean and biased variance over (H, W).
+            pixels: H * W.
+        """
+        raise TypeError(f"{type(self).__name__} has to define coefficients()")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
+        check_input(x, self.num_features)
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.to(moments.accumulation_dtype(x.dtype))
+            mean, var = moments.instance_moments(values)
+            scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
+            return torch.addcmul(per_channel(shift), values - per_channel(mean), per_channel(scale)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class RunningNormalizer(Normalizer):
+    """A normalizer that may use batch moments in training and, in evaluation, their running averages.
+
+    Args:
+        momentum: share of the batch's moments taken into the running averages, 0 to 1; None averages all batches alike.
+        sync: batch moments over all ranks of the process group (where there is one) instead of this rank's.
+        running: whether batch statistics are used at all; without them there are no buffers.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False, running: bool = True
+    ) -> None:
+        super().__init__(num_features, eps)
+        if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
+            raise ValueError(f"momentum={momentum!r}: expected a number from 0 to 1, or None for a plain average")
+        self.momentum = momentum
+        self.sync = flag("sync", sync)
+        if running:
+            self.register_buffer("running_mean", torch.zeros(num_features))
+            self.register_buffer("running_var", torch.ones(num_features))
+            self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def reset_running_stats(self) -> None:
+        """Forgets all batches seen: mean 0, variance 1, none counted."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        """The batch's mean and biased variance, (1, C), in training; the running averages in evaluation."""
+        if not self.training:
+            return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
+        count: int | Tensor
+        if self.sync and dist.is_available() and dist.is_initialized():
+            batch_mean, batch_var, count = moments.synced_batch_moments(mean, var, pixels)
+            correction = count / (count - 1).clamp(min=1)
+        else:
+            batch_mean, batch_var = moments.pool(mean, var, dim=0)
+            count = mean.shape[0] * pixels
+            correction = torch.tensor(count / max(count - 1, 1), dtype=mean.dtype, device=mean.device)
+        self._track(batch_mean.detach()[0], (batch_var.detach() * correction)[0])
+        return batch_mean, batch_var
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.copy_(self.running_mean + share * (mean - self.running_mean))
+        self.running_var.copy_(self.running_var + share * (unbiased_var - self.running_var))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
+
+
+class MixedNormalizer(RunningNormalizer):
+    """A normalizer that combines several kinds of statistics.
+
+    Args:
+        normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
+        groups: groups of gn; None for gcd(32, C).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str],
+        groups: int | None,
+        eps: float,
+        momentum: float | None,
+        sync: bool,
+    ) -> None:
+        self_normalizers = check_normalizers(normalizers)
+        super().__init__(num_features, eps, momentum, sync, running="bn" in self_normalizers)
+        self.normalizers = self_normalizers
+        self.groups = check_groups(groups, num_features)
+
+    def all_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of every normalizer: two tensors (N, K, C)."""
+        pairs = [self._moments_of(name, mean, var, pixels) for name in self.normalizers]
+        means, variances = ([part.expand(mean.shape) for part in column] for column in zip(*pairs, strict=True))
+        return torch.stack(means, dim=1), torch.stack(variances, dim=1)
+
+    def _moments_of(self, name: str, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        match name:
+            case "bn":
+                return self.batch_moments(mean, var, pixels)
+            case "in":
+                return mean, var
+            case "ln":
+                return moments.pool(mean, var, dim=1)
+            case _:
+                return moments.group_moments(mean, var, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, normalizers={self.normalizers}"
+
+
+def per_channel(values: Tensor) -> Tensor:
+    """(N, C) or (1, C) -> (N, C, 1, 1), to broadcast over (N, C, H, W)."""
+    return values[..., None, None]
+
+
+def check_input(x: Tensor, num_features: int) -> None:
+    """Raises ValueError unless x is (N, num_features, H, W)."""
+    if x.ndim != 4 or x.shape[1] != num_features:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected (N, {num_features}, H, W)")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def whole(name: str, value: int) -> int:
+    """`value` if it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """`value` if it is a number above 0."""
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value!r}: expected a number above 0")
+    return value
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: expected true or false")
+    return value
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """`value` if it is among `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+    return value
+
+
+def check_groups(groups: int | None, num_features: int) -> int:
+    """The number of groups for gn: as given if it divides num_features, gcd(32, C) for None."""
+    if groups is None:
+        return moments.default_groups(num_features)
+    if num_features % whole("groups", groups):
+        raise ValueError(f"groups={groups}: expected a divisor of num_features={num_features}")
+    return groups
+
+
+def check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple, if they are known, different and at least one."""
+    allowed = ", ".join(moments.NAMES)
+    if isinstance(normalizers, str) or not isinstance(normalizers, Sequence) or not normalizers:
+        raise ValueError(f"normalizers={normalizers!r}: expected a list of one or more of {allowed}")
+    unknown = [name for name in normalizers if name not in moments.NAMES]
+    if unknown or len(set(normalizers)) < len(normalizers):
+        raise ValueError(f"normalizers={list(normalizers)!r}: expected different names out of {allowed}")
+    return tuple(normalizers)

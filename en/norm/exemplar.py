@@ -1,0 +1,127 @@
+"""Exemplar normalization (Zhang et al., Exemplar Normalization for Learning Deep Representation, CVPR 2020)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from en.norm.base import MixedNormalizer, flag, one_of, whole
+from en.norm.single import affine
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+RATIOS = ("correlation", "pooled", "static")
+MIXES = ("outputs", "statistics")
+
+
+class ExemplarNorm2d(MixedNormalizer):
+    """Exemplar normalization: every sample learns its own mixture of normalizers in every layer.
+
+    Y[n] = sum_k (weight_k * lambda[n, k] * (X[n] - mu_k) / sqrt(var_k + eps) + bias_k), with moments over (N, H, W) for bn
+    (running averages in evaluation), (H, W) for in, (C, H, W) for ln and (C/G, H, W) for gn. That the shift is not
+    weighted by the ratio is our reading of the paper. The ratios lambda[n] come from the sample itself:
+    x = mean of X over (H, W); xhat[n, k] = (x[n] - mu_k) / sqrt(var_k + eps); z = grouped 1 x 1 convolution of xhat from C
+    to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(tanh(FC1(v[n])))). FC2 starts at zero,
+    so that every ratio starts at 1/K (our choice). For `in`, xhat is exactly 0, and so are its row and column of v.
+
+    Args:
+        num_features: C.
+        normalizers: any of bn, in, ln, gn, in the order of the ratios (K of them).
+        reduction: r; the convolution reduces C to G = C/r channels, or to the largest divisor of C that is at most
+            max(1, C/r) (our choice; so is the default 32).
+        hidden: pi; the gate has pi * K hidden units, 50 * K in the paper.
+        convolution: False takes z = xhat.
+        activation: tanh (the paper's) or relu.
+        shared_affine: one weight and bias, (1, C), for all normalizers.
+        ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does; static
+            learns one vector of ratios for all samples.
+        mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
+            ratios. There is then one map and so one weight and bias, (1, C) (our choice).
+        groups: groups of gn; None for gcd(32, C).
+        eps, momentum, sync: as for batch normalization.
+    Parameters: `weight` (K, C) ones, `bias` (K, C) zeros, `reduce.weight` (G, C/G, 1), `gate.0` Linear(K*K, pi*K), `gate.2`
+    Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios; `gate.0` Linear(C, pi*K) and no
+    reduce for pooled ones.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str] = ("bn", "in", "ln"),
+        reduction: int = 32,
+        hidden: int = 50,
+        convolution: bool = True,
+        activation: str = "tanh",
+        shared_affine: bool = False,
+        ratios: str = "correlation",
+        mix: str = "outputs",
+        groups: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+    ) -> None:
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync)
+        self.reduction = whole("reduction", reduction)
+        self.hidden = whole("hidden", hidden)
+        self.convolution = flag("convolution", convolution)
+        self.activation = one_of("activation", activation, tuple(ACTIVATIONS))
+        self.shared_affine = flag("shared_affine", shared_affine)
+        self.ratio_source = one_of("ratios", ratios, RATIOS)
+        self.mix = one_of("mix", mix, MIXES)
+        self._observer: Callable[[Tensor], None] | None = None
+
+        k = len(self.normalizers)
+        rows = 1 if shared_affine or mix == "statistics" else k
+        self.weight = nn.Parameter(torch.ones(rows, num_features))
+        self.bias = nn.Parameter(torch.zeros(rows, num_features))
+        if ratios == "static":
+            self.ratio_logits = nn.Parameter(torch.zeros(k))
+            return
+        if ratios == "correlation" and convolution:
+            channels = reduced_channels(num_features, reduction)
+            self.reduce = nn.Conv1d(num_features, channels, kernel_size=1, groups=channels, bias=False)
+        inputs = num_features if ratios == "pooled" else k * k
+        self.gate = nn.Sequential(nn.Linear(inputs, hidden * k), ACTIVATIONS[activation](), nn.Linear(hidden * k, k))
+        nn.init.zeros_(self.gate[2].weight)
+        nn.init.zeros_(self.gate[2].bias)
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        means, variances = self.all_moments(mean, var, pixels)
+        rstd = torch.rsqrt(variances + self.eps)
+        centred = (mean[:, None] - means) * rstd
+        ratios = self.ratios(mean, centred)
+        if self._observer is not None:
+            self._observer(ratios.detach())
+        if self.mix == "statistics":
+            mixed_mean = (ratios[..., None] * means).sum(1)
+            mixed_var = (ratios[..., None] * variances).sum(1)
+            return affine(self.weight[0], self.bias[0], mean, mixed_mean, mixed_var, self.eps)
+        weighted = self.weight * ratios[..., None]
+        return (weighted * rstd).sum(1), (weighted * centred).sum(1) + self.bias.sum(0)
+
+    def ratios(self, pooled: Tensor, centred: Tensor) -> Tensor:
+        """The share of each normalizer for each sample, (N, K), rows summing to 1.
+
+        Args:
+            pooled: (N, C), x of the formula, the mean of X over (H, W).
+            centred: (N, K, C), xhat of the formula.
+        """
+        n, k, c = centred.shape
+        if self.ratio_source == "static":
+            return torch.softmax(self.ratio_logits.to(centred.dtype), dim=0).expand(n, k)
+        inputs = pooled
+        if self.ratio_source == "correlation":
+            z = centred
+            if self.convolution:
+                kernel = self.reduce.weight.to(centred.dtype)
+                z = (centred * kernel.view(c)).view(n, k, kernel.shape[0], kernel.shape[1]).sum(3)
+            inputs = torch.bmm(z, z.transpose(1, 2)).flatten(1)
+        first, activation, last = self.gate
+        hidden = activation(F.linear(inputs, first.weight.to(inputs.dtype), first.bias.to(inputs.dtype)))
+        return torch.softmax(F.linear(hidden, last.weight.to(inputs.dtype), last.bias.to(inputs.dtype)), dim=1)
+
+
+def reduced_channels(num_features: int, reduction: int) -> int:
+    """G, the largest divisor of C that is at most max(1, C/r)."""
+    limit = max(1, num_features // reduction)
+    return next(g for g in range(limit, 0, -1) if num_features % g == 0)

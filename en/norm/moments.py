@@ -1,0 +1,83 @@
+"""Means and variances of every normalizer from one pass over the input.
+
+All of them follow from the moments of each sample's channel (exemplar_normalization, "what makes it fast"):
+with m, s = mean and biased variance of X over (H, W), shape (N, C), a set of (n, c) cells pools to
+mean(m) and mean(s + (m - mean(m))^2), because every cell holds the same number of pixels.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+NAMES = ("bn", "in", "ln", "gn")
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which moments are taken: float64 for float64 input, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def instance_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of (N, C, H, W) over (H, W): two tensors (N, C). Finite at 1 x 1 (variance 0)."""
+    if x.shape[0] == 0:
+        nothing = x.sum((2, 3))
+        return nothing, nothing
+    var, mean = torch.var_mean(x, dim=(2, 3), correction=0)
+    return mean, var
+
+
+def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Moments of the union of equally large cells along `dim`, which is kept with size 1."""
+    pooled = mean.mean(dim, keepdim=True)
+    return pooled, (var + (mean - pooled).square()).mean(dim, keepdim=True)
+
+
+def group_moments(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Moments over (C/G, H, W) for each sample and group, repeated over the group's channels: two tensors (N, C)."""
+    shape = (mean.shape[0], groups, mean.shape[1] // groups)
+    pooled = pool(mean.view(shape), var.view(shape), dim=2)
+    return pooled[0].expand(shape).reshape(mean.shape), pooled[1].expand(shape).reshape(mean.shape)
+
+
+def default_groups(num_features: int) -> int:
+    """Groups of group normalization when none are given: gcd(32, C), because ShuffleNetV2's widths miss 32 (our choice)."""
+    return math.gcd(32, num_features)
+
+
+def synced_batch_moments(mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch moments over all ranks of the default process group, differentiable on every rank.
+
+    Args:
+        mean, var: (N, C) of this rank's samples; N may differ between ranks.
+        pixels: H * W of this rank's input.
+    Returns: mean (1, C), biased variance (1, C), and the number of values each was taken over, a scalar tensor.
+    """
+    local_mean, local_var = pool(mean, var, dim=0)
+    count = torch.full((1, 1), float(mean.shape[0] * pixels), dtype=mean.dtype, device=mean.device)
+    packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1))
+    means, variances, counts = packed.split([mean.shape[1], mean.shape[1], 1], dim=1)
+    total = counts.sum()
+    share = counts / total
+    pooled = (share * means).sum(0, keepdim=True)
+    return pooled, (share * (variances + (means - pooled).square())).sum(0, keepdim=True), total.detach()
+
+
+class _GatherRanks(torch.autograd.Function):
+    """(1, D) on every rank -> (ranks, D) on every rank; backward adds up what all ranks ask of one rank's row."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, row: Tensor) -> Tensor:
+        row = row.contiguous()
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, row)
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        rank = dist.get_rank()
+        return grad[rank : rank + 1]

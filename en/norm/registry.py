@@ -1,0 +1,49 @@
+"""Normalizers by name."""
+
+import difflib
+import inspect
+from collections.abc import Iterable
+
+from en.norm.base import Normalizer
+from en.norm.exemplar import ExemplarNorm2d
+from en.norm.single import BatchNorm2d, GroupNorm2d, InstanceNorm2d, LayerNorm2d
+from en.norm.switchable import SwitchableNorm2d
+
+NORMALIZERS: dict[str, type[Normalizer]] = {
+    "bn": BatchNorm2d,
+    "in": InstanceNorm2d,
+    "ln": LayerNorm2d,
+    "gn": GroupNorm2d,
+    "sn": SwitchableNorm2d,
+    "en": ExemplarNorm2d,
+}
+
+
+def norm_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options that `build_norm(name, ...)` takes, with their defaults. Raises ValueError for an unknown name."""
+    if name not in NORMALIZERS:
+        raise ValueError(f"normalizer {name!r}: expected one of {', '.join(NORMALIZERS)}{did_you_mean(name, NORMALIZERS)}")
+    parameters = inspect.signature(NORMALIZERS[name].__init__).parameters
+    return {key: parameter for key, parameter in parameters.items() if key not in ("self", "num_features")}
+
+
+def build_norm(name: str, num_features: int, **options: object) -> Normalizer:
+    """A normalizer for (N, num_features, H, W), freshly initialized.
+
+    Args:
+        name: a key of NORMALIZERS.
+        options: the class's keyword arguments.
+    Raises: ValueError that names an unknown normalizer or option, or a bad value, and says what is allowed.
+    """
+    allowed = norm_options(name)
+    for key in options:
+        if key not in allowed:
+            hint = did_you_mean(key, allowed)
+            raise ValueError(f"option {key!r} of normalizer {name!r}: expected one of {', '.join(allowed)}{hint}")
+    return NORMALIZERS[name](num_features, **options)  # type: ignore[arg-type]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """', did you mean ...?' for a near miss, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,98 @@
+"""The single normalizers bn, in, ln and gn, with one signature and one meaning of affine."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from en.norm import moments
+from en.norm.base import Normalizer, RunningNormalizer, check_groups, check_input
+
+
+class BatchNorm2d(RunningNormalizer):
+    """Batch normalization: moments over (N, H, W) per channel; running averages in evaluation.
+
+    Y = weight * (X - mu) / sqrt(var + eps) + bias, weight and bias (C,). Equal to nn.BatchNorm2d, and computed by the
+    same library kernel unless `sync` is on; unlike it, a batch with one value per channel gives `bias`, not an error
+    (our choice). With `sync` the moments are those of all ranks, on gloo as well as on NCCL.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False) -> None:
+        super().__init__(num_features, eps, momentum, sync)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
+        check_input(x, self.num_features)
+        one_value = x.shape[0] * x.shape[2] * x.shape[3] <= 1
+        synced = self.sync and dist.is_available() and dist.is_initialized()
+        if self.training and (synced or one_value or self.momentum is None):
+            return super().forward(x)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        batch_mean, batch_var = self.batch_moments(mean, var, pixels)
+        return affine(self.weight, self.bias, mean, batch_mean, batch_var, self.eps)
+
+
+class InstanceNorm2d(Normalizer):
+    """Instance normalization: moments over (H, W) per sample and channel, in training and in evaluation.
+
+    Y = weight * (X - mu) / sqrt(var + eps) + bias, weight and bias (C,): nn.InstanceNorm2d with affine=True, and `bias`
+    instead of an error at 1 x 1 pixels.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        return affine(self.weight, self.bias, mean, mean, var, self.eps)
+
+
+class GroupNorm2d(Normalizer):
+    """Group normalization: moments over (C/G, H, W) per sample and group, in training and in evaluation.
+
+    Y = weight * (X - mu) / sqrt(var + eps) + bias, weight and bias (C,).
+
+    Args:
+        groups: G, a divisor of num_features; None for gcd(32, C) (our choice: ShuffleNetV2's widths miss 32).
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, groups: int | None = None) -> None:
+        super().__init__(num_features, eps)
+        self.groups = check_groups(groups, num_features)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        group_mean, group_var = moments.group_moments(mean, var, self.groups)
+        return affine(self.weight, self.bias, mean, group_mean, group_var, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
+class LayerNorm2d(GroupNorm2d):
+    """Layer normalization: moments over (C, H, W) per sample, in training and in evaluation.
+
+    Y = weight * (X - mu) / sqrt(var + eps) + bias, weight and bias (C,). This is GroupNorm(1, C), as in the SN and EN
+    papers, not nn.LayerNorm, which normalizes trailing axes.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps, groups=1)
+
+
+def affine(
+    weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift of weight * (X - mean) / sqrt(var + eps) + bias for an X centred at `centre`, all (N or 1, C)."""
+    scale = weight * torch.rsqrt(var + eps)
+    return scale, torch.addcmul(bias.to(scale.dtype), scale, centre - mean)

@@ -1,0 +1,48 @@
+"""Switchable normalization (Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from en.norm.base import MixedNormalizer
+from en.norm.single import affine
+
+
+class SwitchableNorm2d(MixedNormalizer):
+    """Switchable normalization: every layer learns one mixture of statistics for all samples.
+
+    Y = weight * (X - sum_k w_k mu_k) / sqrt(sum_k w'_k var_k + eps) + bias, with w = softmax(mean_weight) and
+    w' = softmax(var_weight). Moments over (N, H, W) for bn (running averages in evaluation), (H, W) for in, (C, H, W) for
+    ln, (C/G, H, W) for gn, all biased: the original code's unbiased ones are NaN at 1 x 1 pixels.
+
+    Args:
+        num_features: C.
+        normalizers: any of bn, in, ln, gn, in the order of the ratios (K of them).
+        groups: groups of gn; None for gcd(32, C).
+        eps, momentum, sync: as for batch normalization.
+    Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        normalizers: Sequence[str] = ("bn", "in", "ln"),
+        groups: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+    ) -> None:
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.mean_weight = nn.Parameter(torch.ones(len(self.normalizers)))
+        self.var_weight = nn.Parameter(torch.ones(len(self.normalizers)))
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        means, variances = self.all_moments(mean, var, pixels)
+        mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0)
+        var_ratios = torch.softmax(self.var_weight.to(var.dtype), dim=0)
+        mixed_mean = (mean_ratios[:, None] * means).sum(1)
+        mixed_var = (var_ratios[:, None] * variances).sum(1)
+        return affine(self.weight, self.bias, mean, mixed_mean, mixed_var, self.eps)

@@ -1,0 +1,87 @@
+"""The normalizers written out literally, term by term from the formulas, as the oracle for the closed form."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from en.norm import ExemplarNorm2d, SwitchableNorm2d
+
+AXES = {"bn": (0, 2, 3), "in": (2, 3), "ln": (1, 2, 3)}
+
+
+def literal_moments(name: str, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of one normalizer, expanded to x's shape."""
+    n, c, h, w = x.shape
+    if name == "bn" and not layer.training:
+        return layer.running_mean.view(1, c, 1, 1).expand_as(x), layer.running_var.view(1, c, 1, 1).expand_as(x)
+    if name == "gn":
+        groups = getattr(layer, "groups", math.gcd(32, c))
+        grouped = x.reshape(n, groups, c // groups, h, w)
+        mean = grouped.mean((2, 3, 4), keepdim=True)
+        var = ((grouped - mean) ** 2).mean((2, 3, 4), keepdim=True)
+        return mean.expand_as(grouped).reshape(x.shape), var.expand_as(grouped).reshape(x.shape)
+    mean = x.mean(AXES[name], keepdim=True)
+    var = ((x - mean) ** 2).mean(AXES[name], keepdim=True)
+    return mean.expand_as(x), var.expand_as(x)
+
+
+def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
+    """lambda (N, K) by the six steps, one sample and one normalizer at a time."""
+    k = len(layer.normalizers)
+    if layer.ratio_source == "static":
+        return torch.softmax(layer.ratio_logits, 0).expand(len(x), k)
+    pooled = x.mean((2, 3))
+    if layer.ratio_source == "pooled":
+        return torch.softmax(layer.gate(pooled), 1)
+    rows = []
+    for name in layer.normalizers:
+        mean, var = literal_moments(name, x, layer)
+        xhat = (pooled - mean[:, :, 0, 0]) / torch.sqrt(var[:, :, 0, 0] + layer.eps)
+        rows.append(layer.reduce(xhat[:, :, None])[:, :, 0] if layer.convolution else xhat)
+    ratios = []
+    for n in range(len(x)):
+        z = torch.stack([row[n] for row in rows])
+        ratios.append(torch.softmax(layer.gate((z @ z.T).flatten()), 0))
+    return torch.stack(ratios)
+
+
+def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
+    ratios = literal_ratios(layer, x)[:, :, None, None, None]
+    stats = [literal_moments(name, x, layer) for name in layer.normalizers]
+    column = (1, -1, 1, 1)
+    if layer.mix == "statistics":
+        mean = sum(ratios[:, i] * m for i, (m, _) in enumerate(stats))
+        var = sum(ratios[:, i] * v for i, (_, v) in enumerate(stats))
+        return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+    y = torch.zeros_like(x)
+    for i, (mean, var) in enumerate(stats):
+        gamma = layer.weight[0 if layer.shared_affine else i].view(column)
+        y = y + gamma * ratios[:, i] * (x - mean) / torch.sqrt(var + layer.eps)
+        if not layer.shared_affine:
+            y = y + layer.bias[i].view(column)
+    return y + layer.bias[0].view(column) if layer.shared_affine else y
+
+
+def literal_switchable(layer: SwitchableNorm2d, x: Tensor) -> Tensor:
+    stats = [literal_moments(name, x, layer) for name in layer.normalizers]
+    mean_ratios, var_ratios = torch.softmax(layer.mean_weight, 0), torch.softmax(layer.var_weight, 0)
+    mean = sum(w * m for w, (m, _) in zip(mean_ratios, stats, strict=True))
+    var = sum(w * v for w, (_, v) in zip(var_ratios, stats, strict=True))
+    column = (1, -1, 1, 1)
+    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+
+
+def literal_single(name: str, layer: nn.Module, x: Tensor) -> Tensor:
+    mean, var = literal_moments(name, x, layer)
+    column = (1, -1, 1, 1)
+    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+
+
+def literal_forward(name: str, layer: nn.Module, x: Tensor) -> Tensor:
+    """What the registry's normalizer `name` must compute for x, in x's precision, running buffers untouched."""
+    if isinstance(layer, ExemplarNorm2d):
+        return literal_exemplar(layer, x)
+    if isinstance(layer, SwitchableNorm2d):
+        return literal_switchable(layer, x)
+    return literal_single(name, layer, x)
