@@ -1,6 +1,7 @@
 """What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,9 @@ class Normalizer(nn.Module):
     weight_decayed: ClassVar[frozenset[str]] = frozenset()
     """Names of the class's own parameters that take weight decay by default: none (our choice)."""
 
+    macs_per_element: ClassVar[int] = 3
+    """Multiply-accumulates for each value of the input in evaluation: two for its moments, one for the affine map."""
+
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.num_features = whole("num_features", num_features)
@@ -44,7 +48,7 @@ class Normalizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
         check_input(x, self.num_features)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device.type):
             values = x.to(moments.accumulation_dtype(x.dtype))
             mean, var = moments.instance_moments(values)
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
@@ -153,6 +157,13 @@ class MixedNormalizer(RunningNormalizer):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"
+
+
+def full_precision(device_type: str) -> AbstractContextManager[None]:
+    """Autocast switched off, on devices that have it."""
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def per_channel(values: Tensor) -> Tensor:

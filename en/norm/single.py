@@ -17,6 +17,8 @@ class BatchNorm2d(RunningNormalizer):
     (our choice). With `sync` the moments are those of all ranks, on gloo as well as on NCCL.
     """
 
+    macs_per_element = 1
+
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False) -> None:
         super().__init__(num_features, eps, momentum, sync)
         self.weight = nn.Parameter(torch.ones(num_features))

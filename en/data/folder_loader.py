@@ -1,0 +1,116 @@
+"""The folder loader: image files read by a torch DataLoader, for machines where FFCV cannot be built."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from en.data.loading import Batch, Reading
+from en.data.sampling import centre_boxes, epoch_order, random_boxes, rank_batches
+from en.data.sources import Sample, read_folders
+from en.errors import RunError
+
+TRAIN, EVAL = 0, 1
+Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
+
+
+class Images(Dataset[tuple[Tensor, int, int]]):
+    """Image files, decoded by Pillow and cropped by torchvision where (seed, epoch, sample) says."""
+
+    def __init__(self, samples: list[Sample], reading: Reading) -> None:
+        self._samples, self._reading = samples, reading
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
+        """(3, R, R) uint8, label and sample; or, for a damaged file, the message that names it."""
+        mode, epoch, resolution, index = key
+        sample = self._samples[index]
+        assert isinstance(sample.image, Path)
+        try:
+            with Image.open(sample.image) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            return f"{sample.image}: damaged: {error}"
+        heights, widths = np.array([image.height]), np.array([image.width])
+        if mode == TRAIN:
+            seed, augmentation = self._reading.share.seed, self._reading.augmentation
+            boxes, flips = random_boxes(seed, epoch, np.array([index]), heights, widths, augmentation)
+        else:
+            boxes, flips = centre_boxes(heights, widths, self._reading.centre_share), np.zeros(1, bool)
+        image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
+        if flips[0]:
+            image = transforms.horizontal_flip(image)
+        return transforms.pil_to_tensor(image), sample.label, index
+
+
+def collate(items: list[tuple[Tensor, int, int] | str]) -> Batch | str:
+    """A batch of the items, or the first message among them."""
+    for item in items:
+        if isinstance(item, str):
+            return item
+    images, labels, samples = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(samples))
+
+
+class Keys:
+    """The batches that the DataLoader is to make next; set before each epoch, so that workers live on between epochs."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Key]] = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class FolderLoader:
+    """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
+
+    def __init__(self, root: Path, split: str, reading: Reading) -> None:
+        source = read_folders(root)
+        samples = source.splits[split]
+        self.classes, self.samples, self._root, self._reading = source.classes, len(samples), root, reading
+        self._keys = Keys()
+        workers = reading.workers
+        self._loader: DataLoader[Batch] = DataLoader(
+            Images(samples, reading),
+            batch_sampler=self._keys,  # type: ignore[arg-type]
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=reading.pinned,
+            timeout=reading.timeout_s if workers else 0,
+            persistent_workers=workers > 0,
+        )
+
+    def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
+        share = self._reading.share
+        order = epoch_order(self.samples, share.seed, epoch)
+        batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
+        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
+
+    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
+        share = self._reading.share
+        mine = range(share.rank, self.samples, share.world_size)
+        size = share.batch_size // (share.accumulation * share.world_size)
+        keys = [(EVAL, 0, resolution, i) for i in mine]
+        return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
+
+    def close(self) -> None:
+        self._loader._iterator = None  # type: ignore[assignment]  # the only way to end persistent workers early
+
+    def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
+        self._keys.batches = keys
+        try:
+            for batch in self._loader:
+                if isinstance(batch, str):
+                    raise RunError(batch)
+                yield batch
+        except RuntimeError as error:  # a worker that died, or none that answered within the time limit
+            first_line = str(error).splitlines()[0]
+            raise RunError(f"{self._root}: the folder loader failed: {first_line} (data.timeout_s)") from error

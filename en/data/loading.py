@@ -1,0 +1,92 @@
+"""What the trainer and the evaluation see of the data: batches, whatever they are read with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from en.data.sampling import Augmentation
+
+
+class Batch(NamedTuple):
+    """Images as they leave a loader, on the CPU.
+
+    Attributes:
+        images: (B, 3, R, R) uint8 RGB; the memory belongs to the batch.
+        labels: (B,) int64.
+        samples: (B,) int64, indices in the data set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each step's samples this process takes.
+
+    Attributes:
+        batch_size: samples of a step over all ranks and accumulated micro-batches.
+        accumulation: micro-batches of a step.
+        rank, world_size: this process among all.
+        seed: of the order and the augmentation.
+    """
+
+    batch_size: int
+    accumulation: int
+    rank: int
+    world_size: int
+    seed: int
+
+
+class ImageLoader(Protocol):
+    """One split of a data set.
+
+    Attributes:
+        classes: names in the order of the labels.
+        samples: number of images in the split, over all ranks.
+    """
+
+    classes: list[str]
+    samples: int
+
+    def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
+        """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
+
+        Args:
+            epoch: counted from 0; decides order, crops and flips together with the seed.
+            resolution: R, pixels.
+        Raises: RunError for a damaged sample and for a loader that dies or gives nothing for timeout_s seconds.
+        """
+        ...
+
+    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
+        """This rank's share of all images, each exactly once over all ranks, resized and centre-cropped."""
+        ...
+
+    def close(self) -> None:
+        """Ends worker threads or processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read, the same for every loader.
+
+    Attributes:
+        share: this process's part.
+        augmentation: for training.
+        centre_share: side of the evaluation crop as a share of the image's shorter side.
+        workers: threads or processes of this rank.
+        timeout_s: seconds without a batch after which the loader is given up.
+        pinned: batches in page-locked memory, for a GPU.
+    """
+
+    share: Share
+    augmentation: Augmentation
+    centre_share: float
+    workers: int
+    timeout_s: float
+    pinned: bool

@@ -1,0 +1,111 @@
+"""Which samples a step sees, and which part of each: pure functions of (seed, epoch, sample).
+
+Nothing here depends on the number of workers, ranks or batches, so that any loader on any machine sees the same crops.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random resized crop and horizontal flip.
+
+    Attributes:
+        scale: smallest and largest share of the image's area in the crop.
+        ratio: smallest and largest width / height of the crop.
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> Ints:
+    """The order in which an epoch visits the samples: a permutation of range(samples)."""
+    return np.random.default_rng([seed, epoch]).permutation(samples)
+
+
+def rank_batches(order: Ints, batch_size: int, accumulation: int, rank: int, world_size: int) -> list[Ints]:
+    """One rank's share of an epoch, `accumulation` batches for each step.
+
+    A step takes the next `batch_size` samples of the order; within it, micro-batch a of rank r is a contiguous slice. What
+    is left over at the end of the order is dropped.
+    """
+    size = batch_size // (accumulation * world_size)
+    steps = len(order) // batch_size
+    parts = order[: steps * batch_size].reshape(steps * accumulation, world_size, size)
+    return list(parts[:, rank])
+
+
+def random_boxes(
+    seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, augmentation: Augmentation
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """The random resized crop and flip of each sample in one epoch.
+
+    torchvision's algorithm: ten attempts at an area and a log-uniform aspect ratio, the first that fits wins, else the
+    largest central crop within the ratio's limits.
+
+    Args:
+        samples: (B,) indices in the data set.
+        heights, widths: (B,) of the images, pixels.
+    Returns: boxes (B, 4) as top, left, height, width, and flips (B,).
+    """
+    draws = uniform(seed, epoch, samples, 4 * ATTEMPTS + 1)
+    flips = draws[:, -1] < augmentation.flip
+    area_draw, ratio_draw, top_draw, left_draw = np.moveaxis(draws[:, :-1].reshape(-1, ATTEMPTS, 4), 2, 0)
+    smallest, largest = augmentation.scale
+    log_low, log_high = np.log(augmentation.ratio)
+    target = (heights * widths)[:, None] * (smallest + (largest - smallest) * area_draw)
+    ratio = np.exp(log_low + (log_high - log_low) * ratio_draw)
+    w = np.rint(np.sqrt(target * ratio)).astype(np.int64)
+    h = np.rint(np.sqrt(target / ratio)).astype(np.int64)
+    fits = (w > 0) & (w <= widths[:, None]) & (h > 0) & (h <= heights[:, None])
+    first, rows = fits.argmax(1), np.arange(len(samples))
+    h, w = h[rows, first], w[rows, first]
+    top = (top_draw[rows, first] * (heights - h + 1)).astype(np.int64)
+    left = (left_draw[rows, first] * (widths - w + 1)).astype(np.int64)
+    boxes = np.stack([top, left, h, w], axis=1)
+    return np.where(fits.any(1)[:, None], boxes, fallback_boxes(heights, widths, augmentation.ratio)), flips
+
+
+def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> Ints:
+    """The largest central crops whose width / height lies within the limits: (B, 4)."""
+    w = np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64)).clip(1)
+    h = np.minimum(heights, np.rint(widths / ratio[0]).astype(np.int64)).clip(1)
+    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
+
+
+def centre_boxes(heights: Ints, widths: Ints, share: float) -> Ints:
+    """Central squares whose side is `share` of the shorter side: (B, 4) as top, left, height, width.
+
+    Scaled to R pixels, this is Resize(R / share) and CenterCrop(R) in one step.
+    """
+    side = np.rint(share * np.minimum(heights, widths)).astype(np.int64).clip(1)
+    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+
+
+def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on (seed, epoch, sample, draw) alone: (B, draws).
+
+    Counter-based, by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014) applied to each word of the key in turn.
+    """
+    state = mix(mix(np.uint64(seed) + mix(np.zeros(1, np.uint64))) + np.uint64(epoch))
+    state = mix(state + samples.astype(np.uint64))[:, None]
+    words = mix(state + np.arange(draws, dtype=np.uint64))
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(words: Words) -> Words:
+    with np.errstate(over="ignore"):
+        words = words + np.uint64(0x9E3779B97F4A7C15)
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return words ^ (words >> np.uint64(31))

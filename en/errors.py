@@ -1,0 +1,34 @@
+"""How a command ends: a user's mistake or a failed run is one line on stderr, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+MISTAKE = 2
+FAILURE = 1
+
+
+class UserError(Exception):
+    """Bad input: a key, file or argument that has to change. One line that names it, its value and what was expected."""
+
+    exit_code = MISTAKE
+
+
+class RunError(Exception):
+    """A run that cannot go on, through no fault of its input's form: one line that says what happened and where."""
+
+    exit_code = FAILURE
+
+
+def exit_on_error(command: Callable[[], None]) -> None:
+    """Runs `command`; a UserError or RunError ends the process with its exit code and one line, printed by rank 0."""
+    try:
+        command()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except RunError as error:
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        print(f"error: {rank}{error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,6 @@
+"""Networks by name with a chosen normalizer, and what they cost."""
+
+from en.models.building import build_model
+from en.models.complexity import Complexity, complexity
+
+__all__ = ["Complexity", "build_model", "complexity"]

@@ -1,0 +1,108 @@
+"""Networks of torchvision and timm by name, with a chosen normalizer put in."""
+
+import contextlib
+import difflib
+import io
+from collections.abc import Mapping
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from en.norm import replace_norm
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    norm: str = "bn",
+    norm_options: Mapping[str, object] | None = None,
+    zero_init_last_gamma: bool | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A freshly initialized classifier, (N, 3, H, W) -> (N, num_classes).
+
+    Args:
+        name: a torchvision classification network, or `timm/` and one of timm's.
+        num_classes: outputs of the classifier.
+        norm, norm_options: as for `en.norm.build_norm`; every batch normalization of the network is replaced.
+        zero_init_last_gamma: whether the last scale of each residual block starts at zero; None keeps the library's way.
+        dropout: probability of dropping an input of the classifier, 0 to 1.
+    Raises: ValueError for an unknown network or one that an option cannot be applied to.
+    """
+    model = build_timm(name, num_classes, zero_init_last_gamma) if name.startswith("timm/") else None
+    model = model or build_torchvision(name, num_classes, zero_init_last_gamma)
+    if dropout:
+        put_dropout(model, name, num_classes, dropout)
+    return replace_norm(model, norm, **dict(norm_options or {}))
+
+
+def build_torchvision(name: str, num_classes: int, zero_init: bool | None) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(unknown_network(name, [*known, "timm/" + name], "a torchvision network or timm/NAME"))
+    options = {} if zero_init is None else {"zero_init_residual": zero_init}
+    network: nn.Module = with_options(name, options, lambda kw: torchvision.models.get_model(name, num_classes=num_classes, **kw))
+    return network
+
+
+def build_timm(name: str, num_classes: int, zero_init: bool | None) -> nn.Module:
+    known = [f"timm/{known}" for known in timm.list_models()]
+    if name.split(".")[0] not in known:
+        raise ValueError(unknown_network(name, known, "one of timm's networks after timm/"))
+    options = {} if zero_init is None else {"zero_init_last": zero_init}
+    short = name.removeprefix("timm/")
+    network: nn.Module = with_options(name, options, lambda kw: timm.create_model(short, num_classes=num_classes, **kw))
+    return network
+
+
+def with_options(name, options, build):  # type: ignore[no-untyped-def]
+    """build(options), with the libraries' refusal of zero-initialization made a ValueError that names the key."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return build(options)
+    except TypeError as error:
+        if not options:
+            raise
+        reason = "it has no residual blocks with such an option in its library"
+        raise ValueError(f"zero_init_last_gamma={next(iter(options.values()))} for {name}: {reason}") from error
+
+
+def unknown_network(name: str, known: list[str], expected: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"network {name!r}: expected {expected}{hint}"
+
+
+class DropoutLinear(nn.Linear):
+    """nn.Linear whose input is dropped out in training, with the parameter names of nn.Linear.
+
+    Args:
+        dropout: probability of dropping an input, 0 to 1.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, dropout: float) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return super().forward(F.dropout(x, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+def put_dropout(model: nn.Module, name: str, num_classes: int, dropout: float) -> None:
+    """Puts dropout before the classifier: the network's last linear layer, which has to have num_classes outputs."""
+    linear = [(place, layer) for place, layer in model.named_modules() if type(layer) is nn.Linear]
+    if not linear or linear[-1][1].out_features != num_classes:
+        raise ValueError(f"dropout={dropout} for {name}: expected a network that ends in a linear classifier")
+    place, old = linear[-1]
+    new = DropoutLinear(old.in_features, old.out_features, old.bias is not None, dropout)
+    with torch.no_grad():
+        new.load_state_dict(old.state_dict())
+    parent, _, attribute = place.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, new)

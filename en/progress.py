@@ -1,0 +1,54 @@
+"""What a long job shows while it runs: a live bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+PLAIN_LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Shows how far a job of `total` units is, with elapsed and remaining time, on stderr.
+
+    Args:
+        label: what is being done.
+        total: units of work.
+        shown: False shows nothing (ranks other than 0).
+    """
+
+    def __init__(self, label: str, total: int, shown: bool = True) -> None:
+        self.label, self.total, self.done = label, total, 0
+        self._shown = shown
+        self._started = self._last_line = time.monotonic()
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        if shown and sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns += (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"))  # type: ignore[assignment]
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(label, total=total, detail="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, units: int = 1, detail: str = "") -> None:
+        """Counts `units` as done; `detail` is shown behind the bar."""
+        self.done += units
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, detail=detail)
+            return
+        now = time.monotonic()
+        if self._shown and now - self._last_line >= PLAIN_LINE_EVERY_S:
+            self._last_line = now
+            left = (now - self._started) / self.done * (self.total - self.done)
+            print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip(), file=sys.stderr, flush=True)

@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Prepare a data set for the FFCV loader: SOURCE -> OUT/train.beton, OUT/val.beton, OUT/classes.json."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from en.errors import UserError, exit_on_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg; a list file "
+                        "with lines `train|val path class`; Fashion-MNIST's folder; or the word fashion-mnist")  # fmt: skip
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument("--storage", choices=("jpeg", "reencode", "raw"), default="jpeg",
+                        help="JPEG files as they are and others as raw pixels (default), all as new JPEGs, all raw")  # fmt: skip
+    parser.add_argument("--max-side", type=int, help="pixels; scale larger images down (reencode and raw)")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality of reencode, default 90")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one a core")
+    parser.add_argument("--skip-corrupt", action="store_true", help="leave damaged files out instead of stopping")
+    arguments = parser.parse_args()
+
+    from en.data.prepare import Storage, prepare
+    from en.data.sources import read_source
+
+    if arguments.max_side is not None and (arguments.max_side < 1 or arguments.storage == "jpeg"):
+        raise UserError(f"--max-side {arguments.max_side}: expected at least 1, together with --storage reencode or raw")
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality {arguments.quality}: expected 1 to 100")
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: expected at least 1")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"{arguments.out}: expected a folder to write, found a file")
+    started = time.monotonic()
+    source = read_source(arguments.source)
+    storage = Storage(arguments.storage, arguments.max_side, arguments.quality)
+    counts = prepare(source, arguments.out, storage, arguments.workers, arguments.skip_corrupt)
+    print(
+        f"{arguments.out}: {counts['train']} images for training and {counts['val']} for evaluation, "
+        f"{len(source.classes)} classes, {counts['skipped']} left out, {time.monotonic() - started:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

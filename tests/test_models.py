@@ -1,0 +1,130 @@
+"""Networks with normalizers put in: counts, conversion, options."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from en.models import build_model, complexity
+from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, replace_norm
+
+GOLDEN = {  # torchvision's and timm's model documentation: parameters, GMACs at 224, normalization layers
+    "resnet50": (25_557_032, 4.09, 53),
+    "shufflenet_v2_x0_5": (1_366_792, 0.04, 56),
+    "shufflenet_v2_x1_0": (2_278_604, 0.14, 56),
+    "timm/resnet50": (25_557_032, 4.09, 53),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_parameters_macs_and_layers_are_the_published_ones_with_bn(name):
+    params, gmacs, layers = GOLDEN[name]
+    model = build_model(name, 1000)
+    cost = complexity(model, 224)
+    assert cost.params == params
+    assert cost.gmacs == pytest.approx(gmacs, abs=0.0055)
+    assert sum(isinstance(layer, Normalizer) for layer in model.modules()) == layers
+    assert 0 < cost.norm_gmacs < 0.05 * cost.gmacs
+
+
+@pytest.mark.parametrize("norm", NORMALIZERS)
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "timm/resnet10t", "mobilenet_v3_small", "timm/densenet121"])
+def test_every_normalizer_trains_in_networks_of_both_libraries(name, norm):
+    torch.manual_seed(0)
+    model = build_model(name, 7, norm)
+    logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    assert not [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("norm", NORMALIZERS)
+def test_macs_of_convolutions_do_not_depend_on_the_normalizer(norm):
+    bn, other = complexity(build_model("resnet18", 10), 64), complexity(build_model("resnet18", 10, norm), 64)
+    assert other.gmacs == pytest.approx(bn.gmacs, rel=1e-9)
+    assert (other.norm_gmacs > bn.norm_gmacs) == (norm != "bn")
+
+
+def test_bn_put_in_computes_what_the_library_network_computes():
+    for name, library in {"resnet18": torchvision.models.resnet18, "densenet": lambda: timm.create_model("densenet121")}.items():
+        torch.manual_seed(0)
+        original = library()
+        torch.manual_seed(0)
+        replaced = replace_norm(library(), "bn")
+        x = torch.randn(2, 3, 64, 64)
+        torch.testing.assert_close(replaced(x), original(x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(replaced.eval()(x), original.eval()(x), rtol=1e-4, atol=1e-4)
+        if name == "resnet18":
+            assert replaced.state_dict().keys() == original.state_dict().keys()
+
+
+def test_eps_momentum_affine_values_and_sharing_are_kept():
+    shared = nn.BatchNorm2d(6, eps=1e-3, momentum=0.01).double().eval()
+    nn.init.constant_(shared.weight, 0.25)
+    nn.init.constant_(shared.bias, 0.75)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    replace_norm(model, "en")
+    layer = model[0]
+    assert layer is model[2] and isinstance(layer, ExemplarNorm2d) and not layer.training
+    assert (layer.eps, layer.momentum, layer.weight.dtype) == (1e-3, 0.01, torch.float64)
+    assert (layer.weight == 0.25).all() and torch.allclose(layer.bias.sum(0), torch.full((6,), 0.75).double())
+    assert replace_norm(nn.Sequential(nn.BatchNorm2d(6, eps=1e-3)), "gn", eps=1e-2, groups=3)[0].eps == 1e-2
+    assert isinstance(replace_norm(nn.BatchNorm2d(6), "en"), ExemplarNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.SyncBatchNorm(4)), "1 is a SyncBatchNorm"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)), "without affine"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), torchvision.ops.FrozenBatchNorm2d(4)), "1 is a FrozenBatchNorm2d"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), type("OtherBatchNorm", (nn.BatchNorm2d,), {})(4)), "OtherBatchNorm"),
+        (lambda: nn.Sequential(nn.Linear(4, 4)), "no batch normalization"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(6)), "groups=4"),
+    ],
+)
+def test_a_network_that_cannot_be_converted_is_refused_whole(make, words):
+    model = make()
+    before = [type(layer) for layer in model.modules()]
+    with pytest.raises(ValueError, match=words):
+        replace_norm(model, "gn", groups=4)
+    assert [type(layer) for layer in model.modules()] == before
+
+
+@pytest.mark.parametrize("norm", NORMALIZERS)
+@pytest.mark.parametrize("name", ["resnet50", "timm/resnet18"])
+def test_zero_initialized_last_gamma_makes_residual_blocks_start_as_their_shortcut(name, norm):
+    model = build_model(name, 10, norm, zero_init_last_gamma=True)
+    last = "bn3" if name == "resnet50" else "bn2"
+    gammas = {place: layer.weight for place, layer in model.named_modules() if isinstance(layer, Normalizer)}
+    zero = {place for place, gamma in gammas.items() if not gamma.any()}
+    assert zero == {place for place in gammas if place.endswith(last)} and zero
+    ones = build_model(name, 10, norm, zero_init_last_gamma=False)
+    assert all(layer.weight.all() for layer in ones.modules() if isinstance(layer, Normalizer))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "timm/resnet10t"])
+def test_dropout_acts_before_the_classifier_in_training_only(name):
+    torch.manual_seed(0)
+    model, x = build_model(name, 10, "gn", dropout=0.5), torch.randn(2, 3, 64, 64)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.eval()(x), model.eval()(x))
+    assert model.state_dict().keys() == build_model(name, 10, "gn").state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(name="resnet5"), "did you mean 'resnet50'|did you mean 'resnet"),
+        (dict(name="timm/resnet5o"), "did you mean 'timm/resnet"),
+        (dict(name="vit_b_16"), "no batch normalization"),
+        (dict(name="shufflenet_v2_x0_5", zero_init_last_gamma=True), "zero_init_last_gamma=True for shufflenet"),
+        (dict(name="squeezenet1_0", dropout=0.5), "dropout=0.5 for squeezenet"),
+    ],
+)
+def test_an_impossible_network_is_a_value_error_that_says_why(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        build_model(num_classes=10, **arguments)
