@@ -51,4 +51,8 @@ class Progress:
         if self._shown and now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
             left = (now - self._started) / self.done * (self.total - self.done)
-            print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )

@@ -48,7 +48,10 @@ def test_macs_of_convolutions_do_not_depend_on_the_normalizer(norm):
 
 
 def test_bn_put_in_computes_what_the_library_network_computes():
-    for name, library in {"resnet18": torchvision.models.resnet18, "densenet": lambda: timm.create_model("densenet121")}.items():
+    for name, library in {
+        "resnet18": torchvision.models.resnet18,
+        "densenet": lambda: timm.create_model("densenet121"),
+    }.items():
         torch.manual_seed(0)
         original = library()
         torch.manual_seed(0)
@@ -118,11 +121,11 @@ def test_dropout_acts_before_the_classifier_in_training_only(name):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(name="resnet5"), "did you mean 'resnet50'|did you mean 'resnet"),
-        (dict(name="timm/resnet5o"), "did you mean 'timm/resnet"),
-        (dict(name="vit_b_16"), "no batch normalization"),
-        (dict(name="shufflenet_v2_x0_5", zero_init_last_gamma=True), "zero_init_last_gamma=True for shufflenet"),
-        (dict(name="squeezenet1_0", dropout=0.5), "dropout=0.5 for squeezenet"),
+        ({"name": "resnet5"}, "did you mean 'resnet50'|did you mean 'resnet"),
+        ({"name": "timm/resnet5o"}, "did you mean 'timm/resnet"),
+        ({"name": "vit_b_16"}, "no batch normalization"),
+        ({"name": "shufflenet_v2_x0_5", "zero_init_last_gamma": True}, "zero_init_last_gamma=True for shufflenet"),
+        ({"name": "squeezenet1_0", "dropout": 0.5}, "dropout=0.5 for squeezenet"),
     ],
 )
 def test_an_impossible_network_is_a_value_error_that_says_why(arguments, words):

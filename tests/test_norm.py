@@ -29,7 +29,12 @@ VARIANTS: list[dict[str, object]] = [
     {"momentum": None},
 ]
 CASES = [(name, {}) for name in NORMALIZERS] + [("en", v) for v in VARIANTS]
-CASES += [("sn", {"normalizers": ["gn", "bn"]}), ("gn", {"groups": 2}), ("bn", {"momentum": None}), ("in", {"eps": 1e-2})]
+CASES += [
+    ("sn", {"normalizers": ["gn", "bn"]}),
+    ("gn", {"groups": 2}),
+    ("bn", {"momentum": None}),
+    ("in", {"eps": 1e-2}),
+]
 
 
 def case_id(case: tuple[str, dict[str, object]]) -> str:

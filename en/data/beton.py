@@ -168,9 +168,7 @@ def read_header(path: Path) -> Reader:
 
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
     """Decodes JPEG bytes at an address into `out` as RGB; 0 when libjpeg had nothing to say against them."""
-    code: int = libffcv.ctypes_imdecode(
-        address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False
-    )
+    code: int = libffcv.ctypes_imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
     return code
 
 
@@ -194,3 +192,15 @@ def read_classes(root: Path) -> list[str]:
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: expected a JSON list of class names")
     return classes
+
+
+def read_name(root: Path) -> str:
+    """The data set's name, saying so when its images were scaled down or compressed anew; the folder's without dataset.json."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        return root.resolve().name
+    described = json.loads(path.read_text(encoding="utf-8"))
+    storage = described["storage"]
+    changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
+    changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
+    return described["name"] + (f" ({', '.join(changes)})" if changes else "")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from en.data.beton import BetonFile, read_classes
+from en.data.beton import BetonFile, read_classes, read_name
 from en.data.loading import Batch, Reading
 from en.data.sampling import Ints, centre_boxes, epoch_order, random_boxes, rank_batches
 from en.errors import RunError, UserError
@@ -42,7 +42,7 @@ class FfcvLoader:
     """
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
-        self.classes = read_classes(root)
+        self.name, self.classes = read_name(root), read_classes(root)
         self._file = BetonFile(root / f"{split}.beton")
         self.samples = len(self._file)
         highest = int(self._file.labels.max())
@@ -66,7 +66,7 @@ class FfcvLoader:
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
         mine = np.arange(share.rank, self.samples, share.world_size)
-        size = share.batch_size // (share.accumulation * share.world_size)
+        size = share.micro_batch
 
         def task(samples: Ints) -> Task:
             boxes = centre_boxes(self._file.heights[samples], self._file.widths[samples], self._reading.centre_share)

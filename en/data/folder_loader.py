@@ -75,7 +75,8 @@ class FolderLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         source = read_folders(root)
         samples = source.splits[split]
-        self.classes, self.samples, self._root, self._reading = source.classes, len(samples), root, reading
+        self.name, self.classes, self.samples = source.name, source.classes, len(samples)
+        self._root, self._reading = root, reading
         self._keys = Keys()
         workers = reading.workers
         self._loader: DataLoader[Batch] = DataLoader(
@@ -97,7 +98,7 @@ class FolderLoader:
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
         mine = range(share.rank, self.samples, share.world_size)
-        size = share.batch_size // (share.accumulation * share.world_size)
+        size = share.micro_batch
         keys = [(EVAL, 0, resolution, i) for i in mine]
         return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
 

@@ -40,15 +40,22 @@ class Share:
     world_size: int
     seed: int
 
+    @property
+    def micro_batch(self) -> int:
+        """Samples of one batch of this rank."""
+        return self.batch_size // (self.accumulation * self.world_size)
+
 
 class ImageLoader(Protocol):
     """One split of a data set.
 
     Attributes:
+        name: the data set's, with what preparation changed in it.
         classes: names in the order of the labels.
         samples: number of images in the split, over all ranks.
     """
 
+    name: str
     classes: list[str]
     samples: int
 

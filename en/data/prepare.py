@@ -91,9 +91,7 @@ def prepare(source: Source, out: Path, storage: Storage, workers: int, skip_corr
     return counts
 
 
-def encode_all(
-    samples: list[Sample], storage: Storage, workers: int, label: str, damaged: list[Damaged]
-) -> Iterator[Encoded]:
+def encode_all(samples: list[Sample], storage: Storage, workers: int, label: str, damaged: list[Damaged]) -> Iterator[Encoded]:
     """The samples as they are to be stored, in order, encoded by several processes; damaged ones go to the list."""
     with ProcessPoolExecutor(workers) as pool, Progress(label, len(samples)) as progress:
         for outcome in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):

@@ -71,7 +71,7 @@ def read_folders(root: Path) -> Source:
     unknown = sorted({folder.name for folder in subfolders(root / "val")} - set(classes))
     if unknown:
         raise UserError(f"{root / 'val' / unknown[0]}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
-    splits = {split: [sample for sample in folder_samples(root / split, classes)] for split in SPLITS}
+    splits = {split: list(folder_samples(root / split, classes)) for split in SPLITS}
     for split, samples in splits.items():
         if not samples:
             raise UserError(f"{root / split}: expected image files in its class folders, found none")

@@ -72,7 +72,12 @@ class RunningNormalizer(Normalizer):
     num_batches_tracked: Tensor
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False, running: bool = True
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+        running: bool = True,
     ) -> None:
         super().__init__(num_features, eps)
         if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):

@@ -92,9 +92,7 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(num_features, eps, groups=1)
 
 
-def affine(
-    weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
+def affine(weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Scale and shift of weight * (X - mean) / sqrt(var + eps) + bias for an X centred at `centre`, all (N or 1, C)."""
     scale = weight * torch.rsqrt(var + eps)
     return scale, torch.addcmul(bias.to(scale.dtype), scale, centre - mean)

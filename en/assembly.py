@@ -1,0 +1,87 @@
+"""A configuration made into loaders, a network and what learns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from en.config import Config
+from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
+from en.distribution import Ranks
+from en.errors import UserError
+from en.models import build_model
+from en.optimizer import build_optimizer
+
+
+@dataclass
+class Learner:
+    """What learns: the bare network, the network as it is called (wrapped, compiled), optimizer, scaler and averages."""
+
+    model: nn.Module
+    forward: nn.Module
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    ema: ModelEmaV3 | None
+
+
+def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
+    """Raises UserError for a global batch that the ranks cannot share alike or that the training set cannot fill."""
+    train = config.train
+    parts = ranks.world_size * train.accumulation
+    if train.batch_size % parts:
+        shape = f"{ranks.world_size} ranks x accumulation {train.accumulation}"
+        raise UserError(f"train.batch_size={train.batch_size}: expected a multiple of {parts} ({shape})")
+    if samples < train.batch_size:
+        have = f"{samples} training images of data.root={config.data.root}"
+        raise UserError(f"train.batch_size={train.batch_size}: expected at most the {have}")
+
+
+def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[str, ImageLoader]:
+    """The loaders of the splits (train, val) for this rank. Raises UserError for data that cannot be read."""
+    train, data = config.train, config.data
+    parts = ranks.world_size * train.accumulation
+    micro_batch = max(1, train.batch_size // parts)
+    reading = Reading(
+        share=Share(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
+        augmentation=Augmentation((data.crop_scale[0], data.crop_scale[1]), (data.crop_ratio[0], data.crop_ratio[1]), data.flip),
+        centre_share=data.centre_share,
+        workers=ranks.default_workers() if data.workers is None else data.workers,
+        timeout_s=data.timeout_s,
+        pinned=config.device != "cpu" and torch.cuda.is_available(),
+    )
+    return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+
+
+def build_network(config: Config, classes: int) -> nn.Module:
+    """The configured network, initialized from the seed alone. Raises UserError for one that cannot be built."""
+    torch.manual_seed(config.seed)
+    model, norm = config.model, config.norm
+    try:
+        return build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
+    except ValueError as error:
+        raise UserError(f"model.name={model.name}, norm.name={norm.name}: {error}") from error
+
+
+def build_learner(config: Config, model: nn.Module, device: torch.device, ranks: Ranks) -> Learner:
+    """The network on its device with optimizer, scaler and averages, wrapped for the ranks and compiled if asked for."""
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    forward: nn.Module = model
+    if dist.is_initialized():
+        devices = [device.index] if device.type == "cuda" else None
+        forward = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    if config.train.compile:
+        forward = torch.compile(forward)  # type: ignore[assignment]
+    decay = config.train.ema_decay
+    return Learner(
+        model=model,
+        forward=forward,
+        optimizer=build_optimizer(model, config.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16"),
+        ema=None if decay is None else ModelEmaV3(model, decay=decay),
+    )

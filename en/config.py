@@ -1,0 +1,159 @@
+"""The configuration: every key with its type, unit, default and limits; checked as a whole before anything runs.
+
+A config key is the field's name here; `norm`'s further keys are the constructor arguments of the chosen normalizer.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from en.norm import build_norm
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Whole = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+class Section(BaseModel):
+    """A part of the configuration in which nothing unknown and nothing of another type passes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelConfig(Section):
+    name: str  # a torchvision classification network, or timm/NAME
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability, before the classifier
+    zero_init_last_gamma: bool | None = None  # last scale of each residual block; null: the library's way
+
+
+class NormConfig(Section):
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str  # bn, in, ln, gn, sn, en
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The chosen normalizer's constructor arguments."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _builds(self) -> "NormConfig":
+        build_norm(self.name, 2**5 * 3**2 * 5 * 7, **self.options)  # divisible by any likely number of groups
+        return self
+
+
+class DataConfig(Section):
+    root: str  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
+    loader: Literal["ffcv", "folder"] = "ffcv"
+    resolution: Pixels = 224  # side of the network's input in training, pixels
+    eval_resolution: Pixels | None = None  # the same in evaluation; null: resolution
+    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
+    crop_scale: Pair = [0.08, 1.0]  # training crop's area / image's area
+    crop_ratio: Pair = [3 / 4, 4 / 3]  # training crop's width / height
+    flip: Share = 0.5  # probability of a horizontal flip
+    mean: Triple = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
+    std: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]  # the same scale
+    workers: Annotated[int, Field(ge=0)] | None = None  # for each rank; null: the node's cores / its ranks
+    timeout_s: Positive = 60.0  # seconds without a batch after which a run ends
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "DataConfig":
+        for name, (low, high) in {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio}.items():
+            if low > high:
+                raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale={self.crop_scale}: expected at most 1")
+        return self
+
+
+class ProgressiveConfig(Section):
+    start_resolution: Pixels  # in the first epoch
+    until_epoch: Positive  # from this epoch on, data.resolution
+    multiple: Whole = 32  # resolutions in between are rounded to multiples of this
+
+
+class TrainConfig(Section):
+    epochs: Whole
+    batch_size: Whole  # global: over all ranks and accumulated micro-batches
+    accumulation: Whole = 1  # micro-batches of a step
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; float16 with a gradient scaler
+    channels_last: bool = True
+    compile: bool = False
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: NotNegative = 0.0  # the same; with both on, each batch takes one of the two
+    clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
+    progressive: ProgressiveConfig | None = None
+    check_every: Whole = 50  # steps between looks at the loss, the only synchronization
+
+    @model_validator(mode="after")
+    def _micro_batches(self) -> "TrainConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size={self.batch_size}: expected a multiple of accumulation={self.accumulation}")
+        return self
+
+
+class OptimConfig(Section):
+    lr: Positive  # peak learning rate, for the global batch
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 1e-4
+    decay_on: Literal["weights", "all"] = "weights"  # weights: not biases, nor what normalizers keep from it; all
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "OptimConfig":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=true with momentum=0: expected momentum above 0")
+        return self
+
+
+class ScheduleConfig(Section):
+    name: Literal["step", "cosine", "linear", "polynomial"] = "cosine"
+    warmup_epochs: NotNegative = 0.0  # from 0 to optim.lr, linearly; may be a fraction
+    steps: list[Positive] = [30, 60, 90]  # step: epochs at which the rate is multiplied by gamma
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    power: Positive = 2.0  # polynomial: (1 - progress) ** power
+    final_lr: NotNegative = 0.0  # at the end of training (cosine, linear, polynomial)
+
+    @field_validator("steps")
+    @classmethod
+    def _ascending(cls, steps: list[float]) -> list[float]:
+        if steps != sorted(set(steps)):
+            raise ValueError("expected ascending epochs")
+        return steps
+
+
+class Config(Section):
+    model: ModelConfig
+    norm: NormConfig
+    data: DataConfig
+    train: TrainConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
+    run_dir: str | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
+
+    @property
+    def eval_resolution(self) -> int:
+        """Side of the network's input in evaluation, pixels."""
+        return self.data.eval_resolution or self.data.resolution
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        if self.schedule.warmup_epochs > self.train.epochs:
+            warmup = self.schedule.warmup_epochs
+            raise ValueError(f"schedule.warmup_epochs={warmup}: expected at most train.epochs={self.train.epochs}")
+        if self.schedule.final_lr > self.optim.lr:
+            raise ValueError(f"schedule.final_lr={self.schedule.final_lr}: expected at most optim.lr={self.optim.lr}")
+        progressive = self.train.progressive
+        if progressive and progressive.start_resolution > self.data.resolution:
+            start = progressive.start_resolution
+            limit = f"data.resolution={self.data.resolution}"
+            raise ValueError(f"train.progressive.start_resolution={start}: expected at most {limit}")
+        return self

@@ -1,0 +1,113 @@
+"""Exact scores over all ranks, and running averages taken anew."""
+
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from en.data import ImageLoader
+from en.distribution import average_buffers, sum_over_ranks
+from en.errors import RunError
+from en.norm import ExemplarNorm2d, RunningNormalizer
+from en.pixels import InputStep
+from en.progress import Progress
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network reaches on a set.
+
+    Attributes:
+        top1, top5: % of images whose label is the first, or among the first five (all, with fewer classes), of the outputs.
+        loss: mean cross-entropy, without label smoothing.
+        images: how many images were seen.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: InputStep, shown: bool) -> Scores:
+    """Scores of the bare model over every image of a set, the same on all ranks.
+
+    Buffers are first averaged over ranks; each rank takes its share of the images and the sums are added up.
+
+    Raises: RunError when the images seen are not as many as the set has.
+    """
+    average_buffers(model)
+    classes = len(loader.classes)
+    metrics = MetricCollection(
+        {
+            "top1": MulticlassAccuracy(classes, top_k=1, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            "loss": MeanMetric(),
+            "images": SumMetric(),
+        },
+        compute_groups=False,
+    ).to(prepare.device)
+    metrics.set_dtype(torch.float64)
+    was_training = model.training
+    model.eval()
+    with Progress("evaluating", loader.samples, shown) as progress:
+        for batch in loader.eval_epoch(resolution):
+            images, labels = prepare(batch.images, batch.labels)
+            logits = model(images).float()
+            metrics["top1"].update(logits, labels)
+            metrics["top5"].update(logits, labels)
+            metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
+            metrics["images"].update(torch.full((), len(labels), device=prepare.device))
+            progress.advance(len(labels))
+    model.train(was_training)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    if values["images"] != loader.samples:
+        raise RunError(f"evaluation saw {values['images']:.0f} images, expected the {loader.samples} of the set")
+    return Scores(100 * values["top1"], 100 * values["top5"], values["loss"], loader.samples)
+
+
+def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """The mean ratio of each normalizer in each EN layer of a record, over the samples of all ranks."""
+    layers = {name: layer.normalizers for name, layer in model.named_modules() if isinstance(layer, ExemplarNorm2d)}
+    if not layers:
+        return {}
+    device = next(model.parameters()).device
+    sums = [record[name].double().sum(0) if name in record else torch.zeros(len(k)) for name, k in layers.items()]
+    flat = sum_over_ranks(torch.cat([part.to(device, torch.float64) for part in sums]))
+    shares = iter((flat / flat[: len(next(iter(layers.values())))].sum()).tolist())
+    return {name: {kind: next(shares) for kind in kinds} for name, kinds in layers.items()}
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution: int, prepare: InputStep) -> None:
+    """Replaces running averages by plain averages over training batches, everything else in evaluation mode.
+
+    This is the "batch average" of the SN paper. A model without running averages is left as it is.
+
+    Raises: RunError when an epoch has fewer batches.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, RunningNormalizer) and hasattr(layer, "running_mean")]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    seen = 0
+    for batch in islice(loader.train_epoch(0, resolution), batches):
+        model(prepare(batch.images, batch.labels)[0])
+        seen += 1
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+    if seen < batches:
+        raise RunError(f"recalibration over {batches} batches: expected at most the {seen} of an epoch")
+    average_buffers(model)

@@ -1,0 +1,22 @@
+"""Mixup and cutmix."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from en.config import Config
+
+
+class Mixing:
+    """Mixup and cutmix by torchvision, drawn from torch's global generator; labels become (B, classes)."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        kinds = [(v2.MixUp, config.train.mixup), (v2.CutMix, config.train.cutmix)]
+        self._choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._choices:
+            return images, labels
+        choice = self._choices[int(torch.randint(len(self._choices), ()))]
+        images, labels = choice(images, labels)
+        return images, labels

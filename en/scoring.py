@@ -1,0 +1,46 @@
+"""A finished network scored from its checkpoint alone."""
+
+from en import checkpoint
+from en.assembly import build_network, open_loaders
+from en.config import Config
+from en.configuring import merged, parse_override, validate
+from en.distribution import Ranks, choose_device, process_group
+from en.errors import UserError
+from en.evaluation import Scores, evaluate, recalibrate
+from en.pixels import InputStep
+
+
+def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
+    """The scores of a run's last.pt, or of a checkpoint, on its data's val split, the same on all ranks.
+
+    The averaged weights are scored where the run kept them.
+
+    Args:
+        where: a run folder or a checkpoint.
+        overrides: `key=value` over the configuration in the checkpoint.
+        recalibrate_over: training batches over which running averages are taken anew; 0 keeps them.
+    Raises: UserError, RunError.
+    """
+    path = checkpoint.locate(where)
+    saved = checkpoint.load(path)
+    tree = saved["config"]
+    for override in overrides:
+        tree = merged(tree, parse_override(override))
+    config: Config = validate(tree, str(path))
+    ranks = Ranks.from_environment()
+    splits = ("train", "val") if recalibrate_over else ("val",)
+    loaders = open_loaders(config, ranks, splits)
+    if loaders["val"].classes != saved["classes"]:
+        raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
+    model = build_network(config, len(saved["classes"]))
+    checkpoint.load_weights(model, saved["ema"] or saved["model"], path)
+    device = choose_device(config.device, ranks)
+    with process_group(ranks, device):
+        prepare = InputStep(config, device)
+        model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
+        if recalibrate_over:
+            recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, prepare)
+        scores = evaluate(model, loaders["val"], config.eval_resolution, prepare, ranks.is_first)
+    for loader in loaders.values():
+        loader.close()
+    return scores

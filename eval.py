@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Evaluate: python eval.py RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N], or the same under torchrun.
+
+A run folder means its last.pt. The last line on stdout is one JSON object: top1 and top5 in %, loss, images.
+"""
+
+import argparse
+import json
+
+from en.errors import UserError, exit_on_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
+    parser.add_argument("--recalibrate", metavar="N", type=int, default=0, help="take running averages over N batches")
+    arguments = parser.parse_intermixed_args()
+    if arguments.recalibrate < 0:
+        raise UserError(f"--recalibrate {arguments.recalibrate}: expected a number of batches, at least 0")
+
+    from en.distribution import Ranks
+    from en.scoring import score
+
+    scores = score(arguments.checkpoint, arguments.overrides, arguments.recalibrate)
+    if Ranks.from_environment().is_first:
+        print(json.dumps(scores.as_dict()), flush=True)
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

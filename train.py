@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Train: python train.py CONFIG [key=value ...] [--resume RUN] [--print-config], or the same under torchrun."""
+
+import argparse
+
+from en.errors import exit_on_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="e.g. norm.name=gn optim.lr=0.2")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run folder after its last finished epoch")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    arguments = parser.parse_intermixed_args()
+
+    from en.configuring import dump, load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump(config), end="")
+        return
+
+    from en.training import Run
+
+    Run(config, arguments.config, arguments.resume).train()
+
+
+if __name__ == "__main__":
+    exit_on_error(main)
