@@ -22,7 +22,7 @@ class StrictLoader(yaml.SafeLoader):
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 mark = node.value[position][0].start_mark
-                raise yaml.constructor.ConstructorError(problem=f"the key {key!r} stands here a second time", problem_mark=mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands here a second time", problem_mark=mark)
         return super().construct_mapping(node, deep)  # type: ignore[return-value]
 
 

@@ -76,5 +76,5 @@ def average_buffers(model: nn.Module) -> None:
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if buffers:
         flat = sum_over_ranks(torch.cat([buffer.flatten().float() for buffer in buffers])) / dist.get_world_size()
-        for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        for buffer, mean in zip(buffers, torch.split(flat, [buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))

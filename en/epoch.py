@@ -95,7 +95,7 @@ def train_step(
             with torch.autocast(prepare.device.type, dtype, enabled=dtype != torch.float32):
                 logits = learner.forward(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.train.label_smoothing) / accumulation
-            learner.scaler.scale(loss).backward()
+            torch.autograd.backward(learner.scaler.scale(loss))
         total += loss.detach()
     if config.train.clip_norm is not None:
         learner.scaler.unscale_(learner.optimizer)

@@ -15,13 +15,14 @@ def learning_rate(config: Config, epoch: float) -> float:
     if epoch < schedule.warmup_epochs:
         return peak * epoch / schedule.warmup_epochs
     if schedule.name == "step":
-        return peak * schedule.gamma ** sum(epoch >= step for step in schedule.steps)
+        passed = sum(epoch >= step for step in schedule.steps)
+        return peak * float(schedule.gamma**passed)
     left = config.train.epochs - schedule.warmup_epochs
     progress = min(1.0, (epoch - schedule.warmup_epochs) / left) if left else 1.0
     falls = {
         "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
         "linear": 1 - progress,
-        "polynomial": (1 - progress) ** schedule.power,
+        "polynomial": math.pow(1 - progress, schedule.power),
     }
     return schedule.final_lr + (peak - schedule.final_lr) * falls[schedule.name]
 

@@ -203,4 +203,4 @@ def read_name(root: Path) -> str:
     storage = described["storage"]
     changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
     changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
-    return described["name"] + (f" ({', '.join(changes)})" if changes else "")
+    return str(described["name"]) + (f" ({', '.join(changes)})" if changes else "")

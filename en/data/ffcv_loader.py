@@ -34,6 +34,9 @@ class Task(NamedTuple):
     boxes: Ints
     flips: Flips
 
+    def part(self, span: slice) -> "Task":
+        return Task(self.samples[span], self.boxes[span], self.flips[span])
+
 
 class FfcvLoader:
     """Reads root/{split}.beton and root/classes.json (see ImageLoader).
@@ -97,10 +100,8 @@ class FfcvLoader:
         images = torch.empty((size, resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
         labels = torch.from_numpy(self._file.labels[task.samples])
         step = -(-size // max(1, self._reading.workers))
-        parts = [
-            self._pool.submit(self._decode, Task(*(column[start : start + step] for column in task)), images[start : start + step])
-            for start in range(0, size, step)
-        ]
+        spans = [slice(start, start + step) for start in range(0, size, step)]
+        parts = [self._pool.submit(self._decode, task.part(span), images[span]) for span in spans]
         return Batch(images.permute(0, 3, 1, 2), labels, torch.from_numpy(task.samples)), parts
 
     def _decode(self, task: Task, images: torch.Tensor) -> None:

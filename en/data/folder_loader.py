@@ -19,14 +19,17 @@ TRAIN, EVAL = 0, 1
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
-class Images(Dataset[tuple[Tensor, int, int]]):
+Item = tuple[Tensor, int, int] | str  # image, label and sample; or, for a damaged file, the message that names it
+
+
+class Images(Dataset[Item]):
     """Image files, decoded by Pillow and cropped by torchvision where (seed, epoch, sample) says."""
 
     def __init__(self, samples: list[Sample], reading: Reading) -> None:
         self._samples, self._reading = samples, reading
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
-        """(3, R, R) uint8, label and sample; or, for a damaged file, the message that names it."""
+    def __getitem__(self, key: Key) -> Item:
+        """One sample: (3, R, R) uint8."""
         mode, epoch, resolution, index = key
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
@@ -47,7 +50,7 @@ class Images(Dataset[tuple[Tensor, int, int]]):
         return transforms.pil_to_tensor(image), sample.label, index
 
 
-def collate(items: list[tuple[Tensor, int, int] | str]) -> Batch | str:
+def collate(items: list[Item]) -> Batch | str:
     """A batch of the items, or the first message among them."""
     for item in items:
         if isinstance(item, str):
@@ -79,9 +82,9 @@ class FolderLoader:
         self._root, self._reading = root, reading
         self._keys = Keys()
         workers = reading.workers
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._loader: DataLoader[Item] = DataLoader(
             Images(samples, reading),
-            batch_sampler=self._keys,  # type: ignore[arg-type]
+            batch_sampler=self._keys,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=reading.pinned,
@@ -103,7 +106,7 @@ class FolderLoader:
         return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
 
     def close(self) -> None:
-        self._loader._iterator = None  # type: ignore[assignment]  # the only way to end persistent workers early
+        self._loader._iterator = None  # the only way to end persistent workers early
 
     def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
         self._keys.batches = keys

@@ -4,6 +4,7 @@ Nothing here depends on the number of workers, ranks or batches, so that any loa
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,9 +104,11 @@ def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.floa
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def mix(words: Words) -> Words:
+def mix(words: NDArray[Any]) -> Words:
+    """SplitMix64's next state and its finalizer, on each uint64."""
     with np.errstate(over="ignore"):
         words = words + np.uint64(0x9E3779B97F4A7C15)
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return words ^ (words >> np.uint64(31))
+        mixed: Words = words ^ (words >> np.uint64(31))
+        return mixed

@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import timm
 import torch
@@ -44,8 +44,7 @@ def build_torchvision(name: str, num_classes: int, zero_init: bool | None) -> nn
     if name not in known:
         raise ValueError(unknown_network(name, [*known, "timm/" + name], "a torchvision network or timm/NAME"))
     options = {} if zero_init is None else {"zero_init_residual": zero_init}
-    network: nn.Module = with_options(name, options, lambda kw: torchvision.models.get_model(name, num_classes=num_classes, **kw))
-    return network
+    return with_options(name, options, lambda kw: torchvision.models.get_model(name, num_classes=num_classes, **kw))
 
 
 def build_timm(name: str, num_classes: int, zero_init: bool | None) -> nn.Module:
@@ -54,11 +53,10 @@ def build_timm(name: str, num_classes: int, zero_init: bool | None) -> nn.Module
         raise ValueError(unknown_network(name, known, "one of timm's networks after timm/"))
     options = {} if zero_init is None else {"zero_init_last": zero_init}
     short = name.removeprefix("timm/")
-    network: nn.Module = with_options(name, options, lambda kw: timm.create_model(short, num_classes=num_classes, **kw))
-    return network
+    return with_options(name, options, lambda kw: timm.create_model(short, num_classes=num_classes, **kw))
 
 
-def with_options(name, options, build):  # type: ignore[no-untyped-def]
+def with_options(name: str, options: dict[str, bool], build: Callable[[dict[str, bool]], nn.Module]) -> nn.Module:
     """build(options), with the libraries' refusal of zero-initialization made a ValueError that names the key."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -82,8 +82,8 @@ class ExemplarNorm2d(MixedNormalizer):
             self.reduce = nn.Conv1d(num_features, channels, kernel_size=1, groups=channels, bias=False)
         inputs = num_features if ratios == "pooled" else k * k
         self.gate = nn.Sequential(nn.Linear(inputs, hidden * k), ACTIVATIONS[activation](), nn.Linear(hidden * k, k))
-        nn.init.zeros_(self.gate[2].weight)
-        nn.init.zeros_(self.gate[2].bias)
+        for parameter in self.gate[2].parameters():
+            nn.init.zeros_(parameter)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         means, variances = self.all_moments(mean, var, pixels)
@@ -117,8 +117,12 @@ class ExemplarNorm2d(MixedNormalizer):
                 z = (centred * kernel.view(c)).view(n, k, kernel.shape[0], kernel.shape[1]).sum(3)
             inputs = torch.bmm(z, z.transpose(1, 2)).flatten(1)
         first, activation, last = self.gate
-        hidden = activation(F.linear(inputs, first.weight.to(inputs.dtype), first.bias.to(inputs.dtype)))
-        return torch.softmax(F.linear(hidden, last.weight.to(inputs.dtype), last.bias.to(inputs.dtype)), dim=1)
+        return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
+
+
+def linear(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """A linear layer computed in the precision of its inputs, whatever that of its parameters."""
+    return F.linear(inputs, layer.get_parameter("weight").to(inputs.dtype), layer.get_parameter("bias").to(inputs.dtype))
 
 
 def reduced_channels(num_features: int, reduction: int) -> int:

@@ -58,7 +58,8 @@ def synced_batch_moments(mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor
     local_mean, local_var = pool(mean, var, dim=0)
     count = torch.full((1, 1), float(mean.shape[0] * pixels), dtype=mean.dtype, device=mean.device)
     packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1))
-    means, variances, counts = packed.split([mean.shape[1], mean.shape[1], 1], dim=1)
+    channels = mean.shape[1]
+    means, variances, counts = packed[:, :channels], packed[:, channels:-1], packed[:, -1:]
     total = counts.sum()
     share = counts / total
     pooled = (share * means).sum(0, keepdim=True)
@@ -76,7 +77,7 @@ class _GatherRanks(torch.autograd.Function):
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         rank = dist.get_rank()

@@ -15,7 +15,8 @@ class NormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.act(self.drop(self.norm(x)))
+        y: Tensor = self.act(self.drop(self.norm(x)))
+        return y
 
 
 def replace_norm(model: nn.Module, name: str, **options: object) -> nn.Module:
