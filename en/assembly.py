@@ -1,5 +1,6 @@
 """A configuration made into loaders, a network and what learns."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from en.distribution import Ranks
 from en.errors import UserError
 from en.models import build_model
 from en.optimizer import build_optimizer
+
+# Ranks keep their own running averages between evaluations; torch renamed the argument that says so.
+LEAVE_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
 
 
 @dataclass
@@ -74,7 +82,7 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
     forward: nn.Module = model
     if dist.is_initialized():
         devices = [device.index] if device.type == "cuda" else None
-        forward = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        forward = DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **{LEAVE_BUFFERS: False})
     if config.train.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
     decay = config.train.ema_decay

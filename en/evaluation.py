@@ -71,7 +71,7 @@ def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: In
     values = {name: float(value) for name, value in metrics.compute().items()}
     if values["images"] != loader.samples:
         raise RunError(f"evaluation saw {values['images']:.0f} images, expected the {loader.samples} of the set")
-    return Scores(100 * values["top1"], 100 * values["top5"], values["loss"], loader.samples)
+    return Scores(round(100 * values["top1"], 6), round(100 * values["top5"], 6), values["loss"], loader.samples)
 
 
 def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[str, float]]:

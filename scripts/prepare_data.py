@@ -25,9 +25,6 @@ def main() -> None:
     parser.add_argument("--skip-corrupt", action="store_true", help="leave damaged files out instead of stopping")
     arguments = parser.parse_args()
 
-    from en.data.prepare import Storage, prepare
-    from en.data.sources import read_source
-
     if arguments.max_side is not None and (arguments.max_side < 1 or arguments.storage == "jpeg"):
         raise UserError(f"--max-side {arguments.max_side}: expected at least 1, together with --storage reencode or raw")
     if not 1 <= arguments.quality <= 100:
@@ -36,6 +33,9 @@ def main() -> None:
         raise UserError(f"--workers {arguments.workers}: expected at least 1")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out}: expected a folder to write, found a file")
+    from en.data.prepare import Storage, prepare
+    from en.data.sources import read_source
+
     started = time.monotonic()
     source = read_source(arguments.source)
     storage = Storage(arguments.storage, arguments.max_side, arguments.quality)

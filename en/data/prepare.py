@@ -104,23 +104,27 @@ def encode_all(samples: list[Sample], storage: Storage, workers: int, label: str
 
 def encode(sample: Sample, storage: Storage) -> Encoded | Damaged:
     """One sample in its stored form, or what is wrong with its file."""
+    content = b""
     try:
-        content = sample.image.read_bytes() if isinstance(sample.image, Path) else b""
-        with Image.open(io.BytesIO(content)) if content else Image.fromarray(np.asarray(sample.image)) as image:
-            if max(image.size) > LARGEST_SIDE:
-                return Damaged(sample.name, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-            is_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
-            complaint = jpeg_complaint(content, image.height, image.width) if is_jpeg else ""
-            if complaint and HARMLESS not in complaint:
-                return Damaged(sample.name, complaint)
-            if storage.kind == "jpeg" and is_jpeg and not complaint:
-                image.load()
-                return Encoded(JPEG, image.width, image.height, content, sample.label)
-            pixels = scaled(image.convert("RGB"), storage.max_side)
+        if isinstance(sample.image, Path):
+            content = sample.image.read_bytes()
+            image = Image.open(io.BytesIO(content))
+            image.load()
+        else:
+            image = Image.fromarray(sample.image)
     except UnidentifiedImageError:
         return Damaged(sample.name, "not an image" if content else "empty file")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises errors of many kinds for damaged files
         return Damaged(sample.name, str(error) or type(error).__name__)
+    if max(image.size) > LARGEST_SIDE:
+        return Damaged(sample.name, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
+    is_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
+    complaint = jpeg_complaint(content, image.height, image.width) if is_jpeg else ""
+    if complaint and HARMLESS not in complaint:
+        return Damaged(sample.name, complaint)
+    if storage.kind == "jpeg" and is_jpeg and not complaint:
+        return Encoded(JPEG, image.width, image.height, content, sample.label)
+    pixels = scaled(image.convert("RGB"), storage.max_side)
     if storage.kind != "reencode":
         return Encoded(RAW, pixels.width, pixels.height, pixels.tobytes(), sample.label)
     buffer = io.BytesIO()

@@ -1,0 +1,201 @@
+"""One table of measured runs with published figures beside them."""
+
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from en.errors import UserError
+
+IMAGENET_CLASSES, IMAGENET_VAL_IMAGES, PUBLISHED_RESOLUTION = 1000, 50_000, 224
+NOT_RECIPE = ("norm", "seed", "run_dir", "device")  # config keys in which runs of one recipe may differ
+NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
+NEEDED = [
+    *("model", "norm", "norm_options", "dataset", "classes", "seed", "epochs", "epochs_done", "top1", "top5", "images"),
+    *("params", "gmacs", "norm_gmacs", "images_per_second", "resolution", "eval_resolution", "world_size", "hardware"),
+]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished or unfinished run, as its folder tells.
+
+    Attributes:
+        path: the run folder.
+        summary: summary.json.
+        recipe: config.yaml without what may differ between runs that are compared.
+    """
+
+    path: Path
+    summary: Row
+    recipe: Row
+
+    @property
+    def group(self) -> str:
+        """What runs have in common whose seeds are averaged."""
+        own = ("model", "norm", "norm_options", "dataset", "resolution", "eval_resolution", "epochs_done", "hardware")
+        return json.dumps([self.summary[key] for key in own] + [self.recipe], sort_keys=True)
+
+
+def write_report(runs: list[str], out: Path) -> str:
+    """Writes a Markdown table of the runs to `out` and returns its text. Raises UserError for a folder without a summary."""
+    measured = [read_run(Path(run)) for run in runs]
+    groups = defaultdict(list)
+    for run in measured:
+        groups[run.group].append(run)
+    text = "\n".join([*measured_table(list(groups.values())), "", *remarks(measured), "", *published_table(measured), ""])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}: expected a file that can be written") from error
+    return text
+
+
+def read_run(path: Path) -> Measured:
+    """A run folder's summary and recipe."""
+    try:
+        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}: expected a run with at least one finished epoch") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: expected a run's summary.json and config.yaml: {' '.join(str(error).split())}") from error
+    missing = [key for key in NEEDED if key not in (summary if isinstance(summary, dict) else {})]
+    if missing or not isinstance(config, dict):
+        raise UserError(f"{path / 'summary.json'}: expected the keys of a run's summary; missing {', '.join(missing)}")
+    recipe = {key: value for key, value in config.items() if key not in NOT_RECIPE}
+    recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in NOT_RECIPE_DATA}
+    return Measured(path, summary, recipe)
+
+
+def measured_table(groups: list[list[Measured]]) -> list[str]:
+    """Markdown lines: a row for each normalizer and recipe, its seeds averaged."""
+    lines = [
+        "## Measured",
+        "",
+        "| model | normalizer | data | epochs | top-1 % | top-5 % | n | parameters | GMACs (+ normalizers) | images/s | hardware |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in groups:
+        first = runs[0].summary
+        options = ", ".join(f"{key}={value}" for key, value in first["norm_options"].items())
+        done, planned = first["epochs_done"], first["epochs"]
+        cells = [
+            first["model"],
+            first["norm"] + (f" ({options})" if options else ""),
+            f"{first['dataset']}, {first['resolution']} px",
+            f"{done}" if done == planned else f"{done} of {planned}",
+            spread([run.summary["top1"] for run in runs]),
+            spread([run.summary["top5"] for run in runs]) if first["classes"] > 5 else "-",
+            str(len(runs)),
+            f"{first['params']:,}",
+            f"{first['gmacs']:.4f} (+ {first['norm_gmacs']:.4f})",
+            f"{statistics.mean(run.summary['images_per_second'] for run in runs):.0f}",
+            f"{first['hardware']}, {first['world_size']} ranks",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation; the value alone when there is one."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def remarks(measured: list[Measured]) -> list[str]:
+    """Plain sentences on what the table means and what it does not."""
+    lines = [
+        "Scores are those of the last finished epoch on the whole evaluation set; mean ± sample standard deviation over n seeds. "
+        "1 MAC = 2 FLOPs; the normalizers' MACs are counted in evaluation. Images/s are of training.",
+    ]
+    if len(measured) > 1 and (keys := differing_keys([run.recipe for run in measured])):
+        lines += ["", f"**Not one recipe**: the runs differ in {', '.join(keys)}, so their rows do not compare normalizers alone."]
+    repeated = repeated_seeds(measured)
+    if repeated:
+        lines += ["", f"**Repeated seeds**: {', '.join(repeated)} are runs of a seed that was counted before."]
+    return lines
+
+
+def differing_keys(recipes: list[Row]) -> list[str]:
+    """Dotted keys in which recipes are not all alike."""
+    flat = [flatten(recipe) for recipe in recipes]
+    keys = sorted({key for recipe in flat for key in recipe})
+    return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in flat}) > 1]
+
+
+def flatten(tree: Row, prefix: str = "") -> Row:
+    flat: Row = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def repeated_seeds(measured: list[Measured]) -> list[str]:
+    seen, repeated = set(), []
+    for run in measured:
+        key = (run.group, run.summary["seed"])
+        if key in seen:
+            repeated.append(str(run.path))
+        seen.add(key)
+    return repeated
+
+
+def published_figures() -> list[Row]:
+    """The package's published ImageNet figures."""
+    rows: list[Row] = yaml.safe_load((files("en") / "published.yaml").read_text(encoding="utf-8"))["imagenet"]
+    return rows
+
+
+def published_table(measured: list[Measured]) -> list[str]:
+    """Markdown lines: the published figures of the measured models, and whether the runs can be set against them."""
+    models = {run.summary["model"].removeprefix("timm/") for run in measured}
+    rows = [row for row in published_figures() if row["model"] in models]
+    lines = ["## Published, ImageNet, 224 pixels, single crop", ""]
+    if not rows:
+        return [*lines, f"No published figure is on file for {', '.join(sorted(models))}."]
+    lines += [
+        "| model | normalizer | top-1 % | top-5 % | parameters | GMACs | source | status |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = [f"{row[key]:,}" if key in row else "-" for key in ("top1", "top5", "params", "gmacs")]
+        status = "**unverified**" if row["status"] == "unverified" else row["status"]
+        lines.append("| " + " | ".join([row["model"], row["norm"], *numbers, row["source"], status]) + " |")
+    return [*lines, "", *(f"{reason}" for reason in incomparable(measured)), *gaps(measured, rows)]
+
+
+def incomparable(measured: list[Measured]) -> list[str]:
+    """A sentence for each way in which runs differ from the published setting."""
+    reasons = []
+    for run in measured:
+        s, why = run.summary, []
+        if (s["classes"], s["images"]) != (IMAGENET_CLASSES, IMAGENET_VAL_IMAGES):
+            why.append(f"other data ({s['dataset']}, {s['classes']} classes, {s['images']:,} evaluation images)")
+        if s["eval_resolution"] != PUBLISHED_RESOLUTION:
+            why.append(f"another resolution ({s['eval_resolution']} pixels)")
+        if s["epochs_done"] != s["epochs"]:
+            why.append(f"unfinished ({s['epochs_done']} of {s['epochs']} epochs)")
+        if why:
+            reasons.append(f"{s['model']} with {s['norm']} cannot be compared with the published figures: {'; '.join(why)}.")
+    return list(dict.fromkeys(reasons))
+
+
+def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
+    """For runs in the published setting, the distance to each verified figure."""
+    lines = []
+    for run in measured:
+        for row in rows:
+            same = (row["model"], row["norm"]) == (run.summary["model"], run.summary["norm"])
+            if same and row["status"] == "published" and not incomparable([run]):
+                gap = run.summary["top1"] - row["top1"]
+                lines.append(f"{run.path}: top-1 {gap:+.2f} against {row['top1']} ({row['source']}).")
+    return lines

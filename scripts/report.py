@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Compare runs: one Markdown table of measured figures, seeds averaged, with the published ones beside them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from en.errors import exit_on_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("--out", metavar="FILE.md", type=Path, required=True, help="the file to write")
+    arguments = parser.parse_args()
+
+    from en.report import write_report
+
+    write_report(arguments.runs, arguments.out)
+    print(f"{arguments.out}: {len(arguments.runs)} runs")
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

@@ -1,0 +1,41 @@
+"""The project's commands as a user starts them: real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script of the project; under torchrun when `ranks` is given."""
+    launcher = [sys.executable]
+    if ranks:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    line = [*launcher, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, env=env, timeout=420, check=False)
+
+
+def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script that has to end with exit code 0."""
+    done = command(script, *arguments, ranks=ranks, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
+    """The JSON object on the last line of stdout."""
+    result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line with which a mistake was refused."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]

@@ -1,0 +1,55 @@
+"""Real images for the tests: parts of Fashion-MNIST as class folders of JPEG files of many sizes, and as .beton files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import succeed
+from PIL import Image
+
+from en.data.sources import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
+
+PER_CLASS = {"train": 24, "val": 5}
+CLASSES = 4
+
+
+def folder_name(label: int) -> str:
+    return FASHION_MNIST_CLASSES[label].replace("/", "-")
+
+
+def write_folders(root: Path, per_class: dict[str, int]) -> Path:
+    """Class folders of the first images of CLASSES classes, scaled to sizes between 40 and 120 pixels, quality 90."""
+    source = fashion_mnist(find_fashion_mnist())
+    sizes = np.random.default_rng(0)
+    for split in SPLITS:
+        for label in range(CLASSES):
+            folder = root / split / folder_name(label)
+            folder.mkdir(parents=True)
+            chosen = [sample for sample in source.splits[split] if sample.label == label][: per_class[split]]
+            for number, sample in enumerate(chosen):
+                width, height = sizes.integers(40, 120, 2).tolist()
+                image = Image.fromarray(np.asarray(sample.image)).resize((width, height), Image.Resampling.BICUBIC)
+                image = image if number % 2 else image.convert("RGB")
+                image.save(folder / f"{number:03d}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root/{train,val}/CLASS/*.jpg: 96 training and 20 evaluation images of 4 classes."""
+    return write_folders(tmp_path_factory.mktemp("images") / "clothes", PER_CLASS)
+
+
+@pytest.fixture(scope="session")
+def betons(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images prepared by scripts/prepare_data.py, JPEG files as they are."""
+    out = tmp_path_factory.mktemp("beton") / "clothes"
+    succeed("scripts/prepare_data.py", folders, out, "--workers", 2)
+    return out
+
+
+def jpeg(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
