@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,7 +83,8 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
     forward: nn.Module = model
     if dist.is_initialized():
         devices = [device.index] if device.type == "cuda" else None
-        forward = DistributedDataParallel(model, devices, gradient_as_bucket_view=True, **{LEAVE_BUFFERS: False})
+        options: dict[str, Any] = {LEAVE_BUFFERS: False, "gradient_as_bucket_view": True}
+        forward = DistributedDataParallel(model, devices, **options)
     if config.train.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
     decay = config.train.ema_decay

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected a checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected a checkpoint, which does not load: {str(error).splitlines()[0]}") from error
     missing = KEYS - set(checkpoint if isinstance(checkpoint, dict) else ())
     if missing:

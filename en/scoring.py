@@ -4,6 +4,7 @@ from en import checkpoint
 from en.assembly import build_network, open_loaders
 from en.config import Config
 from en.configuring import merged, parse_override, validate
+from en.data import worker_deaths_told
 from en.distribution import Ranks, choose_device, process_group
 from en.errors import UserError
 from en.evaluation import Scores, evaluate, recalibrate
@@ -35,7 +36,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     model = build_network(config, len(saved["classes"]))
     checkpoint.load_weights(model, saved["ema"] or saved["model"], path)
     device = choose_device(config.device, ranks)
-    with process_group(ranks, device):
+    with worker_deaths_told(), process_group(ranks, device):
         prepare = InputStep(config, device)
         model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:

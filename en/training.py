@@ -7,7 +7,8 @@ from pathlib import Path
 from en import checkpoint
 from en.assembly import Learner, build_learner, build_network, check_batch_size, open_loaders
 from en.config import Config
-from en.distribution import Ranks, choose_device, process_group
+from en.data import worker_deaths_told
+from en.distribution import Ranks, average_buffers, choose_device, process_group
 from en.epoch import EpochStats, train_epoch
 from en.errors import UserError
 from en.evaluation import Scores, evaluate, mean_ratios
@@ -52,13 +53,14 @@ class Run:
         if self.folder:
             self.folder.start(self.config, self.ranks, self.device, self.epochs_done)
             print(self.headline(), file=sys.stderr, flush=True)
-        with process_group(self.ranks, self.device):
+        with worker_deaths_told(), process_group(self.ranks, self.device):
             learner = build_learner(self.config, self.model, self.device, self.ranks)
             if self.saved:
                 restore(learner, self.saved, Path("last.pt"))
             prepare, mixing = InputStep(self.config, self.device), Mixing(self.config, len(self.classes))
             for epoch in range(self.epochs_done, self.config.train.epochs):
                 stats = train_epoch(self.config, learner, self.loaders["train"], mixing, prepare, self.ranks, epoch)
+                average_buffers(learner.model)
                 scored = learner.ema.module if learner.ema else learner.model
                 with record_ratios(scored) as record:
                     scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, prepare, self.ranks.is_first)

@@ -14,7 +14,7 @@ from commands import command, refused, succeed
 from conftest import CLASSES, PER_CLASS, jpeg, write_folders
 from PIL import Image
 
-from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
+from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share, beton
 from en.data.beton import BetonFile, Encoded, write_beton
 from en.data.prepare import Storage, prepare
 from en.data.sources import read_source
@@ -115,7 +115,6 @@ def test_the_resolution_may_change_between_epochs(kind, folders, betons):
 
 
 def test_jpeg_files_are_stored_byte_for_byte_and_stock_ffcv_reads_them(folders, betons):
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder  # noqa: F401 - the stock package, imported whole
     from ffcv.reader import Reader
 
     reader = Reader(str(betons / "train.beton"))
@@ -125,8 +124,27 @@ def test_jpeg_files_are_stored_byte_for_byte_and_stock_ffcv_reads_them(folders, 
     for path, image in zip(files, reader.metadata["f0"], strict=True):
         start = int(image["data_ptr"])
         assert content[start : start + sizes[start]] == path.read_bytes()
-        assert (image["width"], image["height"]) == Image.open(path).size
+        with Image.open(path) as picture:
+            assert (image["width"], image["height"]) == picture.size
     assert reader.field_names == ["image", "label"] and reader.handlers["label"].__class__.__name__ == "IntField"
+
+
+def test_the_layout_is_that_of_the_stock_package():
+    from ffcv import types
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.rgb_image import IMAGE_MODES
+
+    assert beton.VERSION == types.CURRENT_VERSION
+    assert types.get_metadata_type([RGBImageField(), IntField()]) == beton.SAMPLE
+    for mine, stock in [
+        (beton.HEADER, types.HeaderType),
+        (beton.FIELD, types.FieldDescType),
+        (beton.ALLOCATION, types.ALLOC_TABLE_TYPE),
+    ]:
+        assert mine.itemsize == stock.itemsize and mine.names == stock.names
+        assert all(mine.fields[name] == stock.fields[name] for name in mine.names)
+    assert [types.TYPE_ID_HANDLER[number] for number in beton.FIELDS.values()] == [RGBImageField, IntField]
+    assert (IMAGE_MODES["jpg"], IMAGE_MODES["raw"]) == (beton.JPEG, beton.RAW)
 
 
 def test_stock_ffcvs_loader_gives_the_same_images(betons):

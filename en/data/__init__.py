@@ -3,12 +3,16 @@
 The FFCV modules are imported when asked for, so that data.loader=folder works where FFCV cannot be built.
 """
 
-from collections.abc import Callable
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from en.data.loading import Batch, ImageLoader, Reading, Share
 from en.data.sampling import Augmentation
-from en.errors import UserError
+from en.errors import RunError, UserError
 
 
 def open_ffcv(root: Path, split: str, reading: Reading) -> ImageLoader:
@@ -25,6 +29,22 @@ def open_folder(root: Path, split: str, reading: Reading) -> ImageLoader:
     return FolderLoader(root, split, reading)
 
 
+@contextmanager
+def worker_deaths_told() -> Iterator[None]:
+    """Makes a RunError of what torch raises when a DataLoader's worker dies: anywhere in the main thread, at any time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(f"the data loader failed: {str(error).splitlines()[0]}") from error
+    finally:
+        if sys.exc_info()[0] is not None:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise once more
+            for child in multiprocessing.active_children():
+                child.kill()  # one that is stopped would keep this process from ending
+
+
 LOADERS: dict[str, Callable[[Path, str, Reading], ImageLoader]] = {"ffcv": open_ffcv, "folder": open_folder}
 
-__all__ = ["LOADERS", "Augmentation", "Batch", "ImageLoader", "Reading", "Share"]
+__all__ = ["LOADERS", "Augmentation", "Batch", "ImageLoader", "Reading", "Share", "worker_deaths_told"]

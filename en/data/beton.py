@@ -1,37 +1,33 @@
 """FFCV's file, written in the samples' order and read with every decode checked.
 
-The layout is that of FFCV 1.0.2 (header, field descriptions, one row of metadata a sample, data pages, allocation table),
-so stock FFCV reads these files and this module reads stock files with an RGB image and an integer label.
+The layout is that of FFCV 1.0.2, file version 2: header, field descriptions, one row of metadata a sample, data pages,
+allocation table; all little-endian. Stock FFCV reads these files, and this module reads stock files that have an RGB image
+and an integer label.
 """
 
 import json
 import os
 from collections.abc import Iterable
-from ctypes import c_char_p
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from ffcv import libffcv
-from ffcv.fields import IntField, RGBImageField
-from ffcv.fields.rgb_image import IMAGE_MODES
-from ffcv.reader import Reader
-from ffcv.types import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    TYPE_ID_HANDLER,
-    FieldDescType,
-    HeaderType,
-    get_metadata_type,
-)
 from numpy.typing import NDArray
 
+from en.data.kernels import Bytes, decode_jpeg, scale
 from en.errors import RunError, UserError
 
-JPEG, RAW = int(IMAGE_MODES["jpg"]), int(IMAGE_MODES["raw"])
-PAGE = 1 << 23  # FFCV's default page: no sample smaller than a page crosses a page's end
-FIELDS = {"image": RGBImageField, "label": IntField}
-Bytes = NDArray[np.uint8]
+VERSION = 2
+JPEG, RAW = 0, 1  # image modes
+FIELDS = {"image": 2, "label": 1}  # names and FFCV's numbers for RGBImageField and IntField
+PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page's end
+HEADER = np.dtype(
+    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("alloc_table_ptr", "<u8")]
+)
+FIELD = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+SAMPLE = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
+ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 
 class Encoded(NamedTuple):
@@ -52,9 +48,8 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int) -> int:
     Returns: the number of samples written.
     Raises: OSError when the disk is full.
     """
-    metadata = np.zeros(at_most, get_metadata_type([kind() for kind in FIELDS.values()]))
-    table = np.zeros(at_most, ALLOC_TABLE_TYPE)
-    at = next_page(HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize + metadata.nbytes)
+    metadata, table = np.zeros(at_most, SAMPLE), np.zeros(at_most, ALLOCATION)
+    at = next_page(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + metadata.nbytes)
     count = 0
     with path.open("wb") as file:
         for sample in samples:
@@ -68,9 +63,7 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int) -> int:
             count += 1
         file.seek(at)
         file.write(table[:count].tobytes())
-        header = np.zeros(1, HeaderType)
-        header["version"], header["num_fields"], header["page_size"] = CURRENT_VERSION, len(FIELDS), PAGE
-        header["num_samples"], header["alloc_table_ptr"] = count, at
+        header = np.array([(VERSION, len(FIELDS), PAGE, count, at)], HEADER)
         file.seek(0)
         file.write(header.tobytes() + field_descriptions().tobytes() + metadata[:count].tobytes())
         file.flush()
@@ -83,12 +76,10 @@ def next_page(position: int) -> int:
 
 
 def field_descriptions() -> NDArray[np.void]:
-    type_ids = {kind: number for number, kind in TYPE_ID_HANDLER.items()}
-    rows = np.zeros(len(FIELDS), FieldDescType)
-    for row, (name, kind) in zip(rows, FIELDS.items(), strict=True):
-        row["type_id"] = type_ids[kind]
+    rows = np.zeros(len(FIELDS), FIELD)
+    for row, (name, number) in zip(rows, FIELDS.items(), strict=True):
+        row["type_id"] = number
         row["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
-        row["arguments"][:] = kind().to_binary()[0]
     return rows
 
 
@@ -103,19 +94,18 @@ class BetonFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        reader = read_header(path)
-        image, labels = reader.metadata["f0"], reader.metadata["f1"]
-        table = np.sort(reader.alloc_table, order="ptr")
-        place = np.searchsorted(table["ptr"], image["data_ptr"]).clip(max=max(len(table) - 1, 0))
-        if not len(image) or not len(table) or (table["ptr"][place] != image["data_ptr"]).any():
-            raise UserError(f"{path}: expected a whole .beton file with at least one sample; prepare it again")
+        metadata, table = read_tables(path)
+        image = metadata["f0"]
+        table = np.sort(table, order="ptr")
+        place = np.searchsorted(table["ptr"], image["data_ptr"]).clip(max=len(table) - 1)
         self._offsets, self._sizes = image["data_ptr"].astype(np.int64), table["size"][place].astype(np.int64)
         self._modes = image["mode"]
         self.heights, self.widths = image["height"].astype(np.int64), image["width"].astype(np.int64)
-        self.labels: NDArray[np.int64] = labels.astype(np.int64)
-        raw_size = np.where(self._modes == RAW, 3 * self.heights * self.widths, self._sizes)
-        if (self._offsets + self._sizes).max() > path.stat().st_size or (raw_size != self._sizes).any():
-            raise UserError(f"{path}: truncated: expected {(self._offsets + self._sizes).max()} bytes; prepare it again")
+        self.labels: NDArray[np.int64] = metadata["f1"].astype(np.int64)
+        raw_sizes = np.where(self._modes == RAW, 3 * self.heights * self.widths, self._sizes)
+        unknown = (table["ptr"][place] != image["data_ptr"]).any() or (raw_sizes != self._sizes).any()
+        if unknown or (self._offsets + self._sizes).max() > path.stat().st_size:
+            raise UserError(f"{path}: truncated or damaged: expected a whole .beton file; prepare it again")
         self._map: Bytes = np.memmap(path, np.uint8, "r")
         self._address = self._map.ctypes.data
 
@@ -131,55 +121,38 @@ class BetonFile:
 
         Args:
             box: top, left, height, width of the part, pixels.
-            out: (R, R, 3), contiguous; scaled by area averaging (OpenCV's INTER_AREA), as FFCV does.
+            out: (R, R, 3), contiguous; scaled by area averaging, as FFCV does.
             scratch: at least `largest()` bytes, one buffer for each thread.
         Raises: RunError that names the sample when libjpeg finds it damaged.
         """
         height, width = int(self.heights[sample]), int(self.widths[sample])
         pixels = self._address + int(self._offsets[sample])
         if self._modes[sample] == JPEG:
-            size = int(self._sizes[sample])
-            if decode_jpeg(pixels, size, height, width, scratch):
+            if decode_jpeg(pixels, int(self._sizes[sample]), height, width, scratch):
                 raise RunError(f"{self.path}: sample {sample} is damaged: libjpeg could not decode it")
             pixels = scratch.ctypes.data
-        top, left, box_height, box_width = box
-        libffcv.ctypes_resize(
-            0, pixels, height, width, top, top + box_height, left, left + box_width,
-            out.ctypes.data, out.shape[0], out.shape[1],
-        )  # fmt: skip
+        scale(pixels, height, width, box, out)
 
 
-def read_header(path: Path) -> Reader:
-    """FFCV's reader of the file's header and metadata."""
+def read_tables(path: Path) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """A file's metadata and allocation table. Raises UserError for a file that is missing, of another kind or cut short."""
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected the output of scripts/prepare_data.py")
-    try:
-        reader = Reader(str(path))
-    except (AssertionError, ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise UserError(f"{path}: expected a .beton file of version {CURRENT_VERSION}: {str(error) or type(error)}") from error
-    kinds = [type(handler) for handler in reader.handlers.values()]
-    if kinds != list(FIELDS.values()):
-        found = ", ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{path}: expected the fields RGBImageField, IntField, found {found or 'none'}")
-    if len(reader.metadata) != reader.num_samples:
-        raise UserError(f"{path}: truncated: expected {reader.num_samples} samples, found {len(reader.metadata)}")
-    return reader
-
-
-def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
-    """Decodes JPEG bytes at an address into `out` as RGB; 0 when libjpeg had nothing to say against them."""
-    code: int = libffcv.ctypes_imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
-    return code
-
-
-def jpeg_complaint(content: bytes, height: int, width: int) -> str:
-    """What libjpeg says against a JPEG file; empty when it decodes without an error or a warning."""
-    data = np.frombuffer(content, np.uint8)
-    if not decode_jpeg(data.ctypes.data, data.size, height, width, np.empty(3 * height * width, np.uint8)):
-        return ""
-    error = libffcv.lib.tjGetErrorStr  # of this thread's last call, in the turbojpeg that libffcv is linked with
-    error.restype, error.argtypes = c_char_p, []
-    return (error() or b"not decodable").decode("ascii", "replace")
+    header = np.fromfile(path, HEADER, 1)
+    if len(header) == 0 or header[0]["version"] != VERSION:
+        found = f", found version {header[0]['version']}" if len(header) else ", found too few bytes"
+        raise UserError(f"{path}: expected a .beton file of version {VERSION}{found}")
+    count, table_at = int(header[0]["num_samples"]), int(header[0]["alloc_table_ptr"])
+    if header[0]["num_fields"] != len(FIELDS):
+        raise UserError(f"{path}: expected 2 fields, an RGB image and an integer label, found {header[0]['num_fields']}")
+    fields = np.fromfile(path, FIELD, len(FIELDS), offset=HEADER.itemsize)
+    if fields["type_id"].tolist() != list(FIELDS.values()):
+        raise UserError(f"{path}: expected an RGB image and an integer label, found fields of types {fields['type_id'].tolist()}")
+    size = path.stat().st_size
+    start = HEADER.itemsize + fields.nbytes
+    if count < 1 or size < max(start + count * SAMPLE.itemsize, table_at + count * ALLOCATION.itemsize):
+        raise UserError(f"{path}: truncated or damaged: expected {count} samples in more than {size} bytes; prepare it again")
+    return np.fromfile(path, SAMPLE, count, offset=start), np.fromfile(path, ALLOCATION, count, offset=table_at)
 
 
 def read_classes(root: Path) -> list[str]:
@@ -195,12 +168,15 @@ def read_classes(root: Path) -> list[str]:
 
 
 def read_name(root: Path) -> str:
-    """The data set's name, saying so when its images were scaled down or compressed anew; the folder's without dataset.json."""
+    """The data set's name, and what preparation changed in its images; the folder's name where dataset.json is missing."""
     path = root / "dataset.json"
     if not path.is_file():
         return root.resolve().name
-    described = json.loads(path.read_text(encoding="utf-8"))
-    storage = described["storage"]
-    changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
-    changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
-    return str(described["name"]) + (f" ({', '.join(changes)})" if changes else "")
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        name, storage = str(described["name"]), described["storage"]
+        changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
+        changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected what scripts/prepare_data.py wrote: {error}") from error
+    return name + (f" ({', '.join(changes)})" if changes else "")

@@ -90,6 +90,7 @@ class FolderLoader:
             pin_memory=reading.pinned,
             timeout=reading.timeout_s if workers else 0,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own, so that the workers' seeds do not come out of the training's numbers
         )
 
     def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
@@ -117,4 +118,4 @@ class FolderLoader:
                 yield batch
         except RuntimeError as error:  # a worker that died, or none that answered within the time limit
             first_line = str(error).splitlines()[0]
-            raise RunError(f"{self._root}: the folder loader failed: {first_line} (data.timeout_s)") from error
+            raise RunError(f"{self._root}: the data loader failed: {first_line} (data.timeout_s)") from error

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from en.data.beton import JPEG, RAW, BetonFile, Encoded, jpeg_complaint, write_beton
+from en.data.beton import JPEG, RAW, BetonFile, Encoded, write_beton
+from en.data.kernels import jpeg_complaint
 from en.data.sampling import centre_boxes
 from en.data.sources import SPLITS, Sample, Source
 from en.errors import RunError, UserError
@@ -105,6 +106,7 @@ def encode_all(samples: list[Sample], storage: Storage, workers: int, label: str
 def encode(sample: Sample, storage: Storage) -> Encoded | Damaged:
     """One sample in its stored form, or what is wrong with its file."""
     content = b""
+    image: Image.Image
     try:
         if isinstance(sample.image, Path):
             content = sample.image.read_bytes()

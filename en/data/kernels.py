@@ -1,0 +1,66 @@
+"""FFCV's C kernels: libjpeg-turbo's decoder and OpenCV's area resize, called without the GIL.
+
+The compiled library is loaded from the installed ffcv package without importing the package, whose import compiles numba
+functions for three seconds in every process and none of which is needed here.
+
+Raises: ImportError at import where ffcv is not installed.
+"""
+
+from ctypes import CDLL, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+
+def load_library() -> CDLL:
+    """The package's compiled library."""
+    package = find_spec("ffcv")
+    folders = (package and package.submodule_search_locations) or []
+    libraries = [path for folder in folders for path in Path(folder).glob("_libffcv*.so")]
+    if not libraries:
+        raise ImportError("no compiled ffcv is installed")
+    try:
+        return CDLL(str(libraries[0]))
+    except OSError as error:
+        raise ImportError(f"ffcv's library does not load: {error}") from error
+
+
+LIBRARY = load_library()
+LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *[c_uint32] * 6, c_bool, c_bool]
+LIBRARY.imdecode.restype = c_int
+LIBRARY.resize.argtypes = [c_int64] * 11
+LIBRARY.resize.restype = None
+LIBRARY.tjGetErrorStr.argtypes = []  # of the libjpeg-turbo that the library is linked with
+LIBRARY.tjGetErrorStr.restype = c_char_p
+
+
+def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
+    """Decodes the JPEG file of `size` bytes at an address as RGB into `out`, at least 3 * height * width bytes.
+
+    Returns: 0 when libjpeg had neither an error nor a warning.
+    """
+    code: int = LIBRARY.imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
+    return code
+
+
+def jpeg_complaint(content: bytes, height: int, width: int) -> str:
+    """What libjpeg says against a JPEG file; empty when it decodes without an error or a warning."""
+    data = np.frombuffer(content, np.uint8)
+    if not decode_jpeg(data.ctypes.data, data.size, height, width, np.empty(3 * height * width, np.uint8)):
+        return ""
+    return (LIBRARY.tjGetErrorStr() or b"not decodable").decode("ascii", "replace")
+
+
+def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:
+    """Scales a part of the RGB image at an address into `out`, (R, S, 3) contiguous, by OpenCV's INTER_AREA.
+
+    Args:
+        box: top, left, height, width of the part, pixels.
+    """
+    top, left, box_height, box_width = box
+    bottom, right = top + box_height, left + box_width
+    LIBRARY.resize(0, address, height, width, top, bottom, left, right, out.ctypes.data, out.shape[0], out.shape[1])

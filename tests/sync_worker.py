@@ -1,0 +1,49 @@
+"""Run under torchrun: `sync` normalizers on parts of a batch against the same layers on the whole batch in one process."""
+
+import copy
+
+import torch
+import torch.distributed as dist
+
+from en.norm import build_norm
+
+SPLITS = {2: [(3, 3), (1, 5)], 3: [(2, 2, 2), (1, 2, 3)]}
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    for name in ("bn", "sn", "en"):
+        for sizes in SPLITS[world_size]:
+            torch.manual_seed(0)
+            whole = build_norm(name, 6).double()
+            for parameter in whole.parameters():
+                torch.nn.init.normal_(parameter)
+            part = build_norm(name, 6, sync=True).double()
+            part.load_state_dict(whole.state_dict())
+            x = (3 * torch.randn(6, 6, 4, 4).double() + torch.randn(6, 6, 1, 1).double()).requires_grad_()
+            weights = torch.randn(6, 6, 4, 4).double()
+            start = sum(sizes[:rank])
+            mine = slice(start, start + sizes[rank])
+            x_mine = x.detach()[mine].clone().requires_grad_()
+
+            expected = whole(x)
+            (expected * weights).sum().backward()
+            actual = part(x_mine)
+            (actual * weights[mine]).sum().backward()
+
+            torch.testing.assert_close(actual, expected[mine])
+            torch.testing.assert_close(x_mine.grad, x.grad[mine])
+            for (key, parameter), reference in zip(part.named_parameters(), whole.parameters(), strict=True):
+                dist.all_reduce(parameter.grad)
+                torch.testing.assert_close(parameter.grad, reference.grad, msg=lambda m, k=f"{name}.{key}": f"{k}: {m}")
+            for buffer, reference in zip(part.buffers(), whole.buffers(), strict=True):
+                torch.testing.assert_close(buffer, reference)
+            alone = copy.deepcopy(part)
+            alone.sync = False
+            torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The comparison with published tables."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import command, refused
+
+from en.config import Config
+from en.configuring import dump
+from en.errors import UserError
+from en.report import published_figures, write_report
+
+SUMMARY = {
+    "model": "resnet50", "norm": "en", "norm_options": {}, "dataset": "ImageNet", "classes": 1000, "seed": 0, "epochs": 100,
+    "epochs_done": 100, "top1": 77.0, "top5": 93.0, "loss": 0.9, "images": 50_000, "best_top1": 77.1, "best_epoch": 99,
+    "params": 25_900_000, "gmacs": 4.09, "norm_gmacs": 0.05, "images_per_second": 9000.0, "resolution": 224,
+    "eval_resolution": 224, "batch_size": 256, "world_size": 8, "hardware": "8 x some GPU",
+}  # fmt: skip
+CONFIG = {
+    "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"}, "train": {"epochs": 100, "batch_size": 256},
+    "optim": {"lr": 0.1},
+}  # fmt: skip
+
+
+def run(folder: Path, config: dict[str, object] | None = None, **changes: object) -> str:
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
+    (folder / "config.yaml").write_text(dump(Config.model_validate({**CONFIG, **(config or {})})))
+    return str(folder)
+
+
+def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
+    runs = [run(tmp_path / f"en{seed}", seed=seed, top1=top1) for seed, top1 in enumerate([77.0, 77.5, 78.3])]
+    runs += [run(tmp_path / "bn", norm="bn", top1=76.0)]
+    text = write_report(runs, tmp_path / "out" / "report.md")
+    assert text == (tmp_path / "out" / "report.md").read_text()
+    row = next(line for line in text.splitlines() if "| en |" in line and "ImageNet" in line)
+    mean, std = statistics.mean([77.0, 77.5, 78.3]), statistics.stdev([77.0, 77.5, 78.3])
+    assert f"| {mean:.2f} ± {std:.2f} |" in row and "| 3 |" in row and "8 x some GPU, 8 ranks" in row
+    assert "| 76.00 |" in next(line for line in text.splitlines() if "| bn |" in line and "ImageNet" in line)
+    assert "Not one recipe" not in text and "cannot be compared" not in text
+
+
+def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
+    text = write_report([run(tmp_path / "a")], tmp_path / "report.md")
+    for row in published_figures():
+        lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
+        assert bool(lines) == (row["model"] == "resnet50")
+        assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
+
+
+def test_an_unverified_figure_never_judges_a_run(tmp_path):
+    text = write_report([run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", top1=77.0)], tmp_path / "report.md")
+    judged = [line for line in text.splitlines() if " against " in line]
+    assert len(judged) == 1 and "+0.08 against 76.92" in judged[0] and "sn" in judged[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
+        ({"eval_resolution": 256}, "another resolution (256 pixels)"),
+        ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_plain_words(tmp_path, changes, words):
+    text = write_report([run(tmp_path / "a", norm="sn", **changes)], tmp_path / "report.md")
+    assert "cannot be compared with the published figures" in text and words in text and " against " not in text
+
+
+def test_runs_of_different_recipes_or_repeated_seeds_are_pointed_out(tmp_path):
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", {"optim": {"lr": 0.2}, "norm": {"name": "bn"}}, norm="bn")]
+    assert "**Not one recipe**: the runs differ in optim.lr" in write_report(runs, tmp_path / "report.md")
+    assert "**Repeated seeds**" in write_report([run(tmp_path / "c"), run(tmp_path / "d")], tmp_path / "report.md")
+
+
+def test_a_network_without_published_figures_says_so(tmp_path):
+    assert "No published figure is on file for resnet18" in write_report([run(tmp_path / "a", model="resnet18")], tmp_path / "r.md")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "summary.json").write_text("{}")
+    (tmp_path / "half" / "config.yaml").write_text("a: 1")
+    with pytest.raises(UserError, match="missing model"):
+        write_report([str(tmp_path / "half")], tmp_path / "report.md")
+    assert "nowhere" in refused(command("scripts/report.py", tmp_path / "nowhere", "--out", tmp_path / "r.md"))
+
+
+def test_every_published_figure_has_a_source_and_a_status():
+    for row in published_figures():
+        assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
+    assert yaml.safe_dump(published_figures())

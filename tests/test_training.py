@@ -1,0 +1,287 @@
+"""Training, evaluation and resuming as a user starts them, on real images, in one process and in several."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from commands import ROOT, command, last_json, refused, succeed
+from conftest import CLASSES, PER_CLASS, write_folders
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional as F
+
+from en.assembly import open_loaders
+from en.configuring import load_config
+from en.data.prepare import Storage, prepare
+from en.data.sources import read_source
+from en.distribution import Ranks
+from en.evaluation import evaluate
+from en.norm import NORMALIZERS, replace_norm
+from en.pixels import InputStep
+
+VAL = PER_CLASS["val"] * CLASSES
+RECIPE = """
+model: {name: resnet18}
+norm: {name: en}
+data: {root: unset, resolution: 32, workers: 1}
+train: {epochs: 2, batch_size: 24}
+optim: {lr: 0.05}
+schedule: {warmup_epochs: 0.5}
+device: cpu
+"""
+TIMES = ("images_per_second", "data_wait", "seconds")
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(recipe: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on two ranks with the ffcv loader."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    succeed("train.py", recipe, f"data.root={betons}", f"run_dir={run}", ranks=2)
+    return run
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    """log.jsonl without the times."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / name, weights_only=True)["model"]
+    return state
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_a_run_folder_tells_what_was_run_and_what_came_of_it(finished, betons):
+    assert {"config.yaml", "provenance.json", "log.jsonl", "summary.json", "last.pt", "best.pt"} <= {
+        p.name for p in finished.iterdir()
+    }
+    log = rows(finished)
+    assert [row["epoch"] for row in log] == [1, 2] and all(row["images"] == VAL for row in log)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["top1"] == log[-1]["top1"] and summary["world_size"] == 2 and summary["dataset"] == "clothes"
+    assert summary["best_top1"] == max(row["top1"] for row in log)
+    (start,) = json.loads((finished / "provenance.json").read_text())["starts"]
+    assert "train.py" in start["command"] and start["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert start["hardware"] and start["seed"] == 0 and start["world_size"] == 2 and "git_commit" in start and "git_dirty" in start
+    config = load_config(str(finished / "config.yaml"), [])
+    assert config.data.root == str(betons) and config.norm.name == "en"
+
+
+def test_tensorboard_has_the_log_and_the_mean_ratio_of_each_layer_and_normalizer(finished):
+    recorded, log = scalars(finished), rows(finished)
+    assert [value for _, value in recorded["val/top1"]] == pytest.approx([row["top1"] for row in log])
+    assert {"train/loss", "train/lr", "val/top5", "train/images_per_second", "train/data_wait"} <= recorded.keys()
+    layers = {tag.split("/")[1] for tag in recorded if tag.startswith("ratios/")}
+    assert len(layers) == 20 and "layer4.1.bn2" in layers
+    for layer in layers:
+        shares = [recorded[f"ratios/{layer}/{name}"] for name in ("bn", "in", "ln")]
+        assert all(sum(value for _, value in epoch) == pytest.approx(1, abs=1e-5) for epoch in zip(*shares, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [0, 1, 2, 3])
+def test_eval_prints_the_same_exact_scores_on_any_number_of_ranks(finished, ranks):
+    result = last_json(succeed("eval.py", finished, ranks=ranks))
+    log = rows(finished)[-1]
+    assert set(result) == {"top1", "top5", "loss", "images"}
+    assert result["images"] == VAL and result["top1"] == log["top1"] and result["top5"] == log["top5"] == 100
+    assert result["loss"] == pytest.approx(log["loss"], rel=1e-4)
+
+
+def test_eval_takes_a_checkpoint_overrides_and_recalibration(finished, folders):
+    plain = last_json(succeed("eval.py", finished / "last.pt", "data.loader=folder", f"data.root={folders}"))
+    assert plain["images"] == VAL and plain["loss"] == pytest.approx(rows(finished)[-1]["loss"], rel=0.2)
+    fresh = last_json(succeed("eval.py", finished, "--recalibrate", 3))
+    assert fresh["images"] == VAL and fresh["loss"] != rows(finished)[-1]["loss"]
+
+
+def test_fewer_images_than_ranks_are_counted_exactly(finished, folders, tmp_path):
+    few = write_folders(tmp_path / "few", {"train": 1, "val": 1})
+    for path in sorted((few / "val").rglob("*.jpg"))[2:]:
+        path.unlink()
+    result = last_json(succeed("eval.py", finished, "data.loader=folder", f"data.root={few}", "data.workers=0", ranks=3))
+    assert result["images"] == 2
+
+
+def test_the_global_batch_alone_decides_not_ranks_accumulation_or_loader(recipe, betons, tmp_path):
+    """gn has no batch statistics, so one rank, two ranks and accumulated micro-batches must train the same network."""
+    ways = {"one": (0, []), "two": (2, []), "accumulated": (0, ["train.accumulation=4"]), "both": (2, ["train.accumulation=3"])}
+    for name, (ranks, extra) in ways.items():
+        arguments = [recipe, "norm.name=gn", f"data.root={betons}", f"run_dir={tmp_path / name}", "train.epochs=1", *extra]
+        succeed("train.py", *arguments, ranks=ranks)
+    reference = weights(tmp_path / "one")
+    for name in list(ways)[1:]:
+        for key, value in weights(tmp_path / name).items():
+            torch.testing.assert_close(value, reference[key], rtol=2e-3, atol=2e-4, msg=lambda m, k=key, n=name: f"{n} {k}: {m}")
+
+
+@pytest.mark.parametrize(("loader", "ranks"), [("ffcv", 0), ("folder", 2)])
+def test_a_killed_run_resumes_after_its_last_epoch_as_if_nothing_had_happened(recipe, folders, betons, tmp_path, loader, ranks):
+    extra = [
+        "train.epochs=3",
+        "train.mixup=0.2",
+        "train.cutmix=1.0",
+        "train.ema_decay=0.9",
+        "model.dropout=0.2",
+        "train.precision=bfloat16",
+    ]
+    data = [f"data.loader={loader}", f"data.root={betons if loader == 'ffcv' else folders}"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    succeed("train.py", recipe, *data, *extra, f"run_dir={whole}", ranks=ranks)
+    kill_after_first_epoch([recipe, *data, *extra, f"run_dir={broken}"], broken, ranks)
+    resumed = succeed("train.py", recipe, *data, *extra, "--resume", broken, ranks=ranks)
+    assert "epoch 3/3" in resumed.stderr and "epoch 1/3" not in resumed.stderr
+    assert rows(broken) == rows(whole)
+    for name in ("last.pt", "best.pt"):
+        for key, value in weights(whole, name).items():
+            assert torch.equal(value, weights(broken, name)[key]), key
+    ours, theirs = scalars(whole), scalars(broken)
+    assert {tag: values for tag, values in ours.items() if tag.removeprefix("train/") not in TIMES} == {
+        tag: values for tag, values in theirs.items() if tag.removeprefix("train/") not in TIMES
+    }
+    assert len(json.loads((broken / "provenance.json").read_text())["starts"]) == 2
+
+
+def kill_after_first_epoch(arguments: list[object], run: Path, ranks: int) -> None:
+    launcher = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks else [])]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*launcher, str(ROOT / "train.py"), *map(str, arguments)], env=env, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (run / "summary.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        member.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="session")
+def more_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """400 training and 160 evaluation images of 4 classes, raw."""
+    root = tmp_path_factory.mktemp("more")
+    folders = write_folders(root / "in", {"train": 100, "val": 40})
+    prepare(read_source(str(folders)), root / "out", Storage("raw"), 2, False)
+    return root / "out"
+
+
+@pytest.mark.parametrize("norm", NORMALIZERS)
+def test_a_small_network_with_any_normalizer_learns_to_tell_clothes_apart(norm, more_betons, recipe):
+    config = load_config(str(recipe), [f"data.root={more_betons}", "train.batch_size=40", "data.crop_scale=[0.5,1.0]"])
+    loaders, prepare_input = open_loaders(config, Ranks(0, 1, 0, 1), ("train", "val")), InputStep(config, torch.device("cpu"))
+    torch.manual_seed(0)
+    widths = [(3, 16), (16, 32), (32, 32)]
+    layers = [part for i, o in widths for part in (nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())]
+    model = replace_norm(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)), norm)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(8):
+        for batch in loaders["train"].train_epoch(epoch, 32):
+            images, labels = prepare_input(batch.images, batch.labels)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    assert evaluate(model, loaders["val"], 32, prepare_input, shown=False).top1 > 45  # chance is 25
+
+
+def test_all_options_of_training_work_together(recipe, betons, tmp_path):
+    options = [
+        "model.name=timm/resnet10t",
+        "train.precision=float16",
+        "train.accumulation=2",
+        "train.clip_norm=1.0",
+        "train.label_smoothing=0.1",
+    ]
+    options += ["train.progressive={start_resolution: 16, until_epoch: 2, multiple: 8}", "train.ema_decay=0.5"]
+    options += ["train.channels_last=false", "train.check_every=1", "train.epochs=3", "norm.sync=true", "optim.decay_on=all"]
+    options += ["model.zero_init_last_gamma=true", "schedule.name=polynomial"]
+    succeed("train.py", recipe, f"data.root={betons}", f"run_dir={tmp_path / 'run'}", *options, ranks=2)
+    assert [row["resolution"] for row in rows(tmp_path / "run")] == [16, 24, 32]
+    checkpoint = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert checkpoint["ema"].keys() == checkpoint["model"].keys() and checkpoint["scaler"]["scale"] > 0
+    result = last_json(succeed("eval.py", tmp_path / "run"))
+    assert result["top1"] == rows(tmp_path / "run")[-1]["top1"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_step_rate_and_batch(recipe, betons, tmp_path):
+    arguments = [recipe, f"data.root={betons}", f"run_dir={tmp_path / 'run'}", "optim.lr=1e30", "schedule.warmup_epochs=0"]
+    alone = command("train.py", *arguments)
+    message = alone.stderr.strip().splitlines()[-1]
+    assert alone.returncode == 1 and message.startswith("error: the loss is not finite at step ")
+    assert "epoch 1" in message and "learning rate" in message and "batch of 24 training samples" in message
+    assert "Traceback" not in alone.stderr
+    together = command("train.py", *arguments, "run_dir=" + str(tmp_path / "two"), ranks=2)
+    assert together.returncode != 0 and "the loss is not finite at step" in together.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_folder_worker_that_dies_or_stalls_ends_the_run_with_its_cause(recipe, folders, tmp_path, how):
+    arguments = [
+        "data.loader=folder",
+        f"data.root={folders}",
+        f"run_dir={tmp_path / 'run'}",
+        "train.epochs=500",
+        "data.timeout_s=5",
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, str(ROOT / "train.py"), str(recipe), *arguments]
+    process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "summary.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    worker = psutil.Process(process.pid).children(recursive=True)[0]
+    worker.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "the data loader failed: DataLoader" in errors.splitlines()[-1]
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recipe, finished, betons, folders, tmp_path):
+    data = f"data.root={betons}"
+    assert f"run_dir={finished}" in refused(command("train.py", recipe, data, f"run_dir={finished}"))
+    assert "nowhere" in refused(command("train.py", recipe, data, "--resume", tmp_path / "nowhere"))
+    assert "norm=" in refused(command("train.py", recipe, data, "norm.name=sn", "--resume", finished))
+    assert "batch_size=25" in refused(
+        command("train.py", recipe, data, "train.batch_size=25", "train.accumulation=5", RANK="0", WORLD_SIZE="2")
+    )
+    assert "batch_size=1000" in refused(command("train.py", recipe, data, "train.batch_size=1000"))
+    assert "norm.name=gn" in refused(command("train.py", recipe, data, "norm.name=gn", "norm.groups=7"))
+    assert "cuda" in refused(command("train.py", recipe, data, "device=cuda"))
+    (tmp_path / "broken.pt").write_bytes((finished / "last.pt").read_bytes()[:5000])
+    assert "broken.pt" in refused(command("eval.py", tmp_path / "broken.pt"))
+    (tmp_path / "malicious.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    assert "malicious.pt" in refused(command("eval.py", tmp_path / "malicious.pt"))
+    torch.save({"state": 1}, tmp_path / "other.pt")
+    assert "other.pt" in refused(command("eval.py", tmp_path / "other.pt"))
+    torch.save(Malicious(tmp_path / "ran"), tmp_path / "malicious.pt")
+    assert "malicious.pt" in refused(command("eval.py", tmp_path / "malicious.pt"))
+    assert not (tmp_path / "ran").exists()
+    assert "lrr" in refused(command("eval.py", finished, "optim.lrr=3"))
+    assert "norm" in refused(command("eval.py", finished, "norm.name=gn"))
