@@ -57,5 +57,5 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: expected the weights of this configuration's network: {detail}") from error

@@ -188,7 +188,8 @@ def more_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("norm", NORMALIZERS)
 def test_a_small_network_with_any_normalizer_learns_to_tell_clothes_apart(norm, more_betons, recipe):
     config = load_config(str(recipe), [f"data.root={more_betons}", "train.batch_size=40", "data.crop_scale=[0.5,1.0]"])
-    loaders, prepare_input = open_loaders(config, Ranks(0, 1, 0, 1), ("train", "val")), InputStep(config, torch.device("cpu"))
+    loaders = open_loaders(config, Ranks(0, 1, 0, 1), ("train", "val"))
+    prepare_input = InputStep(config, torch.device("cpu"))
     torch.manual_seed(0)
     widths = [(3, 16), (16, 32), (32, 32)]
     layers = [part for i, o in widths for part in (nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())]
@@ -284,4 +285,4 @@ def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recip
     assert "malicious.pt" in refused(command("eval.py", tmp_path / "malicious.pt"))
     assert not (tmp_path / "ran").exists()
     assert "lrr" in refused(command("eval.py", finished, "optim.lrr=3"))
-    assert "norm" in refused(command("eval.py", finished, "norm.name=gn"))
+    assert "expected the weights" in refused(command("eval.py", finished, "norm.name=gn"))

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# From a fresh machine to a comparison: sets up, prepares Fashion-MNIST, trains ShuffleNetV2 x0.5 with BN and with EN on one
+# recipe in two processes, evaluates both and prints the table. What is already there is not done again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash scripts/setup.sh
+source .venv/bin/activate
+say() { printf '== %s\n' "$*"; }
+
+config=configs/quickstart/fashion_mnist.yaml
+data=data/fashion-mnist
+runs=runs/quickstart
+cores=$(nproc)
+export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1))
+launch=(torchrun --standalone --nproc-per-node 2)
+
+if [ -f "$data/classes.json" ]; then
+    say "data: $data is there"
+else
+    say "data: preparing Fashion-MNIST"
+    python scripts/prepare_data.py fashion-mnist "$data" --storage raw
+fi
+
+finished() { # whether a run has all its epochs
+    python -c 'import json, sys; s = json.load(open(sys.argv[1])); print("yes" if s["epochs_done"] == s["epochs"] else "no")' \
+        "$1/summary.json" 2>/dev/null || echo no
+}
+
+for norm in bn en; do
+    run=$runs/$norm
+    if [ "$(finished "$run")" = yes ]; then
+        say "training: $run is finished"
+        continue
+    fi
+    resume=(run_dir="$run")
+    [ ! -f "$run/last.pt" ] || resume=(--resume "$run")
+    say "training: ShuffleNetV2 x0.5 with $norm, 2 processes"
+    "${launch[@]}" train.py "$config" norm.name="$norm" "${resume[@]}"
+done
+
+for norm in bn en; do
+    say "evaluation: $norm"
+    "${launch[@]}" eval.py "$runs/$norm"
+done
+
+say "report: $runs/report.md"
+python scripts/report.py "$runs/bn" "$runs/en" --out "$runs/report.md"
+cat "$runs/report.md"

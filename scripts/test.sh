@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets up and passes the checks: ruff, the type checker, all tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash scripts/setup.sh
+source .venv/bin/activate
+say() { printf '== %s\n' "$*"; }
+
+say "ruff"
+ruff check .
+ruff format --check .
+say "mypy"
+mypy
+say "tests"
+cores=$(nproc)
+python -m pytest -n $((cores < 4 ? cores : 4)) "$@"
