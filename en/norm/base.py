@@ -50,9 +50,9 @@ class Normalizer(nn.Module):
         check_input(x, self.num_features)
         with full_precision(x.device.type):
             values = x.to(moments.accumulation_dtype(x.dtype))
-            mean, var = moments.instance_moments(values)
+            mean, var, centred = moments.instance_moments(values)
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
-            return torch.addcmul(per_channel(shift), values - per_channel(mean), per_channel(scale)).to(x.dtype)
+            return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"

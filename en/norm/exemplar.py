@@ -122,7 +122,8 @@ class ExemplarNorm2d(MixedNormalizer):
 
 def linear(layer: nn.Module, inputs: Tensor) -> Tensor:
     """A linear layer computed in the precision of its inputs, whatever that of its parameters."""
-    return F.linear(inputs, layer.get_parameter("weight").to(inputs.dtype), layer.get_parameter("bias").to(inputs.dtype))
+    assert isinstance(layer, nn.Linear)
+    return F.linear(inputs, layer.weight.to(inputs.dtype), layer.bias.to(inputs.dtype))
 
 
 def reduced_channels(num_features: int, reduction: int) -> int:
