@@ -21,13 +21,18 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments of (N, C, H, W) over (H, W), in two passes: 7 to 30 times as fast as torch.var_mean on a CPU.
+    """Moments of (N, C, H, W) over (H, W), in vectorized passes: several times as fast as torch.var_mean on a CPU.
+
+    The mean of float32 values around 1e4 is off by its rounding, which the mean of what is left after subtracting it puts
+    right; that correction is zero in exact arithmetic, so no gradient flows through it.
 
     Returns: mean (N, C), biased variance (N, C), and x - mean (N, C, H, W). Finite at 1 x 1 (variance 0).
     """
-    mean = x.mean((2, 3), keepdim=True)
-    centred = x - mean
-    return mean[:, :, 0, 0], centred.square().mean((2, 3)), centred
+    rounded = x.mean((2, 3), keepdim=True)
+    centred = x - rounded
+    correction = centred.detach().mean((2, 3), keepdim=True)
+    centred = centred - correction
+    return (rounded + correction)[:, :, 0, 0], centred.square().mean((2, 3)), centred
 
 
 def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
