@@ -37,6 +37,10 @@ class Learner:
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
 
+    def networks(self) -> list[nn.Module]:
+        """The bare network and, where they are kept, its averages."""
+        return [self.model, self.ema.module] if self.ema else [self.model]
+
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
     """Raises UserError for a global batch that the ranks cannot share alike or that the training set cannot fill."""

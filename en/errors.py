@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 MISTAKE = 2
 FAILURE = 1
+INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -28,6 +29,9 @@ def exit_on_error(command: Callable[[], None]) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
     except RunError as error:
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         print(f"error: {rank}{error}", file=sys.stderr, flush=True)

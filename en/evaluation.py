@@ -40,11 +40,10 @@ class Scores:
 def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: InputStep, shown: bool) -> Scores:
     """Scores of the bare model over every image of a set, the same on all ranks.
 
-    Buffers are first averaged over ranks; each rank takes its share of the images and the sums are added up.
+    The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are added up.
 
     Raises: RunError when the images seen are not as many as the set has.
     """
-    average_buffers(model)
     classes = len(loader.classes)
     metrics = MetricCollection(
         {

@@ -96,7 +96,7 @@ def measured_table(groups: list[list[Measured]]) -> list[str]:
             spread([run.summary["top5"] for run in runs]) if first["classes"] > 5 else "-",
             str(len(runs)),
             f"{first['params']:,}",
-            f"{first['gmacs']:.4f} (+ {first['norm_gmacs']:.4f})",
+            f"{first['gmacs']:.3g} (+ {first['norm_gmacs']:.2g})",
             f"{statistics.mean(run.summary['images_per_second'] for run in runs):.0f}",
             f"{first['hardware']}, {first['world_size']} ranks",
         ]

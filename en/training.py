@@ -60,8 +60,9 @@ class Run:
             prepare, mixing = InputStep(self.config, self.device), Mixing(self.config, len(self.classes))
             for epoch in range(self.epochs_done, self.config.train.epochs):
                 stats = train_epoch(self.config, learner, self.loaders["train"], mixing, prepare, self.ranks, epoch)
-                average_buffers(learner.model)
-                scored = learner.ema.module if learner.ema else learner.model
+                for network in learner.networks():
+                    average_buffers(network)
+                scored = learner.networks()[-1]
                 with record_ratios(scored) as record:
                     scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, prepare, self.ranks.is_first)
                 ratios = mean_ratios(scored, record)
@@ -76,8 +77,8 @@ class Run:
         cost, config = self.cost, self.config
         folder = self.folder.path if self.folder else ""
         return (
-            f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3f} + "
-            f"{cost.norm_gmacs:.3f} GMACs at {config.eval_resolution} pixels; {self.loaders['train'].samples} training images, "
+            f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3g} + "
+            f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.loaders['train'].samples} training images, "
             f"{len(self.classes)} classes; {hardware(self.ranks, self.device)}; {self.ranks.world_size} ranks; {folder}"
         )
 
