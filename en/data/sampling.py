@@ -101,7 +101,8 @@ def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.floa
     state = mix(mix(np.uint64(seed) + mix(np.zeros(1, np.uint64))) + np.uint64(epoch))
     state = mix(state + samples.astype(np.uint64))[:, None]
     words = mix(state + np.arange(draws, dtype=np.uint64))
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def mix(words: NDArray[Any]) -> Words:
