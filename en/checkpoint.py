@@ -12,7 +12,16 @@ from torch import nn
 from en.errors import UserError
 
 Checkpoint = dict[str, Any]
-KEYS = {"model", "ema", "optimizer", "scaler", "epoch", "best", "config", "classes"}
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "model": dict,
+    "ema": (dict, type(None)),
+    "optimizer": dict,
+    "scaler": dict,
+    "epoch": int,
+    "best": dict,
+    "config": dict,
+    "classes": list,
+}
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -40,9 +49,10 @@ def load(path: Path) -> Checkpoint:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected a checkpoint, which does not load: {str(error).splitlines()[0]}") from error
-    missing = KEYS - set(checkpoint if isinstance(checkpoint, dict) else ())
-    if missing:
-        raise UserError(f"{path}: expected a checkpoint with {', '.join(sorted(KEYS))}; missing {', '.join(sorted(missing))}")
+    found = checkpoint if isinstance(checkpoint, dict) else {}
+    wrong = [key for key, kind in KINDS.items() if key not in found or not isinstance(found[key], kind)]
+    if wrong:
+        raise UserError(f"{path}: expected a checkpoint with {', '.join(KINDS)}; missing or of another type: {', '.join(wrong)}")
     return dict(checkpoint)
 
 
@@ -56,6 +66,6 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
     """Puts a checkpoint's weights into a model. Raises UserError when they are those of another network."""
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: expected the weights of this configuration's network: {detail}") from error

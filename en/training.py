@@ -31,7 +31,7 @@ class Run:
     """
 
     def __init__(self, config: Config, config_path: str, resume: str | None) -> None:
-        self.config, self.ranks = config, Ranks.from_environment()
+        self.config, self.ranks, self.resume = config, Ranks.from_environment(), resume
         self.saved = checkpoint.load(Path(resume) / "last.pt") if resume is not None else None
         self.loaders = open_loaders(config, self.ranks, ("train", "val"))
         self.classes = self.loaders["train"].classes
@@ -56,7 +56,7 @@ class Run:
         with worker_deaths_told(), process_group(self.ranks, self.device):
             learner = build_learner(self.config, self.model, self.device, self.ranks)
             if self.saved:
-                restore(learner, self.saved, Path("last.pt"))
+                restore(learner, self.saved, Path(str(self.resume)) / "last.pt")
             prepare, mixing = InputStep(self.config, self.device), Mixing(self.config, len(self.classes))
             for epoch in range(self.epochs_done, self.config.train.epochs):
                 stats = train_epoch(self.config, learner, self.loaders["train"], mixing, prepare, self.ranks, epoch)
@@ -146,9 +146,12 @@ def restore(learner: Learner, saved: checkpoint.Checkpoint, path: Path) -> None:
     checkpoint.load_weights(learner.model, saved["model"], path)
     if learner.ema:
         checkpoint.load_weights(learner.ema.module, saved["ema"] or saved["model"], path)
-    learner.optimizer.load_state_dict(saved["optimizer"])
-    if saved["scaler"]:
-        learner.scaler.load_state_dict(saved["scaler"])
+    try:
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        if saved["scaler"]:
+            learner.scaler.load_state_dict(saved["scaler"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected the optimizer's state of this configuration: {error}") from error
 
 
 def check_resumable(saved: checkpoint.Checkpoint, config: Config, classes: list[str], resume: str) -> None:
