@@ -7,11 +7,11 @@ A run folder means its last.pt. The last line on stdout is one JSON object: top1
 import argparse
 import json
 
-from en.errors import UserError, exit_on_error
+from en.errors import Parser, UserError, exit_on_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
     parser.add_argument("--recalibrate", metavar="N", type=int, default=0, help="take running averages over N batches")

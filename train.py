@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
 """Train: python train.py CONFIG [key=value ...] [--resume RUN] [--print-config], or the same under torchrun."""
 
-import argparse
-
-from en.errors import exit_on_error
+from en.errors import Parser, exit_on_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="e.g. norm.name=gn optim.lr=0.2")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run folder after its last finished epoch")

@@ -1,8 +1,10 @@
 """How a command ends: a user's mistake or a failed run is one line on stderr, never a traceback."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 MISTAKE = 2
 FAILURE = 1
@@ -19,6 +21,13 @@ class RunError(Exception):
     """A run that cannot go on, through no fault of its input's form: one line that says what happened and where."""
 
     exit_code = FAILURE
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message} (see --help)")
 
 
 def exit_on_error(command: Callable[[], None]) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.errors import UserError, exit_on_error
+from en.errors import Parser, UserError, exit_on_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg; a list file "
                         "with lines `train|val path class`; Fashion-MNIST's folder; or the word fashion-mnist")  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Compare runs: one Markdown table of measured figures, seeds averaged, with the published ones beside them."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.errors import exit_on_error
+from en.errors import Parser, exit_on_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     parser.add_argument("--out", metavar="FILE.md", type=Path, required=True, help="the file to write")
     arguments = parser.parse_args()
