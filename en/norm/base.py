@@ -1,14 +1,14 @@
 """What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from en.norm import moments
+from en.norm import cpu_mixed, fused, mixtures, moments
+from en.norm.passes import accumulation_dtype
 
 
 class Normalizer(nn.Module):
@@ -48,9 +48,14 @@ class Normalizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
         check_input(x, self.num_features)
-        with full_precision(x.device.type):
-            values = x.to(moments.accumulation_dtype(x.dtype))
-            mean, var, centred = moments.instance_moments(values)
+        if torch.compiler.is_compiling() or x.is_meta:
+            return self.plain(x)
+        return fused.normalize(x, self.coefficients, list(self.parameters()))
+
+    def plain(self, x: Tensor) -> Tensor:
+        """What `forward` computes, in plain differentiable operations: the reference, and what torch.compile is given."""
+        with fused.full_precision(x.device.type):
+            mean, var, centred = moments.instance_moments(x.to(accumulation_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
@@ -95,27 +100,31 @@ class RunningNormalizer(Normalizer):
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
 
+    @property
+    def synced(self) -> bool:
+        """Whether batch moments are those of all ranks, now."""
+        return self.sync and self.training and dist.is_available() and dist.is_initialized()
+
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """The batch's mean and biased variance, (1, C), in training; the running averages in evaluation."""
         if not self.training:
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
-        count: int | Tensor
-        if self.sync and dist.is_available() and dist.is_initialized():
+        if self.synced:
             batch_mean, batch_var, count = moments.synced_batch_moments(mean, var, pixels)
-            correction = count / (count - 1).clamp(min=1)
+            self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
             batch_mean, batch_var = moments.pool(mean, var, dim=0)
-            count = mean.shape[0] * pixels
-            correction = torch.tensor(count / max(count - 1, 1), dtype=mean.dtype, device=mean.device)
-        self._track(batch_mean.detach()[0], (batch_var.detach() * correction)[0])
+            self.track(batch_mean.detach()[0], batch_var.detach()[0], mean.shape[0] * pixels)
         return batch_mean, batch_var
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
+    def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
         self.num_batches_tracked.add_(1)
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.copy_(self.running_mean + share * (mean - self.running_mean))
-        self.running_var.copy_(self.running_var + share * (unbiased_var - self.running_var))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_((var * unbiased).to(self.running_var.dtype), share)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
@@ -143,32 +152,37 @@ class MixedNormalizer(RunningNormalizer):
         self.normalizers = self_normalizers
         self.groups = check_groups(groups, num_features)
 
-    def all_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of every normalizer: two tensors (N, K, C)."""
-        pairs = [self._moments_of(name, mean, var, pixels) for name in self.normalizers]
-        means, variances = ([part.expand(mean.shape) for part in column] for column in zip(*pairs, strict=True))
-        return torch.stack(means, dim=1), torch.stack(variances, dim=1)
+    def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
+        batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
+        return mixtures.statistics(mean, var, self.normalizers, self.groups, batch)
 
-    def _moments_of(self, name: str, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        match name:
-            case "bn":
-                return self.batch_moments(mean, var, pixels)
-            case "in":
-                return mean, var
-            case "ln":
-                return moments.pool(mean, var, dim=1)
-            case _:
-                return moments.group_moments(mean, var, self.groups)
+    @property
+    def running(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Running mean and variance and the count of batches, where bn is mixed in."""
+        return (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
+
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        """What it mixes and with what, for the compiled form; None where that does not compute the same."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
+        check_input(x, self.num_features)
+        if torch.compiler.is_compiling() or self.synced:
+            return super().forward(x)
+        recipe = self.recipe()
+        if recipe is None or not cpu_mixed.usable(x, recipe):
+            return super().forward(x)
+        y, ratios = cpu_mixed.normalize(x, recipe)
+        self.observe(ratios)
+        return y
+
+    def observe(self, ratios: Tensor) -> None:
+        """Is shown the ratios (N, K) of every forward pass, without a gradient."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"
-
-
-def full_precision(device_type: str) -> AbstractContextManager[None]:
-    """Autocast switched off; nothing on the meta device, which has none."""
-    if device_type == "meta":
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def per_channel(values: Tensor) -> Tensor:

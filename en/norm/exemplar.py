@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from en.norm import cpu_mixed, mixtures
 from en.norm.base import MixedNormalizer, flag, one_of, whole
-from en.norm.single import affine
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
@@ -86,38 +86,61 @@ class ExemplarNorm2d(MixedNormalizer):
             nn.init.zeros_(parameter)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        means, variances = self.all_moments(mean, var, pixels)
-        rstd = torch.rsqrt(variances + self.eps)
-        centred = (mean[:, None] - means) * rstd
-        ratios = self.ratios(mean, centred)
-        if self._observer is not None:
-            self._observer(ratios.detach())
+        offsets, variances = self.statistics(mean, var, pixels)
+        ratios = self.ratios(mean, offsets, variances)
+        self.observe(ratios.detach())
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if self.mix == "statistics":
-            mixed_mean = (ratios[..., None] * means).sum(1)
-            mixed_var = (ratios[..., None] * variances).sum(1)
-            return affine(self.weight[0], self.bias[0], mean, mixed_mean, mixed_var, self.eps)
-        weighted = self.weight * ratios[..., None]
-        return (weighted * rstd).sum(1), (weighted * centred).sum(1) + self.bias.sum(0)
+            return mixtures.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
+        return mixtures.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
 
-    def ratios(self, pooled: Tensor, centred: Tensor) -> Tensor:
+    def observe(self, ratios: Tensor) -> None:
+        if self._observer is not None:
+            self._observer(ratios)
+
+    def ratios(self, pooled: Tensor, offsets: Tensor, variances: Tensor) -> Tensor:
         """The share of each normalizer for each sample, (N, K), rows summing to 1.
 
         Args:
             pooled: (N, C), x of the formula, the mean of X over (H, W).
-            centred: (N, K, C), xhat of the formula.
+            offsets, variances: (N, K, C), x - mu_k and var_k of the formula.
         """
-        n, k, c = centred.shape
+        n, k, c = offsets.shape
         if self.ratio_source == "static":
-            return torch.softmax(self.ratio_logits.to(centred.dtype), dim=0).expand(n, k)
+            return torch.softmax(self.ratio_logits.to(pooled.dtype), dim=0).expand(n, k)
         inputs = pooled
         if self.ratio_source == "correlation":
-            z = centred
-            if self.convolution:
-                kernel = self.reduce.weight.to(centred.dtype)
-                z = (centred * kernel.view(c)).view(n, k, kernel.shape[0], kernel.shape[1]).sum(3)
-            inputs = torch.bmm(z, z.transpose(1, 2)).flatten(1)
+            kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
+            kernel = kernel.to(pooled.dtype).view(c)
+            inputs = mixtures.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
         first, activation, last = self.gate
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
+
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        if type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
+            return None
+        parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
+        if self.ratio_source == "static":
+            parameters["logits"] = self.ratio_logits
+        else:
+            if self.ratio_source == "correlation":
+                parameters["kernel"] = self.reduce.weight if self.convolution else self.weight.new_ones(self.num_features)
+            first, _, last = self.gate
+            assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+            parameters |= {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
+        return cpu_mixed.Recipe(
+            normalizers=self.normalizers,
+            groups=self.groups,
+            eps=self.eps,
+            parameters=parameters,
+            source="logits" if self.ratio_source == "static" else self.ratio_source,
+            mix_statistics=self.mix == "statistics",
+            training=self.training,
+            running=self.running,
+            momentum=self.momentum,
+            activation=self.activation,
+            reduced=self.reduce.groups if "kernel" in parameters and self.convolution else self.num_features,
+        )
 
 
 def linear(layer: nn.Module, inputs: Tensor) -> Tensor:

@@ -15,11 +15,6 @@ from torch.autograd.function import FunctionCtx
 NAMES = ("bn", "in", "ln", "gn")
 
 
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which moments are taken: float64 for float64 input, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of (N, C, H, W) over (H, W), in vectorized passes: several times as fast as torch.var_mean on a CPU.
 

@@ -1,7 +1,6 @@
 """The single normalizers bn, in, ln and gn, with one signature and one meaning of affine."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +27,7 @@ class BatchNorm2d(RunningNormalizer):
         """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
         check_input(x, self.num_features)
         one_value = x.shape[0] * x.shape[2] * x.shape[3] <= 1
-        synced = self.sync and dist.is_available() and dist.is_initialized()
-        if self.training and (synced or one_value or self.momentum is None):
+        if self.training and (self.synced or one_value or self.momentum is None):
             return super().forward(x)
         if self.training:
             self.num_batches_tracked.add_(1)

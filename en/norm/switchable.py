@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from en.norm import cpu_mixed, mixtures
 from en.norm.base import MixedNormalizer
-from en.norm.single import affine
 
 
 class SwitchableNorm2d(MixedNormalizer):
@@ -40,9 +40,25 @@ class SwitchableNorm2d(MixedNormalizer):
         self.var_weight = nn.Parameter(torch.ones(len(self.normalizers)))
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        means, variances = self.all_moments(mean, var, pixels)
-        mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0)
-        var_ratios = torch.softmax(self.var_weight.to(var.dtype), dim=0)
-        mixed_mean = (mean_ratios[:, None] * means).sum(1)
-        mixed_var = (var_ratios[:, None] * variances).sum(1)
-        return affine(self.weight, self.bias, mean, mixed_mean, mixed_var, self.eps)
+        offsets, variances = self.statistics(mean, var, pixels)
+        shape = offsets.shape[:2]
+        mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0).expand(shape)
+        var_ratios = torch.softmax(self.var_weight.to(mean.dtype), dim=0).expand(shape)
+        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        return mixtures.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        if type(self) is not SwitchableNorm2d:  # a subclass may have coefficients of its own
+            return None
+        parameters = {"weight": self.weight, "bias": self.bias, "logits": self.mean_weight, "var_logits": self.var_weight}
+        return cpu_mixed.Recipe(
+            normalizers=self.normalizers,
+            groups=self.groups,
+            eps=self.eps,
+            parameters=parameters,
+            source="logits",
+            mix_statistics=True,
+            training=self.training,
+            running=self.running,
+            momentum=self.momentum,
+        )

@@ -1,0 +1,443 @@
+// The four passes over (N, C, H, W) that normalization needs, for a CPU: see ../passes.py, which has them in torch's operations.
+//
+// A cell is one channel of one sample, P = H * W values. NCHW keeps a cell's values side by side, so vectors run along
+// pixels; channels_last keeps a pixel's channels side by side, so vectors run along channels. Sums are taken about a
+// centre near the data, the mean of a cell's first pixels: with those a share f of the cell, cancellation in
+// E[d^2] - E[d]^2 costs at most a factor 1/f. Partial sums are flushed often, which keeps float32 sums accurate.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+using float16 = _Float16;
+
+template <class T> using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A> struct vector_of {
+    typedef A type __attribute__((vector_size(64)));
+};
+template <class A> using vec = typename vector_of<A>::type;
+template <class A> constexpr int64_t width = 64 / sizeof(A);
+
+constexpr int64_t kFlush = 256;   // vectors summed before they are added to the total
+constexpr int64_t kLanes = 4;     // vectors in flight: hides the latency of an addition
+
+// ---- loads and stores: values of type T as accumulators ----
+
+inline float value(float x) { return x; }
+inline double value(double x) { return x; }
+inline float value(float16 x) { return static_cast<float>(x); }
+inline float value(bfloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+inline void put(float* to, float x) { *to = x; }
+inline void put(double* to, double x) { *to = x; }
+inline void put(float16* to, float x) { *to = static_cast<float16>(x); }
+inline void put(bfloat16* to, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;   // to nearest, ties to even
+    to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>(rounded);
+}
+
+template <class T> inline vec<accumulator<T>> load(const T* from) {
+    using A = accumulator<T>;
+    vec<A> out;
+    if constexpr (std::is_same_v<T, A>) {
+        std::memcpy(&out, from, sizeof out);
+    } else if constexpr (std::is_same_v<T, bfloat16>) {
+        typedef uint16_t narrow __attribute__((vector_size(32)));
+        typedef uint32_t wide __attribute__((vector_size(64)));
+        narrow half;
+        std::memcpy(&half, from, sizeof half);
+        const wide bits = __builtin_convertvector(half, wide) << 16;
+        std::memcpy(&out, &bits, sizeof out);
+    } else {
+        typedef float16 narrow __attribute__((vector_size(32)));
+        narrow half;
+        std::memcpy(&half, from, sizeof half);
+        out = __builtin_convertvector(half, vec<A>);
+    }
+    return out;
+}
+
+template <class T> inline void store(T* to, vec<accumulator<T>> x) {
+    using A = accumulator<T>;
+    if constexpr (std::is_same_v<T, A>) {
+        std::memcpy(to, &x, sizeof x);
+    } else if constexpr (std::is_same_v<T, bfloat16>) {
+        typedef uint16_t narrow __attribute__((vector_size(32)));
+        typedef uint32_t wide __attribute__((vector_size(64)));
+        wide bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+        const wide nan = (wide)(x != x);
+        rounded = (rounded & ~nan) | (nan & 0x7fc0);
+        const narrow half = __builtin_convertvector(rounded, narrow);
+        std::memcpy(to, &half, sizeof half);
+    } else {
+        typedef float16 narrow __attribute__((vector_size(32)));
+        const narrow half = __builtin_convertvector(x, narrow);
+        std::memcpy(to, &half, sizeof half);
+    }
+}
+
+// A scalar or a vector of accumulators.
+template <class V, class A> inline V get(const A* from) {
+    V out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+template <class A> inline A total(vec<A> x) {
+    A sum = 0;
+    for (int64_t i = 0; i < width<A>; ++i) sum += x[i];
+    return sum;
+}
+
+// ---- sums over cells: S of them at once, `terms` saying which ----
+//
+// terms(out, i) puts the S summands of the vector (or, for scalars, the value) at offset i into out.
+
+// One cell of NCHW: values 0 .. pixels - 1.
+template <int S, class A, class Vectors, class Scalars>
+inline void sum_row(int64_t pixels, A* out, Vectors vectors, Scalars scalars) {
+    constexpr int64_t W = width<A>;
+    vec<A> sum[S] = {};
+    int64_t i = 0;
+    while (i + W <= pixels) {
+        vec<A> part[S][kLanes] = {};
+        const int64_t stop = std::min(pixels, i + kFlush * kLanes * W);
+        for (; i + kLanes * W <= stop; i += kLanes * W)
+            for (int lane = 0; lane < kLanes; ++lane) {
+                vec<A> term[S];
+                vectors(term, i + lane * W);
+                for (int s = 0; s < S; ++s) part[s][lane] += term[s];
+            }
+        for (; i + W <= stop; i += W) {
+            vec<A> term[S];
+            vectors(term, i);
+            for (int s = 0; s < S; ++s) part[s][0] += term[s];
+        }
+        for (int s = 0; s < S; ++s) sum[s] += (part[s][0] + part[s][1]) + (part[s][2] + part[s][3]);
+    }
+    A rest[S] = {};
+    for (; i < pixels; ++i) {
+        A term[S];
+        scalars(term, i);
+        for (int s = 0; s < S; ++s) rest[s] += term[s];
+    }
+    for (int s = 0; s < S; ++s) out[s] = total<A>(sum[s]) + rest[s];
+}
+
+// B * width channels of channels_last over all pixels; terms(out, offset, b) for the b-th vector of the pixel at offset.
+template <int S, int B, class A, class Terms>
+inline void sum_columns(int64_t pixels, int64_t channels, vec<A> (&sum)[S][B], Terms terms) {
+    for (int s = 0; s < S; ++s)
+        for (int b = 0; b < B; ++b) sum[s][b] = vec<A>{};
+    for (int64_t p = 0; p < pixels;) {
+        vec<A> part[S][B] = {};
+        for (const int64_t stop = std::min(pixels, p + kFlush); p < stop; ++p)
+            for (int b = 0; b < B; ++b) {
+                vec<A> term[S];
+                terms(term, p * channels + b * width<A>, b);
+                for (int s = 0; s < S; ++s) part[s][b] += term[s];
+            }
+        for (int s = 0; s < S; ++s)
+            for (int b = 0; b < B; ++b) sum[s][b] += part[s][b];
+    }
+}
+
+inline int64_t first_pixels(int64_t pixels) { return std::max(std::min<int64_t>(pixels, 256), pixels / 16); }
+
+// ---- moments: stats (4, N, C) = mean, variance, centre, mean - centre ----
+
+template <class A> struct stats {
+    A *mean, *var, *centre, *rest;
+    stats(A* base, int64_t cells) : mean(base), var(base + cells), centre(base + 2 * cells), rest(base + 3 * cells) {}
+    void set(int64_t cell, A c, A sum, A squares, A pixels) {
+        const A lo = sum / pixels;
+        centre[cell] = c;
+        rest[cell] = lo;
+        mean[cell] = c + lo;
+        var[cell] = std::max(squares / pixels - lo * lo, A(0));
+        if (squares != squares) var[cell] = squares;
+    }
+};
+
+template <class T> void moments_row(const T* x, int64_t pixels, stats<accumulator<T>> out, int64_t cell) {
+    using A = accumulator<T>;
+    const int64_t first = first_pixels(pixels);
+    A start[1];
+    sum_row<1, A>(
+        first, start, [&](vec<A>* t, int64_t i) { t[0] = load(x + i); }, [&](A* t, int64_t i) { t[0] = value(x[i]); });
+    const A centre = start[0] / A(first);
+    A sums[2];
+    sum_row<2, A>(
+        pixels, sums,
+        [&](vec<A>* t, int64_t i) {
+            const vec<A> d = load(x + i) - centre;
+            t[0] = d;
+            t[1] = d * d;
+        },
+        [&](A* t, int64_t i) {
+            const A d = value(x[i]) - centre;
+            t[0] = d;
+            t[1] = d * d;
+        });
+    out.set(cell, centre, sums[0], sums[1], A(pixels));
+}
+
+template <int B, class T>
+void moments_columns(const T* x, int64_t pixels, int64_t channels, stats<accumulator<T>> out, int64_t cell) {
+    using A = accumulator<T>;
+    const int64_t first = first_pixels(pixels);
+    vec<A> start[1][B];
+    sum_columns<1, B, A>(first, channels, start, [&](vec<A>* t, int64_t i, int) { t[0] = load(x + i); });
+    vec<A> centre[B];
+    for (int b = 0; b < B; ++b) centre[b] = start[0][b] / A(first);
+    vec<A> sums[2][B];
+    sum_columns<2, B, A>(pixels, channels, sums, [&](vec<A>* t, int64_t i, int b) {
+        const vec<A> d = load(x + i) - centre[b];
+        t[0] = d;
+        t[1] = d * d;
+    });
+    for (int b = 0; b < B; ++b)
+        for (int64_t j = 0; j < width<A>; ++j)
+            out.set(cell + b * width<A> + j, centre[b][j], sums[0][b][j], sums[1][b][j], A(pixels));
+}
+
+// ---- sums for the backward pass: out (2, N, C) = sum dY, sum dY * (X - mean) ----
+
+template <class A> struct sums {
+    A *plain, *dot;
+    sums(A* base, int64_t cells) : plain(base), dot(base + cells) {}
+};
+
+template <class T>
+void gradient_row(const T* dy, const T* x, int64_t pixels, stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
+    using A = accumulator<T>;
+    const A centre = in.centre[cell];
+    A got[2];
+    sum_row<2, A>(
+        pixels, got,
+        [&](vec<A>* t, int64_t i) {
+            t[0] = load(dy + i);
+            t[1] = t[0] * (load(x + i) - centre);
+        },
+        [&](A* t, int64_t i) {
+            t[0] = value(dy[i]);
+            t[1] = t[0] * (value(x[i]) - centre);
+        });
+    out.plain[cell] = got[0];
+    out.dot[cell] = got[1] - in.rest[cell] * got[0];
+}
+
+template <int B, class T>
+void gradient_columns(const T* dy, const T* x, int64_t pixels, int64_t channels, stats<accumulator<T>> in,
+                      sums<accumulator<T>> out, int64_t cell) {
+    using A = accumulator<T>;
+    vec<A> centre[B];
+    for (int b = 0; b < B; ++b) centre[b] = load(in.centre + cell + b * width<A>);
+    vec<A> got[2][B];
+    sum_columns<2, B, A>(pixels, channels, got, [&](vec<A>* t, int64_t i, int b) {
+        t[0] = load(dy + i);
+        t[1] = t[0] * (load(x + i) - centre[b]);
+    });
+    for (int b = 0; b < B; ++b) {
+        const int64_t at = cell + b * width<A>;
+        store(out.plain + at, got[0][b]);
+        store(out.dot + at, vec<A>(got[1][b] - load(in.rest + at) * got[0][b]));
+    }
+}
+
+// ---- elementwise passes: out = slope * (X - centre) + [scale * dY] + offset ----
+
+// Y = scale * (X - mean) + shift.
+template <class A> struct forward_map {
+    stats<A> in;
+    const A *scale, *shift;
+    static constexpr bool backward = false;
+    template <class V> void at(V& slope, V& offset, V&, V& centre, int64_t i) const {
+        slope = get<V>(scale + i);
+        centre = get<V>(in.centre + i);
+        offset = get<V>(shift + i) - slope * get<V>(in.rest + i);
+    }
+};
+
+// dX = scale * (dY - mean dY) + (d_mean + 2 * d_var * (X - mean)) / P.
+template <class A> struct backward_map {
+    stats<A> in;
+    const A *scale, *sum_dy, *d_mean, *d_var;
+    A share;
+    static constexpr bool backward = true;
+    template <class V> void at(V& slope, V& offset, V& factor, V& centre, int64_t i) const {
+        slope = 2 * share * get<V>(d_var + i);
+        factor = get<V>(scale + i);
+        centre = get<V>(in.centre + i);
+        offset = share * (get<V>(d_mean + i) - factor * get<V>(sum_dy + i)) - slope * get<V>(in.rest + i);
+    }
+};
+
+template <class Map, class T>
+void map_row(const T* x, const T* dy, T* out, int64_t pixels, const Map& map, int64_t cell) {
+    using A = accumulator<T>;
+    A slope, offset, factor = 0, centre;
+    map.at(slope, offset, factor, centre, cell);
+    int64_t i = 0;
+    for (; i + width<A> <= pixels; i += width<A>) {
+        vec<A> y = (load(x + i) - centre) * slope + offset;
+        if constexpr (Map::backward) y += load(dy + i) * factor;
+        store(out + i, y);
+    }
+    for (; i < pixels; ++i) {
+        A y = (value(x[i]) - centre) * slope + offset;
+        if constexpr (Map::backward) y += value(dy[i]) * factor;
+        put(out + i, y);
+    }
+}
+
+// B vectors of channels over all pixels, factors in registers.
+template <int B, class Map, class T>
+void map_block(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels, const Map& map, int64_t cell) {
+    using A = accumulator<T>;
+    vec<A> slope[B], offset[B], factor[B], centre[B];
+    for (int b = 0; b < B; ++b) map.at(slope[b], offset[b], factor[b], centre[b], cell + b * width<A>);
+    for (int64_t p = 0; p < pixels; ++p)
+        for (int b = 0; b < B; ++b) {
+            const int64_t i = p * channels + b * width<A>;
+            vec<A> y = (load(x + i) - centre[b]) * slope[b] + offset[b];
+            if constexpr (Map::backward) y += load(dy + i) * factor[b];
+            store(out + i, y);
+        }
+}
+
+// channels_last in tiles of pixels that fit the second cache: all channels of a tile before the next one.
+template <class Map, class T>
+void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels, const Map& map, int64_t cell) {
+    using A = accumulator<T>;
+    constexpr int64_t W = width<A>;
+    const int64_t tile = std::max<int64_t>(8, 65536 / channels);
+    for (int64_t p = 0; p < pixels; p += tile) {
+        const int64_t count = std::min(tile, pixels - p), base = p * channels;
+        const T* const dy_tile = Map::backward ? dy + base : dy;
+        int64_t c = 0;
+        for (; c + 2 * W <= channels; c += 2 * W)
+            map_block<2>(x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
+        for (; c + W <= channels; c += W)
+            map_block<1>(x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
+        for (; c < channels; ++c) {
+            A slope, offset, factor = 0, centre;
+            map.at(slope, offset, factor, centre, cell + c);
+            for (int64_t i = base + c; i < base + count * channels; i += channels) {
+                A y = (value(x[i]) - centre) * slope + offset;
+                if constexpr (Map::backward) y += value(dy[i]) * factor;
+                put(out + i, y);
+            }
+        }
+    }
+}
+
+// ---- all cells ----
+
+struct shape {
+    int64_t samples, channels, pixels, threads;
+    bool channels_last;
+    int64_t cells() const { return samples * channels; }
+};
+
+// row(cell, offset) for every cell of NCHW; columns(cell, offset, blocks) for channels_last, the last block of a sample
+// overlapping the one before where the width of a vector does not divide C; narrow(cell, offset) where C is below it.
+template <class A, class Row, class Wide, class Single, class Narrow>
+void reduce_cells(shape s, Row row, Wide wide, Single single, Narrow narrow) {
+    constexpr int64_t W = width<A>, B = 4;
+    if (!s.channels_last) {
+#pragma omp parallel for num_threads(s.threads) schedule(static)
+        for (int64_t cell = 0; cell < s.cells(); ++cell) row(cell, cell * s.pixels);
+        return;
+    }
+    const int64_t blocks = (s.channels + B * W - 1) / (B * W);
+#pragma omp parallel for num_threads(s.threads) schedule(static)
+    for (int64_t task = 0; task < s.samples * blocks; ++task) {
+        const int64_t n = task / blocks, from = task % blocks * B * W, to = std::min(s.channels, from + B * W);
+        const int64_t cell = n * s.channels, offset = n * s.channels * s.pixels;
+        if (to - from == B * W) {
+            wide(cell + from, offset + from);
+        } else if (s.channels >= W) {
+            for (int64_t c = from; c < to; c += W) {
+                const int64_t at = std::min(c, s.channels - W);
+                single(cell + at, offset + at);
+            }
+        } else {
+            for (int64_t c = from; c < to; ++c) narrow(cell + c, offset + c);
+        }
+    }
+}
+
+// A strided cell of channels_last with fewer channels than a vector, gathered into a row.
+template <class T, class Use> void gathered(const T* x, int64_t pixels, int64_t channels, Use use) {
+    T* row = new T[pixels];
+    for (int64_t p = 0; p < pixels; ++p) row[p] = x[p * channels];
+    use(row);
+    delete[] row;
+}
+
+template <class T> void moments(shape s, const T* x, accumulator<T>* base) {
+    using A = accumulator<T>;
+    const stats<A> out(base, s.cells());
+    reduce_cells<A>(
+        s, [&](int64_t cell, int64_t at) { moments_row(x + at, s.pixels, out, cell); },
+        [&](int64_t cell, int64_t at) { moments_columns<4>(x + at, s.pixels, s.channels, out, cell); },
+        [&](int64_t cell, int64_t at) { moments_columns<1>(x + at, s.pixels, s.channels, out, cell); },
+        [&](int64_t cell, int64_t at) {
+            gathered(x + at, s.pixels, s.channels, [&](const T* row) { moments_row(row, s.pixels, out, cell); });
+        });
+}
+
+template <class T> void gradient_sums(shape s, const T* dy, const T* x, accumulator<T>* base, accumulator<T>* result) {
+    using A = accumulator<T>;
+    const stats<A> in(base, s.cells());
+    const sums<A> out(result, s.cells());
+    reduce_cells<A>(
+        s, [&](int64_t cell, int64_t at) { gradient_row(dy + at, x + at, s.pixels, in, out, cell); },
+        [&](int64_t cell, int64_t at) { gradient_columns<4>(dy + at, x + at, s.pixels, s.channels, in, out, cell); },
+        [&](int64_t cell, int64_t at) { gradient_columns<1>(dy + at, x + at, s.pixels, s.channels, in, out, cell); },
+        [&](int64_t cell, int64_t at) {
+            gathered(dy + at, s.pixels, s.channels, [&](const T* dy_row) {
+                gathered(x + at, s.pixels, s.channels,
+                         [&](const T* row) { gradient_row(dy_row, row, s.pixels, in, out, cell); });
+            });
+        });
+}
+
+template <class Map, class T> void map_cells(shape s, const T* x, const T* dy, T* out, const Map& map) {
+    if (!s.channels_last) {
+#pragma omp parallel for num_threads(s.threads) schedule(static)
+        for (int64_t cell = 0; cell < s.cells(); ++cell) {
+            const int64_t at = cell * s.pixels;
+            map_row(x + at, Map::backward ? dy + at : dy, out + at, s.pixels, map, cell);
+        }
+        return;
+    }
+    const int64_t parts = std::min(s.pixels, std::max<int64_t>(1, (4 * s.threads) / std::max<int64_t>(1, s.samples)));
+#pragma omp parallel for num_threads(s.threads) schedule(static)
+    for (int64_t task = 0; task < s.samples * parts; ++task) {
+        const int64_t n = task / parts, from = task % parts * s.pixels / parts, to = (task % parts + 1) * s.pixels / parts;
+        const int64_t at = (n * s.pixels + from) * s.channels;
+        map_columns(x + at, Map::backward ? dy + at : dy, out + at, to - from, s.channels, map, n * s.channels);
+    }
+}
+
+}  // namespace
