@@ -114,8 +114,13 @@ def hardware(ranks: Ranks, device: torch.device) -> str:
     """Processors or GPUs in words, e.g. '8 x NVIDIA H200'."""
     if device.type == "cuda":
         return f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
+    return f"{len(os.sched_getaffinity(0))} cores of {processor()}"
+
+
+def processor() -> str:
+    """The CPU's name."""
     names = [line.partition(":")[2].strip() for line in open_cpuinfo() if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}"
+    return names[0] if names else platform.machine()
 
 
 def open_cpuinfo() -> list[str]:

@@ -50,6 +50,11 @@ class Normalizer(nn.Module):
         check_input(x, self.num_features)
         if torch.compiler.is_compiling() or x.is_meta:
             return self.plain(x)
+        recipe = self.recipe()
+        if recipe is not None and cpu_mixed.usable(x, recipe):
+            y, ratios = cpu_mixed.normalize(x, recipe)
+            self.observe(ratios)
+            return y
         return fused.normalize(x, self.coefficients, list(self.parameters()))
 
     def plain(self, x: Tensor) -> Tensor:
@@ -58,6 +63,13 @@ class Normalizer(nn.Module):
             mean, var, centred = moments.instance_moments(x.to(accumulation_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
+
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        """The same as `coefficients` in the terms of the compiled CPU code; None for what that cannot compute."""
+        return None
+
+    def observe(self, ratios: Tensor) -> None:
+        """Is shown the ratios (N, K) of every forward pass, without a gradient."""
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -161,25 +173,6 @@ class MixedNormalizer(RunningNormalizer):
     def running(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Running mean and variance and the count of batches, where bn is mixed in."""
         return (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
-
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        """What it mixes and with what, for the compiled form; None where that does not compute the same."""
-        return None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
-        if torch.compiler.is_compiling() or self.synced:
-            return super().forward(x)
-        recipe = self.recipe()
-        if recipe is None or not cpu_mixed.usable(x, recipe):
-            return super().forward(x)
-        y, ratios = cpu_mixed.normalize(x, recipe)
-        self.observe(ratios)
-        return y
-
-    def observe(self, ratios: Tensor) -> None:
-        """Is shown the ratios (N, K) of every forward pass, without a gradient."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"

@@ -41,9 +41,9 @@ class Recipe:
     parameters: Mapping[str, Tensor]
     source: str
     mix_statistics: bool
-    training: bool
-    running: tuple[Tensor, Tensor, Tensor] | None
-    momentum: float | None
+    training: bool = False
+    running: tuple[Tensor, Tensor, Tensor] | None = None
+    momentum: float | None = None
     activation: str = "tanh"
     reduced: int = 1
 

@@ -117,7 +117,7 @@ class ExemplarNorm2d(MixedNormalizer):
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 
     def recipe(self) -> cpu_mixed.Recipe | None:
-        if type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
+        if self.synced or type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
             return None
         parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
         if self.ratio_source == "static":

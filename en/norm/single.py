@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import moments
+from en.norm import cpu_mixed, moments
 from en.norm.base import Normalizer, RunningNormalizer, check_groups, check_input
 
 
@@ -55,6 +55,9 @@ class InstanceNorm2d(Normalizer):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         return affine(self.weight, self.bias, mean, mean, var, self.eps)
 
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        return single_recipe("in", 1, self.weight, self.bias, self.eps) if type(self) is InstanceNorm2d else None
+
 
 class GroupNorm2d(Normalizer):
     """Group normalization: moments over (C/G, H, W) per sample and group, in training and in evaluation.
@@ -75,6 +78,10 @@ class GroupNorm2d(Normalizer):
         group_mean, group_var = moments.group_moments(mean, var, self.groups)
         return affine(self.weight, self.bias, mean, group_mean, group_var, self.eps)
 
+    def recipe(self) -> cpu_mixed.Recipe | None:
+        own = type(self) in (GroupNorm2d, LayerNorm2d)  # a subclass may have coefficients of its own
+        return single_recipe("gn", self.groups, self.weight, self.bias, self.eps) if own else None
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
 
@@ -88,6 +95,12 @@ class LayerNorm2d(GroupNorm2d):
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps, groups=1)
+
+
+def single_recipe(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> cpu_mixed.Recipe:
+    """One normalizer as a mixture of one, whose ratio is 1."""
+    parameters = {"weight": weight, "bias": bias, "logits": weight.new_zeros(1)}
+    return cpu_mixed.Recipe((name,), groups, eps, parameters, "logits", mix_statistics=True)
 
 
 def affine(weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:

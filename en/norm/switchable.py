@@ -48,7 +48,7 @@ class SwitchableNorm2d(MixedNormalizer):
         return mixtures.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
 
     def recipe(self) -> cpu_mixed.Recipe | None:
-        if type(self) is not SwitchableNorm2d:  # a subclass may have coefficients of its own
+        if self.synced or type(self) is not SwitchableNorm2d:  # a subclass may have coefficients of its own
             return None
         parameters = {"weight": self.weight, "bias": self.bias, "logits": self.mean_weight, "var_logits": self.var_weight}
         return cpu_mixed.Recipe(

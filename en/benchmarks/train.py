@@ -1,0 +1,79 @@
+"""The trainer's images/s against the same network's bare step on images already in memory: what loop and loader cost."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from en.assembly import build_learner, build_network, open_loaders
+from en.benchmarks.timing import hardware, median, show, write
+from en.config import Config
+from en.data.prepare import Storage, prepare
+from en.data.sources import Sample, Source
+from en.distribution import Ranks
+from en.epoch import train_epoch
+from en.mixing import Mixing
+from en.pixels import InputStep
+
+BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
+
+
+def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
+    """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
+        config = Config.model_validate(
+            {
+                "model": {"name": "resnet50"},
+                "norm": {"name": norm},
+                "data": {"root": str(root), "resolution": RESOLUTION, "workers": threads},
+                "train": {"epochs": rounds + 1, "batch_size": BATCH, "channels_last": True},
+                "optim": {"lr": 0.01, "weight_decay": 1e-4},
+                "schedule": {"name": "cosine"},
+                "device": "cpu",
+            }
+        )
+        ranks, device = Ranks.from_environment(), torch.device("cpu")
+        loaders = open_loaders(config, ranks, ("train",))
+        prepare_input, mixing = InputStep(config, device), Mixing(config, CLASSES)
+        learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
+        images, labels = prepare_input(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
+
+        def bare_epoch() -> float:
+            bare.forward.train()
+            started = time.perf_counter()
+            for _ in range(steps):
+                torch.autograd.backward(F.cross_entropy(bare.forward(images), labels))
+                bare.optimizer.step()
+                bare.optimizer.zero_grad(set_to_none=True)
+            return steps * BATCH / (time.perf_counter() - started)
+
+        trained, alone = [], []
+        for epoch in range(rounds + 1):  # the first is a warm-up
+            stats = train_epoch(config, learner, loaders["train"], mixing, prepare_input, ranks, epoch)
+            trained.append(stats.images_per_second)
+            alone.append(bare_epoch())
+        loaders["train"].close()
+    where = hardware("cpu", threads)
+    speeds = {"trainer": median(trained[1:]), "bare step": median(alone[1:])}
+    ratio = speeds["trainer"] / speeds["bare step"]
+    print(f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, {rounds} rounds of {steps} steps in turns")
+    show("images/s", [{"what": name, "images/s": speed} for name, speed in speeds.items()])
+    print(f"trainer / bare step: {ratio:.3f}")
+    write(out, {"hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio})
+
+
+def noise_images(count: int) -> Source:
+    """Random pixels, stored raw: nothing to decode, so that the loader is not what limits."""
+    random = np.random.default_rng(0)
+
+    def samples(number: int, split: str) -> list[Sample]:
+        pixels = random.integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
+        return [Sample(f"{split} {i}", image, i % CLASSES) for i, image in enumerate(pixels)]
+
+    return Source("noise", [str(i) for i in range(CLASSES)], {"train": samples(count, "train"), "val": samples(CLASSES, "val")})

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Measure: the normalizers against nn.BatchNorm2d, the loaders against others, the trainer against a bare step."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from en.errors import Parser, UserError, exit_on_error
+
+
+def main() -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("what", choices=("norm", "loader", "train"))
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the median is shown")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there too")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, or workers of a loader")
+    norm = parser.add_argument_group("norm")
+    norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0"),
+                      default=["layer", "resnet50", "shufflenet_v2_x1_0"])  # fmt: skip
+    norm.add_argument("--modes", nargs="+", choices=("train", "infer"), default=["train", "infer"])
+    norm.add_argument("--layouts", nargs="+", choices=("nchw", "channels_last"), default=["nchw", "channels_last"])
+    norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    norm.add_argument("--compile", action="store_true", help="by torch.compile")
+    norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    loader = parser.add_argument_group("loader")
+    loader.add_argument("--images", type=int, default=1024, help="images of an epoch")
+    train = parser.add_argument_group("train")
+    train.add_argument("--norm", default="en", help="normalizer of the trained ResNet50")
+    train.add_argument("--steps", type=int, default=10, help="training steps of a round")
+    arguments = parser.parse_args()
+    for key in ("rounds", "threads", "images", "steps"):
+        if getattr(arguments, key) < 1:
+            raise UserError(f"--{key} {getattr(arguments, key)}: expected at least 1")
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    import torch
+
+    from en.benchmarks.loader import benchmark_loader
+    from en.benchmarks.norm import benchmark_norm
+    from en.benchmarks.train import benchmark_train
+
+    torch.set_num_threads(arguments.threads)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: expected a GPU, found none")
+    match arguments.what:
+        case "norm":
+            options = arguments.models, arguments.modes, arguments.layouts, arguments.dtype, arguments.compile, arguments.device
+            benchmark_norm(*options, arguments.rounds, arguments.json)
+        case "loader":
+            benchmark_loader(arguments.images, arguments.threads, arguments.rounds, arguments.json)
+        case _:
+            benchmark_train(arguments.norm, arguments.steps, arguments.rounds, arguments.json)
+
+
+if __name__ == "__main__":
+    exit_on_error(main)
