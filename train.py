@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Train: python train.py CONFIG [key=value ...] [--resume RUN] [--print-config], or the same under torchrun."""
 
+import json
+
 from en.errors import Parser, exit_on_error
 
 
@@ -8,20 +10,22 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="e.g. norm.name=gn optim.lr=0.2")
-    parser.add_argument("--resume", metavar="RUN", help="go on with a run folder after its last finished epoch")
+    parser.add_argument("--resume", metavar="RUN|FILE|auto", help="go on from a run folder's newest checkpoint, from one of its "
+                        "checkpoints, or auto: from run_dir's newest, or anew where it has none")  # fmt: skip
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     arguments = parser.parse_intermixed_args()
 
     from en.configuring import dump, load_config
 
-    config = load_config(arguments.config, arguments.overrides)
+    resume = [] if arguments.resume is None else [f"resume={json.dumps(arguments.resume)}"]
+    config = load_config(arguments.config, [*arguments.overrides, *resume])
     if arguments.print_config:
         print(dump(config), end="")
         return
 
     from en.training import Run
 
-    Run(config, arguments.config, arguments.resume).train()
+    Run(config, arguments.config).train()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         workers=ranks.default_workers() if data.workers is None else data.workers,
         timeout_s=data.timeout_s,
         pinned=config.device != "cpu" and torch.cuda.is_available(),
+        skip_damaged=data.on_error == "skip",
     )
     return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
 

@@ -1,16 +1,23 @@
-"""Checkpoints: written whole or not at all, read without running code from them."""
+"""Checkpoints: written whole or not at all, checked by their SHA-256, read without running code from them."""
 
+import contextlib
+import hashlib
+import io
 import os
 import pickle
+import shutil
+import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from en.errors import UserError
+from en.errors import RunError, UserError
 
+STEPS = "checkpoints"
 Checkpoint = dict[str, Any]
 KINDS: dict[str, type | tuple[type, ...]] = {
     "model": dict,
@@ -18,6 +25,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "optimizer": dict,
     "scaler": dict,
     "epoch": int,
+    "step": int,
+    "ranks": list,
     "best": dict,
     "config": dict,
     "classes": list,
@@ -25,29 +34,115 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a checkpoint durably: to a temporary file, synced, then renamed over `path`, and the folder synced."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        torch.save(checkpoint, file)
+    """Writes a checkpoint and its SHA-256, durably, whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    `path`.sha256 is what `sha256sum -c` reads. It is put in place first: a checkpoint that is there has its sum beside it.
+
+    Raises: RunError when it cannot be written, on a full disk for one; what was there before stays.
+    """
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    content = buffer.getbuffer()
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(partial, content)
+        write_durably(partial_sum := sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+        partial_sum.replace(sum_path(path))
+        partial.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        for leftover in (partial, sum_path(partial)):
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
+        raise RunError(f"{path}: {error.strerror or error}: this checkpoint was not written; those before it are whole") from error
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
+def sum_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def link(path: Path, name: Path) -> None:
+    """Makes `name` another name of a checkpoint, in place of what was there; a copy where the disk has no links."""
+    for source, target in ((sum_path(path), sum_path(name)), (path, name)):
+        partial = target.with_name(target.name + ".partial")
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copy2(source, partial)
+        if target.suffix == ".sha256":
+            partial.unlink()
+            partial.write_text(source.read_text().replace(path.name, name.name))
+        partial.replace(target)
+    sync_folder(name.parent)
+
+
+def step_path(folder: Path, step: int) -> Path:
+    """Where a run's checkpoint after `step` steps in all lies."""
+    return folder / STEPS / f"step_{step:09d}.pt"
+
+
+def step_paths(folder: Path) -> list[Path]:
+    """A run's checkpoints, the newest first."""
+    return sorted((folder / STEPS).glob("step_*.pt"), reverse=True)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Deletes checkpoints with their sums."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        sum_path(path).unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """A run's newest checkpoint that is whole, warning of newer ones that are not; None in a folder without any.
+
+    Raises: UserError when none of those there is whole: never a silent start from scratch.
+    """
+    candidates = [*step_paths(folder), *(path for path in [folder / "last.pt"] if path.exists())]
+    problems = []
+    for path in candidates:
+        try:
+            return path, load(path)
+        except UserError as error:
+            problems.append(str(error))
+            print(f"warning: {error}; trying the one before it", file=sys.stderr, flush=True)
+    if problems:
+        raise UserError(f"{folder}: none of its {len(problems)} checkpoints is whole: {problems[0]}")
+    return None
+
+
 def load(path: Path) -> Checkpoint:
-    """A checkpoint on the CPU. Raises UserError for a file that is missing, broken, or not a checkpoint of this package."""
+    """A checkpoint on the CPU, read without running code from it.
+
+    Raises: UserError for a file that is missing, not what its SHA-256 beside it says, or not a checkpoint of this package.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected a checkpoint")
     try:
+        content = path.read_bytes()
+        if sum_path(path).is_file() and hashlib.sha256(content).hexdigest() != sum_path(path).read_text().split()[0]:
+            raise UserError(f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
         raise UserError(f"{path}: expected a checkpoint, which does not load: {str(error).splitlines()[0]}") from error
     found = checkpoint if isinstance(checkpoint, dict) else {}
     wrong = [key for key, kind in KINDS.items() if key not in found or not isinstance(found[key], kind)]

@@ -59,6 +59,7 @@ class DataConfig(Section):
     std: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]  # the same scale
     workers: Annotated[int, Field(ge=0)] | None = None  # for each rank; null: the node's cores / its ranks
     timeout_s: Positive = 60.0  # seconds without a batch after which a run ends
+    on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
@@ -89,7 +90,9 @@ class TrainConfig(Section):
     clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
     progressive: ProgressiveConfig | None = None
-    check_every: Whole = 50  # steps between looks at the loss, the only synchronization
+    check_every: Whole = 50  # steps between looks at losses and gradients; with on_nonfinite=raise no other step waits
+    on_nonfinite: Literal["raise", "skip"] = "raise"  # a loss or gradient that is not finite; skip: leave the step out
+    nonfinite_limit: Whole = 10  # with skip: so many in a row end the run
 
     @model_validator(mode="after")
     def _micro_batches(self) -> "TrainConfig":
@@ -128,6 +131,15 @@ class ScheduleConfig(Section):
         return steps
 
 
+class CheckpointConfig(Section):
+    every_steps: Whole | None = None  # of the whole run; null: after each epoch only
+    keep: Whole = 3  # newest checkpoints kept, besides last.pt and best.pt
+
+
+class DistributedConfig(Section):
+    timeout_s: Positive = 600.0  # seconds that a rank waits for the others before the run ends
+
+
 class Config(Section):
     model: ModelConfig
     norm: NormConfig
@@ -135,9 +147,13 @@ class Config(Section):
     train: TrainConfig
     optim: OptimConfig
     schedule: ScheduleConfig = ScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    distributed: DistributedConfig = DistributedConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
+    deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
     run_dir: str | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
+    resume: str | None = None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
 
     @property
     def eval_resolution(self) -> int:
@@ -146,6 +162,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
+        if self.resume == "auto" and self.run_dir is None:
+            raise ValueError("resume=auto with run_dir=null: expected the folder to go on in")
         if self.schedule.warmup_epochs > self.train.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(f"schedule.warmup_epochs={warmup}: expected at most train.epochs={self.train.epochs}")

@@ -1,15 +1,18 @@
 """This process among the others that torchrun started, on one node or several."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from en.errors import UserError
+from en.errors import RunError, UserError
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,50 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
 
 
 @contextmanager
-def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Joins the ranks (NCCL on GPUs, gloo on CPUs) when torchrun started this process, and leaves them at the end."""
+def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Iterator[dist.ProcessGroup | None]:
+    """Joins the ranks (NCCL on GPUs, gloo on CPUs) when torchrun started this process, and leaves them at the end.
+
+    Args:
+        timeout_s: seconds that an exchange with other ranks may take.
+    Returns: a gloo group of all ranks, for small messages that no device has to wait for; None for one process alone.
+    """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if "WORLD_SIZE" not in os.environ:
-        yield
+        yield None
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
-        yield
+        group = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(group, dist.ProcessGroup)
+        yield group
     finally:
         dist.destroy_process_group()
+
+
+def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """`value` of every rank, in their order, on every rank."""
+    if group is None:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def refuse_drift(networks: Sequence[nn.Module], ranks: Ranks, group: dist.ProcessGroup | None) -> None:
+    """Raises RunError that names the ranks whose weights or buffers are not, bit for bit, those of rank 0."""
+    if group is None:
+        return
+    digest = hashlib.sha256()
+    for network in networks:
+        for value in network.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    digests = gather(digest.hexdigest(), group)
+    adrift = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if adrift:
+        named = ", ".join(map(str, adrift))
+        raise RunError(f"the weights or buffers of rank {named} are no longer those of rank 0: faulty memory, device or network")
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NoReturn
 MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
+RESUME_ME = 75  # EX_TEMPFAIL: stopped by a signal after a checkpoint
 
 
 class UserError(Exception):
@@ -23,6 +24,12 @@ class RunError(Exception):
     exit_code = FAILURE
 
 
+class Stopped(Exception):
+    """A run that a signal stopped after a checkpoint of it was written. One line that says where and how to go on."""
+
+    exit_code = RESUME_ME
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose refusals are a UserError."""
 
@@ -31,13 +38,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
-    """Runs `command`; a UserError or RunError ends the process with its exit code and one line, printed by rank 0."""
+    """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line."""
     try:
         command()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(stop, file=sys.stderr, flush=True)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)

@@ -1,5 +1,6 @@
 """A run's folder: what was run, on what, and what came of it."""
 
+import fcntl
 import json
 import os
 import platform
@@ -7,6 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from en.config import Config
 from en.configuring import dump
 from en.distribution import Ranks
-from en.errors import UserError
+from en.errors import RunError, UserError
 
 Row = dict[str, Any]
 Ratios = dict[str, dict[str, float]]
@@ -30,68 +33,108 @@ PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic
 
 
 class RunFolder:
-    """The files of one run: config.yaml, provenance.json, log.jsonl, summary.json, last.pt, best.pt, TensorBoard events.
+    """The files of one run: config.yaml, provenance.json, log.jsonl, events.jsonl, summary.json, checkpoints, TensorBoard events.
 
-    Made and written by rank 0 only.
+    Made and written by rank 0 only, and by one process at a time.
+
+    Raises: UserError for a folder that cannot be written, or in which another process is at work.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / ".lock").open("a")
+        except OSError as error:
+            raise UserError(f"run_dir={path}: {error.strerror}: expected a folder that can be written") from error
+        try:  # a POSIX lock: it ends with this process, however that ends, and loader workers do not inherit it
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
 
     def start(self, config: Config, ranks: Ranks, device: torch.device, epochs_done: int) -> None:
-        """Makes the folder, or takes up an existing one after `epochs_done` epochs, and writes what is about to run.
+        """Writes what is about to run, after `epochs_done` epochs of it.
 
         What the logs hold of later epochs is dropped: a resumed run does them again.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.yaml").write_text(dump(config), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"run_dir={self.path}: {error.strerror}: expected a folder that can be written") from error
-        log, starts = self.path / "log.jsonl", self.path / "provenance.json"
-        rows = log.read_text().splitlines() if log.is_file() else []
-        log.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["epoch"] <= epochs_done))
-        earlier = json.loads(starts.read_text())["starts"] if starts.is_file() else []
-        self._write("provenance.json", {"starts": [*earlier, provenance(config, ranks, device)]})
-        self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
+        with disk_errors_told(self.path):
+            self._write("config.yaml", dump(config))
+            for name in ("log.jsonl", "events.jsonl"):
+                rows = whole_rows(self.path / name)
+                self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows if row["epoch"] <= epochs_done))
+            starts = self.path / "provenance.json"
+            earlier = json.loads(starts.read_text())["starts"] if starts.is_file() else []
+            self._write("provenance.json", to_json({"starts": [*earlier, provenance(config, ranks, device)]}))
+            self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
 
-    def write_epoch(self, row: Row, ratios: Ratios) -> None:
-        """Appends one epoch to log.jsonl and TensorBoard.
+    def write_epoch(self, row: Row, ratios: Ratios, notes: list[Row]) -> None:
+        """Appends one epoch to log.jsonl and TensorBoard, and its notes to events.jsonl.
 
         Args:
             row: "epoch", counted from 1, and the epoch's numbers.
             ratios: the mean ratio of each normalizer in each EN layer.
+            notes: what happened in it: "epoch", "step" and one thing more.
         """
-        with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "epoch":
-                self._writer.add_scalar(TAGS.get(name, name), value, row["epoch"])
-        for layer, shares in ratios.items():
-            for name, share in shares.items():
-                self._writer.add_scalar(f"ratios/{layer}/{name}", share, row["epoch"])
-        self._writer.flush()
+        with disk_errors_told(self.path):
+            for name, rows in (("events.jsonl", notes), ("log.jsonl", [row])):
+                with (self.path / name).open("a") as file:
+                    file.write("".join(f"{json.dumps(line)}\n" for line in rows))
+            for name, value in row.items():
+                if name != "epoch":
+                    self._writer.add_scalar(TAGS.get(name, name), value, row["epoch"])
+            for layer, shares in ratios.items():
+                for name, share in shares.items():
+                    self._writer.add_scalar(f"ratios/{layer}/{name}", share, row["epoch"])
+            self._writer.flush()
 
     def write_summary(self, summary: Row) -> None:
         """Replaces summary.json, whole or not at all."""
-        self._write("summary.json", summary)
+        with disk_errors_told(self.path):
+            self._write("summary.json", to_json(summary))
 
-    def _write(self, name: str, content: Row) -> None:
+    def _write(self, name: str, content: str) -> None:
         temporary = self.path / f"{name}.partial"
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(content, encoding="utf-8")
         temporary.replace(self.path / name)
 
 
+@contextmanager
+def disk_errors_told(path: Path) -> Iterator[None]:
+    """Makes a RunError of what the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or path}: {error.strerror or error}; checkpoints written before are whole") from error
+
+
+def to_json(content: Row) -> str:
+    return json.dumps(content, indent=1) + "\n"
+
+
+def whole_rows(path: Path) -> list[Row]:
+    """The rows of a JSON-lines file, up to one that a dying process left unfinished."""
+    rows: list[Row] = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 def new_run_path(config: Config, config_path: str) -> Path:
-    """run_dir, or a new name under runs/. Raises UserError when run_dir already holds a run."""
-    if config.run_dir is None:
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{Path(config_path).stem}-{config.norm.name}-s{config.seed}-{stamp}"
-    path = Path(config.run_dir)
+    """run_dir, or a new name under runs/."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{Path(config_path).stem}-{config.norm.name}-s{config.seed}-{stamp}"
+
+
+def refuse_used(path: Path) -> None:
+    """Raises UserError for a folder that a new run would write over."""
     if (path / "config.yaml").exists() or (path.exists() and not path.is_dir()):
         held = "a run" if path.is_dir() else "a file"
         raise UserError(f"run_dir={path}: holds {held} already: expected a new folder, or --resume {path} to go on")
-    return path
 
 
 def provenance(config: Config, ranks: Ranks, device: torch.device) -> Row:

@@ -8,6 +8,7 @@ from en.data import worker_deaths_told
 from en.distribution import Ranks, choose_device, process_group
 from en.errors import UserError
 from en.evaluation import Scores, evaluate, recalibrate
+from en.heartbeat import departures_told
 from en.pixels import InputStep
 
 
@@ -36,7 +37,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     model = build_network(config, len(saved["classes"]))
     checkpoint.load_weights(model, saved["ema"] or saved["model"], path)
     device = choose_device(config.device, ranks)
-    with worker_deaths_told(), process_group(ranks, device):
+    with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s), departures_told(ranks):
         prepare = InputStep(config, device)
         model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:

@@ -1,22 +1,29 @@
 """A whole training run: set up, epochs with evaluation, logs and checkpoints."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from en import checkpoint
 from en.assembly import Learner, build_learner, build_network, check_batch_size, open_loaders
 from en.config import Config
 from en.data import worker_deaths_told
-from en.distribution import Ranks, average_buffers, choose_device, process_group
-from en.epoch import EpochStats, train_epoch
-from en.errors import UserError
+from en.distribution import Ranks, average_buffers, choose_device, gather, process_group, refuse_drift
+from en.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
+from en.errors import RESUME_ME, RunError, Stopped, UserError
 from en.evaluation import Scores, evaluate, mean_ratios
+from en.heartbeat import departures_told
+from en.loss_watch import LossWatch
 from en.mixing import Mixing
 from en.models import complexity
 from en.norm import record_ratios
 from en.pixels import InputStep
-from en.run_folder import Ratios, RunFolder, hardware, new_run_path
+from en.run_folder import Ratios, Row, RunFolder, hardware, new_run_path, refuse_used
+from en.stopping import StopWish
 
 FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
 
@@ -25,52 +32,128 @@ class Run:
     """One training run as this rank sees it; rank 0 also writes the run folder.
 
     Args:
-        config, config_path: the resolved configuration and the file that it came from.
-        resume: a run folder to go on with from its last finished epoch; None for a new run.
+        config, config_path: the resolved configuration, config.resume included, and the file that it came from.
     Raises: UserError for anything that can be known to be wrong before a device is touched.
     """
 
-    def __init__(self, config: Config, config_path: str, resume: str | None) -> None:
-        self.config, self.ranks, self.resume = config, Ranks.from_environment(), resume
-        self.saved = checkpoint.load(Path(resume) / "last.pt") if resume is not None else None
+    def __init__(self, config: Config, config_path: str) -> None:
+        self.config, self.ranks = config, Ranks.from_environment()
+        if config.deterministic:
+            only_deterministic()
+        path, self.origin, self.saved = find_start(config, config_path)
         self.loaders = open_loaders(config, self.ranks, ("train", "val"))
         self.classes = self.loaders["train"].classes
         check_batch_size(config, self.ranks, self.loaders["train"].samples)
-        if self.saved and resume is not None:
-            check_resumable(self.saved, config, self.classes, resume)
+        if self.saved:
+            check_resumable(self.saved, config, self.classes, self.origin)
         self.model = build_network(config, len(self.classes))
         self.cost = complexity(self.model, config.eval_resolution)
         self.device = choose_device(config.device, self.ranks)
-        self.epochs_done, self.best = 0, {"top1": -1.0, "epoch": 0}
-        self.folder: RunFolder | None = None
-        if self.ranks.is_first:
-            self.folder = RunFolder(Path(resume) if resume is not None else new_run_path(config, config_path))
+        self.epochs_done: int = self.saved["epoch"] if self.saved else 0
+        self.best: dict[str, float] = self.saved["best"] if self.saved else {"top1": -1.0, "epoch": 0}
+        self.folder = RunFolder(path) if self.ranks.is_first else None
+        if self.folder and not self.saved and config.resume is None:
+            refuse_used(path)
 
     def train(self) -> None:
-        """Trains to the last epoch and leaves the run folder complete."""
-        if self.saved:
-            self.epochs_done, self.best = self.saved["epoch"], self.saved["best"]
-        if self.folder:
-            self.folder.start(self.config, self.ranks, self.device, self.epochs_done)
-            print(self.headline(), file=sys.stderr, flush=True)
-        with worker_deaths_told(), process_group(self.ranks, self.device):
-            learner = build_learner(self.config, self.model, self.device, self.ranks)
-            if self.saved:
-                restore(learner, self.saved, Path(str(self.resume)) / "last.pt")
-            prepare, mixing = InputStep(self.config, self.device), Mixing(self.config, len(self.classes))
-            for epoch in range(self.epochs_done, self.config.train.epochs):
-                stats = train_epoch(self.config, learner, self.loaders["train"], mixing, prepare, self.ranks, epoch)
-                for network in learner.networks():
-                    average_buffers(network)
-                scored = learner.networks()[-1]
-                with record_ratios(scored) as record:
-                    scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, prepare, self.ranks.is_first)
-                ratios = mean_ratios(scored, record)
-                self.epochs_done = epoch + 1
+        """Trains to the last epoch and leaves the run folder complete.
+
+        Raises: Stopped after a signal, with a checkpoint written; RunError for what ends a run otherwise.
+        """
+        config, ranks = self.config, self.ranks
+        with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group, departures_told(ranks):
+            self.group, self.stop = group, StopWish(group)
+            with self.stop.listening():
+                self.agree_on_start()
                 if self.folder:
-                    self.finish_epoch(self.folder, learner, stats, scores, ratios)
+                    self.folder.start(config, ranks, self.device, self.epochs_done)
+                    print(self.headline(), file=sys.stderr, flush=True)
+                learner = build_learner(config, self.model, self.device, ranks)
+                prepare, mixing = InputStep(config, self.device), Mixing(config, len(self.classes))
+                self.trainer = Trainer(config, learner, self.loaders["train"], mixing, prepare, ranks)
+                watch, first_step = LossWatch(self.device), 0
+                if self.saved:
+                    restore(learner, self.saved, ranks, self.origin)
+                    if first_step := self.saved["step"]:
+                        watch.restore([state["watch"] for state in self.saved["ranks"]], ranks)
+                    checkpoint.remove(self.later_checkpoints(first_step))
+                self.saved = None
+                for epoch in range(self.epochs_done, config.train.epochs):
+                    self.train_one(epoch, watch, first_step)
+                    watch, first_step = LossWatch(self.device), 0
+                    if epoch + 1 < config.train.epochs and self.stop.agreed(wait=True):
+                        raise self.stopped(epoch + 1, 0)
         for loader in self.loaders.values():
             loader.close()
+
+    def agree_on_start(self) -> None:
+        """Raises RunError unless all ranks begin at the same place."""
+        places = gather((str(self.origin), self.epochs_done, self.saved["step"] if self.saved else 0), self.group)
+        if len(set(places)) > 1:
+            raise RunError(f"the ranks found different checkpoints, {sorted(set(places))}: expected one run folder for all nodes")
+
+    def train_one(self, epoch: int, watch: LossWatch, first_step: int) -> None:
+        """Trains an epoch from a step on, evaluates, logs it and saves a checkpoint."""
+        learner, every = self.trainer.learner, self.config.checkpoint.every_steps
+        steps = self.trainer.steps
+
+        def after_step(done: int) -> None:
+            stop = self.stop.agreed(wait=done == steps)
+            due = every is not None and (epoch * steps + done) % every == 0 and done < steps
+            if stop or due:
+                refuse_bad_step(self.trainer, watch, epoch)
+                self.save(epoch, done, watch)
+            if stop:
+                raise self.stopped(epoch, done)
+
+        stats = train_epoch(self.trainer, epoch, watch, first_step, after_step)
+        for network in learner.networks():
+            average_buffers(network)
+        refuse_drift(learner.networks(), self.ranks, self.group)
+        scored = learner.networks()[-1]
+        with record_ratios(scored) as record:
+            scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, self.trainer.prepare, self.ranks.is_first)
+        ratios = mean_ratios(scored, record)
+        notes = [note for state in gather(watch.notes, self.group) for note in state]
+        self.epochs_done = epoch + 1
+        is_best = scores.top1 > self.best["top1"]
+        if is_best:
+            self.best = {"top1": scores.top1, "epoch": self.epochs_done}
+        if self.folder:
+            self.log_epoch(self.folder, stats, scores, ratios, notes)
+        path = self.save(self.epochs_done, 0, None)
+        if self.folder and path:
+            checkpoint.link(path, self.folder.path / "last.pt")
+            if is_best:
+                checkpoint.link(path, self.folder.path / "best.pt")
+            self.folder.write_summary(self.summary(stats, scores))
+
+    def save(self, epoch: int, step: int, watch: LossWatch | None) -> Path | None:
+        """Writes a checkpoint, all ranks together, and keeps the newest; rank 0 is told where it lies."""
+        learner = self.trainer.learner
+        own = None if watch is None else rank_state(learner, watch)
+        ranks = [] if own is None else gather(own, self.group)
+        if self.folder is None:
+            return None
+        state = snapshot(learner, self.config, self.classes, self.best) | {"epoch": epoch, "step": step, "ranks": ranks}
+        path = checkpoint.step_path(self.folder.path, epoch * self.trainer.steps + step)
+        checkpoint.save(state, path)
+        checkpoint.remove(checkpoint.step_paths(self.folder.path)[self.config.checkpoint.keep :])
+        return path
+
+    def later_checkpoints(self, step: int) -> list[Path]:
+        """What a run left that went further than the checkpoint from which it is now gone on with."""
+        if self.folder is None:
+            return []
+        here = checkpoint.step_path(self.folder.path, self.epochs_done * self.trainer.steps + step)
+        return [path for path in checkpoint.step_paths(self.folder.path) if path > here]
+
+    def stopped(self, epoch: int, step: int) -> Stopped:
+        """What is said when a signal ends the run here."""
+        where = f"after step {step}/{self.trainer.steps} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
+        name = self.stop.signal or "a signal to another rank"
+        path = self.folder.path if self.folder else ""
+        return Stopped(f"stopped by {name} {where}, checkpoint written: --resume {path} goes on (exit code {RESUME_ME})")
 
     def headline(self) -> str:
         """The run in one line."""
@@ -82,19 +165,12 @@ class Run:
             f"{len(self.classes)} classes; {hardware(self.ranks, self.device)}; {self.ranks.world_size} ranks; {folder}"
         )
 
-    def finish_epoch(self, folder: RunFolder, learner: Learner, stats: EpochStats, scores: Scores, ratios: Ratios) -> None:
-        """Logs an epoch and saves its checkpoints."""
-        is_best = scores.top1 > self.best["top1"]
-        if is_best:
-            self.best = {"top1": scores.top1, "epoch": self.epochs_done}
+    def log_epoch(self, folder: RunFolder, stats: EpochStats, scores: Scores, ratios: Ratios, notes: list[Row]) -> None:
+        """Logs an epoch."""
         row = {"epoch": self.epochs_done, "train_loss": stats.loss, **scores.as_dict(), "lr": stats.lr}
         row |= {"images_per_second": stats.images_per_second, "data_wait": stats.data_wait, "seconds": stats.seconds}
-        folder.write_epoch({**row, "resolution": stats.resolution}, ratios)
-        state = snapshot(learner, self.config, self.classes, self.epochs_done, self.best)
-        checkpoint.save(state, folder.path / "last.pt")
-        if is_best:
-            checkpoint.save(state, folder.path / "best.pt")
-        folder.write_summary(self.summary(stats, scores))
+        row |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
+        folder.write_epoch({**row, "resolution": stats.resolution}, ratios, notes)
         print(
             f"epoch {self.epochs_done}/{self.config.train.epochs}: loss {stats.loss:.4f}, top-1 {scores.top1:.2f} %, top-5 "
             f"{scores.top5:.2f} %, {stats.images_per_second:.0f} images/s, waited {100 * stats.data_wait:.0f} % for data",
@@ -127,25 +203,78 @@ class Run:
         }
 
 
-def snapshot(learner: Learner, config: Config, classes: list[str], epoch: int, best: dict[str, float]) -> checkpoint.Checkpoint:
-    """Everything that the next epoch depends on, in plain values and tensors."""
+def find_start(config: Config, config_path: str) -> tuple[Path, str, checkpoint.Checkpoint | None]:
+    """The run's folder, and the checkpoint to begin with, its path and content; "" and None for a run that begins anew.
+
+    Raises: UserError for an explicit `resume` that is missing or damaged, and for a folder in which nothing is whole.
+    """
+    resume = config.resume
+    if resume is None:
+        return new_run_path(config, config_path), "", None
+    folder = new_run_path(config, config_path) if resume == "auto" else Path(resume)
+    if resume != "auto" and not folder.is_dir():
+        saved = checkpoint.load(folder)
+        inside = folder.parent.name == checkpoint.STEPS
+        return (folder.parent.parent if inside else folder.parent), str(folder), saved
+    found = checkpoint.newest(folder)
+    if found is not None:
+        return folder, str(found[0]), found[1]
+    if resume != "auto":
+        raise UserError(f"--resume {resume}: expected a run folder with a checkpoint, found none")
+    if Ranks.from_environment().is_first:
+        print(f"resume=auto: {folder} has no checkpoint yet: beginning anew", file=sys.stderr, flush=True)
+    return folder, "", None
+
+
+def only_deterministic() -> None:
+    """Restricts torch to algorithms that give the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+
+
+def snapshot(learner: Learner, config: Config, classes: list[str], best: dict[str, float]) -> checkpoint.Checkpoint:
+    """What the future depends on and all ranks share, in plain values and tensors."""
     return {
         "model": learner.model.state_dict(),
         "ema": learner.ema.module.state_dict() if learner.ema else None,
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.scaler.state_dict(),
-        "epoch": epoch,
         "best": best,
         "config": config.model_dump(),
         "classes": classes,
     }
 
 
-def restore(learner: Learner, saved: checkpoint.Checkpoint, path: Path) -> None:
-    """Puts a checkpoint's state into a learner. Raises UserError when it does not fit."""
+def rank_state(learner: Learner, watch: LossWatch) -> dict[str, Any]:
+    """What the future of an unfinished epoch depends on and each rank has of its own: its losses and running averages.
+
+    Random numbers are not among it: each step's come from a generator seeded by (seed, epoch, step, rank).
+    """
+    buffers = [{name: value.cpu() for name, value in floating_buffers(network)} for network in learner.networks()]
+    return {"watch": watch.state(), "buffers": buffers}
+
+
+def floating_buffers(network: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [(name, value) for name, value in network.named_buffers() if value.is_floating_point()]
+
+
+@torch.no_grad()
+def restore(learner: Learner, saved: checkpoint.Checkpoint, ranks: Ranks, origin: str) -> None:
+    """Puts a checkpoint's state into a learner. Raises UserError when it does not fit.
+
+    With another number of ranks than it was written with, each takes the mean of their running averages.
+    """
+    path = Path(origin)
     checkpoint.load_weights(learner.model, saved["model"], path)
     if learner.ema:
         checkpoint.load_weights(learner.ema.module, saved["ema"] or saved["model"], path)
+    states = saved["ranks"]
+    chosen = [states[ranks.rank]] if len(states) == ranks.world_size else states
+    for index, network in enumerate(learner.networks() if states else []):
+        for name, value in floating_buffers(network):
+            value.copy_(torch.stack([state["buffers"][min(index, len(state["buffers"]) - 1)][name] for state in chosen]).mean(0))
     try:
         learner.optimizer.load_state_dict(saved["optimizer"])
         if saved["scaler"]:
@@ -154,12 +283,14 @@ def restore(learner: Learner, saved: checkpoint.Checkpoint, path: Path) -> None:
         raise UserError(f"{path}: expected the optimizer's state of this configuration: {error}") from error
 
 
-def check_resumable(saved: checkpoint.Checkpoint, config: Config, classes: list[str], resume: str) -> None:
+def check_resumable(saved: checkpoint.Checkpoint, config: Config, classes: list[str], origin: str) -> None:
     """Raises UserError when a run would go on with another task than it began with."""
     if saved["classes"] != classes:
-        raise UserError(f"data.root={config.data.root}: expected the classes that --resume {resume} was trained on")
-    now = config.model_dump()
+        raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
+    now, then = config.model_dump(), saved["config"]
     for section in FIXED:
-        then = saved["config"].get(section)
-        if now[section] != then:
-            raise UserError(f"{section}={now[section]}: expected what --resume {resume} began with, {then}")
+        if now[section] != then.get(section):
+            raise UserError(f"{section}={now[section]}: expected what {origin} began with, {then.get(section)}")
+    batch_size, before = config.train.batch_size, then["train"]["batch_size"]
+    if saved["step"] and batch_size != before:
+        raise UserError(f"train.batch_size={batch_size}: expected the {before} of {origin}, which is in the middle of an epoch")

@@ -14,7 +14,8 @@ from en.config import Config
 from en.data.prepare import Storage, prepare
 from en.data.sources import Sample, Source
 from en.distribution import Ranks
-from en.epoch import train_epoch
+from en.epoch import Trainer, train_epoch
+from en.loss_watch import LossWatch
 from en.mixing import Mixing
 from en.pixels import InputStep
 
@@ -42,6 +43,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         loaders = open_loaders(config, ranks, ("train",))
         prepare_input, mixing = InputStep(config, device), Mixing(config, CLASSES)
         learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
+        trainer = Trainer(config, learner, loaders["train"], mixing, prepare_input, ranks)
         images, labels = prepare_input(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
 
         def bare_epoch() -> float:
@@ -55,7 +57,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
 
         trained, alone = [], []
         for epoch in range(rounds + 1):  # the first is a warm-up
-            stats = train_epoch(config, learner, loaders["train"], mixing, prepare_input, ranks, epoch)
+            stats = train_epoch(trainer, epoch, LossWatch(device))
             trained.append(stats.images_per_second)
             alone.append(bare_epoch())
         loaders["train"].close()

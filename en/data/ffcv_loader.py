@@ -19,23 +19,23 @@ import torch
 from numpy.typing import NDArray
 
 from en.data.beton import BetonFile, read_classes, read_name
+from en.data.kernels import Bytes
 from en.data.loading import Batch, Reading
 from en.data.sampling import Ints, centre_boxes, epoch_order, random_boxes, rank_batches
 from en.errors import RunError, UserError
 
 BATCHES_AHEAD = 3
+STAND_INS = 16  # damaged samples in a row that are not put up with
 Flips = NDArray[np.bool_]
 
 
 class Task(NamedTuple):
-    """The samples of a batch, (B,), with the box, (B, 4), and flip, (B,), of each."""
+    """The samples of a batch, (B,), with the box, (B, 4), and flip, (B,), of each; the epoch, None in evaluation."""
 
     samples: Ints
     boxes: Ints
     flips: Flips
-
-    def part(self, span: slice) -> "Task":
-        return Task(self.samples[span], self.boxes[span], self.flips[span])
+    epoch: int | None
 
 
 class FfcvLoader:
@@ -55,16 +55,17 @@ class FfcvLoader:
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
         self._local = threading.local()
 
-    def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
-        share, augmentation = self._reading.share, self._reading.augmentation
+    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+        share = self._reading.share
         order = epoch_order(self.samples, share.seed, epoch)
         batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
+        left = batches[first_step * share.accumulation :]
+        return self._batches((self._train_task(samples, epoch) for samples in left), resolution)
 
-        def task(samples: Ints) -> Task:
-            heights, widths = self._file.heights[samples], self._file.widths[samples]
-            return Task(samples, *random_boxes(share.seed, epoch, samples, heights, widths, augmentation))
-
-        return self._batches(map(task, batches), resolution)
+    def _train_task(self, samples: Ints, epoch: int) -> Task:
+        heights, widths = self._file.heights[samples], self._file.widths[samples]
+        boxes = random_boxes(self._reading.share.seed, epoch, samples, heights, widths, self._reading.augmentation)
+        return Task(samples, *boxes, epoch)
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
@@ -73,7 +74,7 @@ class FfcvLoader:
 
         def task(samples: Ints) -> Task:
             boxes = centre_boxes(self._file.heights[samples], self._file.widths[samples], self._reading.centre_share)
-            return Task(samples, boxes, np.zeros(len(samples), bool))
+            return Task(samples, boxes, np.zeros(len(samples), bool), None)
 
         return self._batches((task(mine[start : start + size]) for start in range(0, len(mine), size)), resolution)
 
@@ -98,20 +99,43 @@ class FfcvLoader:
     def _submit(self, task: Task, resolution: int) -> tuple[Batch, list[Future[None]]]:
         size = len(task.samples)
         images = torch.empty((size, resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
-        labels = torch.from_numpy(self._file.labels[task.samples])
+        samples = torch.from_numpy(task.samples.copy())
+        batch = Batch(images.permute(0, 3, 1, 2), torch.from_numpy(self._file.labels[task.samples]), samples, [])
         step = -(-size // max(1, self._reading.workers))
-        spans = [slice(start, start + step) for start in range(0, size, step)]
-        parts = [self._pool.submit(self._decode, task.part(span), images[span]) for span in spans]
-        return Batch(images.permute(0, 3, 1, 2), labels, torch.from_numpy(task.samples)), parts
+        rows = [range(size)[start : start + step] for start in range(0, size, step)]
+        return batch, [self._pool.submit(self._decode, task, part, images.numpy(), batch) for part in rows]
 
-    def _decode(self, task: Task, images: torch.Tensor) -> None:
+    def _decode(self, task: Task, rows: range, images: Bytes, batch: Batch) -> None:
         scratch = getattr(self._local, "scratch", None)
         if scratch is None:
             scratch = self._local.scratch = np.empty(self._file.largest(), np.uint8)
-        for sample, box, flip, out in zip(*(column.tolist() for column in task), images.numpy(), strict=True):
-            self._file.decode(sample, box, out, scratch)
-            if flip:
-                out[:] = out[:, ::-1].copy()
+        for row in rows:
+            try:
+                self._decode_one(task, row, images[row], scratch)
+            except RunError as error:
+                if task.epoch is None or not self._reading.skip_damaged:
+                    raise
+                self._stand_in(task.epoch, row, images[row], scratch, batch, error)
+
+    def _decode_one(self, task: Task, row: int, out: Bytes, scratch: Bytes) -> None:
+        self._file.decode(int(task.samples[row]), tuple(task.boxes[row].tolist()), out, scratch)
+        if task.flips[row]:
+            out[:] = out[:, ::-1].copy()
+
+    def _stand_in(self, epoch: int, row: int, out: Bytes, scratch: Bytes, batch: Batch, error: RunError) -> None:
+        """The next sample of the set that is whole, in the place of a damaged one."""
+        batch.damaged.append(str(error))
+        damaged = int(batch.samples[row])
+        for distance in range(1, min(STAND_INS, self.samples)):
+            sample = (damaged + distance) % self.samples
+            try:
+                self._decode_one(self._train_task(np.array([sample]), epoch), 0, out, scratch)
+            except RunError as other:
+                error = other
+                continue
+            batch.samples[row], batch.labels[row] = sample, int(self._file.labels[sample])
+            return
+        raise RunError(f"{error}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out")
 
     def _finished(self, batch: Batch, parts: list[Future[None]]) -> Batch:
         try:
@@ -123,4 +147,5 @@ class FfcvLoader:
                 f"{self._file.path}: no batch for {self._reading.timeout_s} s (data.timeout_s), waiting for the one that "
                 f"begins with sample {first}"
             ) from None
+        batch.damaged.sort()
         return batch

@@ -16,10 +16,11 @@ from en.data.sources import Sample, read_folders
 from en.errors import RunError
 
 TRAIN, EVAL = 0, 1
+STAND_INS = 16  # damaged samples in a row that are not put up with
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
-Item = tuple[Tensor, int, int] | str  # image, label and sample; or, for a damaged file, the message that names it
+Item = tuple[Tensor, int, int, list[str]] | str  # image, label, sample, damaged files; or the message that names a damaged one
 
 
 class Images(Dataset[Item]):
@@ -29,8 +30,19 @@ class Images(Dataset[Item]):
         self._samples, self._reading = samples, reading
 
     def __getitem__(self, key: Key) -> Item:
-        """One sample: (3, R, R) uint8."""
+        """One sample: (3, R, R) uint8. A damaged one is a message, or, where it is skipped, the next whole one of the set."""
         mode, epoch, resolution, index = key
+        damaged: list[str] = []
+        for distance in range(min(STAND_INS, len(self._samples))):
+            found = self._read(mode, epoch, resolution, (index + distance) % len(self._samples))
+            if not isinstance(found, str):
+                return *found, damaged
+            if mode == EVAL or not self._reading.skip_damaged:
+                return found
+            damaged.append(found)
+        return f"{found}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out"
+
+    def _read(self, mode: int, epoch: int, resolution: int, index: int) -> tuple[Tensor, int, int] | str:
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
         try:
@@ -55,8 +67,8 @@ def collate(items: list[Item]) -> Batch | str:
     for item in items:
         if isinstance(item, str):
             return item
-    images, labels, samples = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(samples))
+    images, labels, samples, damaged = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(samples), [name for names in damaged for name in names])
 
 
 class Keys:
@@ -93,11 +105,12 @@ class FolderLoader:
             generator=torch.Generator(),  # its own, so that the workers' seeds do not come out of the training's numbers
         )
 
-    def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
         share = self._reading.share
         order = epoch_order(self.samples, share.seed, epoch)
         batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
-        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
+        left = batches[first_step * share.accumulation :]
+        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in left])
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share

@@ -16,11 +16,13 @@ class Batch(NamedTuple):
         images: (B, 3, R, R) uint8 RGB; the memory belongs to the batch.
         labels: (B,) int64.
         samples: (B,) int64, indices in the data set.
+        damaged: what was wrong with each image that another one stands in for (data.on_error=skip).
     """
 
     images: Tensor
     labels: Tensor
     samples: Tensor
+    damaged: list[str]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ class ImageLoader(Protocol):
     classes: list[str]
     samples: int
 
-    def train_epoch(self, epoch: int, resolution: int) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
 
         Args:
             epoch: counted from 0; decides order, crops and flips together with the seed.
             resolution: R, pixels.
+            first_step: steps of the epoch that are left out at its beginning.
         Raises: RunError for a damaged sample and for a loader that dies or gives nothing for timeout_s seconds.
         """
         ...
@@ -89,6 +92,7 @@ class Reading:
         workers: threads or processes of this rank.
         timeout_s: seconds without a batch after which the loader is given up.
         pinned: batches in page-locked memory, for a GPU.
+        skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
     """
 
     share: Share
@@ -97,3 +101,4 @@ class Reading:
     workers: int
     timeout_s: float
     pinned: bool
+    skip_damaged: bool = False
