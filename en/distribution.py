@@ -1,7 +1,10 @@
 """This process among the others that torchrun started, on one node or several."""
 
 import hashlib
+import json
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from en.errors import RunError, UserError
 
@@ -64,13 +68,48 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
         yield None
         return
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    own: dict[str, Any] = {}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        own = {"store": fresh_store(ranks, timeout_s), "rank": ranks.rank, "world_size": ranks.world_size}
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **own)
     try:
         group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)
         yield group
     finally:
         dist.destroy_process_group()
+
+
+def connect() -> TCPStore:
+    """A connection to the store that torchrun's agent, or rank 0, serves."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
+
+
+def fresh_store(ranks: Ranks, timeout_s: float) -> Store:
+    """A part of the agent's store that only the ranks of this start use.
+
+    torchrun --max-restarts starts the ranks again with the store that they had before, in which they would find the addresses
+    of processes that are gone. So each rank leaves a word of its own, rank 0 makes a list of them, and a rank takes the list
+    that has its word: only a rank 0 that lives at the same time can have made it.
+
+    Raises: RunError when the ranks have not met within `timeout_s`.
+    """
+    store, word, deadline = connect(), uuid.uuid4().hex, time.monotonic() + timeout_s
+    store.set(f"en/word/{ranks.rank}", word)
+    keys = [f"en/word/{rank}" for rank in range(ranks.world_size)]
+    while time.monotonic() < deadline:
+        if ranks.is_first:
+            words = [store.get(key).decode() if store.check([key]) else "" for key in keys]
+            store.set("en/list", json.dumps([word, words]))
+        if store.check(["en/list"]):
+            name, words = json.loads(store.get("en/list"))
+            if words[ranks.rank] == word:
+                store.set(f"en/{name}/met/{ranks.rank}", "")
+                if not ranks.is_first or store.check([f"en/{name}/met/{rank}" for rank in range(ranks.world_size)]):
+                    return PrefixStore(f"en/{name}", store)
+        time.sleep(0.02)
+    raise RunError(f"not all {ranks.world_size} ranks met within {timeout_s} s (distributed.timeout_s)")
 
 
 def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:

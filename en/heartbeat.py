@@ -1,16 +1,16 @@
 """Which rank fell silent: each says that it is alive, to the store that all of them share."""
 
-import os
+import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from en.distribution import Ranks
+from en.distribution import Ranks, connect, gather
 from en.errors import RunError
 
 BEAT_S = 0.5
@@ -19,12 +19,12 @@ SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "
 
 
 @contextmanager
-def departures_told(ranks: Ranks) -> Iterator[None]:
+def departures_told(ranks: Ranks, group: dist.ProcessGroup | None) -> Iterator[None]:
     """Makes a RunError that names the ranks that fell silent of what torch raises when ranks lose each other inside."""
-    if not dist.is_initialized():
+    if group is None:
         yield
         return
-    beats = Heartbeats(ranks)
+    beats = Heartbeats(ranks, name=gather(uuid.uuid4().hex, group)[0])
     try:
         yield
     except RuntimeError as error:
@@ -40,10 +40,14 @@ def departures_told(ranks: Ranks) -> Iterator[None]:
 
 
 class Heartbeats:
-    """A thread that counts up this rank's beat in the store of the process group, until it is stopped or the process ends."""
+    """A thread that counts up this rank's beat in the ranks' store, until it is stopped or the process ends.
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    Args:
+        name: of this start, the same on all ranks.
+    """
+
+    def __init__(self, ranks: Ranks, name: str) -> None:
+        self._ranks, self._name = ranks, name
         self._stopped = threading.Event()
         threading.Thread(target=self._beat, args=(self._store(),), name="heartbeat", daemon=True).start()
 
@@ -51,26 +55,24 @@ class Heartbeats:
         self._stopped.set()
 
     def silent(self) -> list[int]:
-        """The ranks of which nothing was heard for SILENCE_S seconds from now; the first when the store is gone with it."""
+        """The ranks of which nothing is heard for SILENCE_S seconds, as the rank that asked first found them.
+
+        Rank 0 when the store has gone with it.
+        """
         try:
             store = self._store()
             first = self._counts(store)
             time.sleep(SILENCE_S)
             second = self._counts(store)
+            found = [rank for rank, (a, b) in enumerate(zip(first, second, strict=True)) if a == b]
+            agreed = store.compare_set("silent", "", json.dumps(found))  # those who asked first end first, and fall silent too
         except RuntimeError:
             return [0]
-        return [rank for rank, (a, b) in enumerate(zip(first, second, strict=True)) if a == b]
+        return list(json.loads(agreed))
 
     def _store(self) -> Store:
-        """A connection of its own: stores are not shared between threads."""
-        store = TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=10),
-            wait_for_workers=False,
-        )
-        return PrefixStore(f"heartbeat/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        """A connection of its own: they are not shared between threads."""
+        return PrefixStore(f"en/heartbeat/{self._name}", connect())
 
     def _beat(self, store: Store) -> None:
         while not self._stopped.wait(BEAT_S):

@@ -37,7 +37,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     model = build_network(config, len(saved["classes"]))
     checkpoint.load_weights(model, saved["ema"] or saved["model"], path)
     device = choose_device(config.device, ranks)
-    with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s), departures_told(ranks):
+    with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s) as group, departures_told(ranks, group):
         prepare = InputStep(config, device)
         model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:

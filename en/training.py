@@ -61,9 +61,9 @@ class Run:
         Raises: Stopped after a signal, with a checkpoint written; RunError for what ends a run otherwise.
         """
         config, ranks = self.config, self.ranks
-        with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group, departures_told(ranks):
+        with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group:
             self.group, self.stop = group, StopWish(group)
-            with self.stop.listening():
+            with self.stop.listening(), departures_told(ranks, group):
                 self.agree_on_start()
                 if self.folder:
                     self.folder.start(config, ranks, self.device, self.epochs_done)

@@ -1,5 +1,6 @@
 """The folder loader: image files read by a torch DataLoader, for machines where FFCV cannot be built."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,12 @@ class Keys:
         return len(self.batches)
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Begins a worker: what asks a run to stop reaches its workers too, which have to go on until the step is finished."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
@@ -102,6 +109,7 @@ class FolderLoader:
             pin_memory=reading.pinned,
             timeout=reading.timeout_s if workers else 0,
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator(),  # its own, so that the workers' seeds do not come out of the training's numbers
         )
 

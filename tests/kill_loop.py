@@ -1,0 +1,159 @@
+"""Runs that are killed and gone on with, again and again, compared with one that was never touched."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from commands import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TIMES = ("images_per_second", "data_wait", "seconds")
+RECIPE = """
+model: {name: shufflenet_v2_x0_5, dropout: 0.2}
+norm: {name: en}
+data: {root: unset, resolution: 48, workers: 1}
+train: {epochs: 4, batch_size: 24, mixup: 0.2, cutmix: 1.0, ema_decay: 0.9}
+optim: {lr: 0.02}
+schedule: {warmup_epochs: 0.5}
+checkpoint: {every_steps: 1, keep: 2}
+device: cpu
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run RECIPE; ranks=0 is one process without torchrun."""
+
+    loader: str
+    ranks: int
+    options: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "-".join([self.loader, f"{self.ranks}-ranks", *self.options])
+
+
+CASES = [
+    Case("ffcv", 0),
+    Case("folder", 0, ["train.accumulation=2", "train.precision=bfloat16"]),
+    Case("ffcv", 3, ["train.accumulation=2"]),
+    Case("folder", 2, ["train.ema_decay=null"]),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the recipe and the data of the loaders lie."""
+
+    recipe: Path
+    data: dict[str, Path]
+
+
+def line(place: Place, case: Case, run: Path, *more: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The command of a run."""
+    ranks = (
+        ("-m", "torch.distributed.run", *(launcher or ("--standalone",)), f"--nproc-per-node={case.ranks}") if case.ranks else ()
+    )
+    root = place.data[case.loader]
+    options = [f"data.loader={case.loader}", f"data.root={root}", *case.options, f"run_dir={run}", *more]
+    return [sys.executable, *ranks, str(ROOT / "train.py"), str(place.recipe), *options]
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Starts it in a session of its own, so that all its processes can be killed together."""
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str], limit_s: float = 300) -> tuple[int, str]:
+    """Its exit code and what it wrote on stderr."""
+    try:
+        _, errors = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    return process.returncode, errors
+
+
+def kill(process: subprocess.Popen[str]) -> str:
+    """SIGKILL to all its processes; what it had written on stderr."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[1]
+
+
+def steps(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").glob("step_*.pt")}
+
+
+def wait_for_new_step(process: subprocess.Popen[str], run: Path, before: set[str], limit_s: float = 180) -> bool:
+    """Waits for a checkpoint that was not there before; False when the process ended first."""
+    deadline = time.monotonic() + limit_s
+    while not steps(run) - before:
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < deadline, "no checkpoint within the time limit"
+        time.sleep(0.005)
+    return True
+
+
+def run_untouched(place: Place, case: Case, run: Path) -> None:
+    code, errors = finish(start(line(place, case, run)))
+    assert code == 0, errors
+
+
+def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: int) -> int:
+    """Kills a run `kills` times, each at a random moment after its first new step, then lets it end; how often it was killed."""
+    done = 0
+    while done < kills:
+        before = steps(run)
+        process = start(line(place, case, run, "resume=auto"))
+        if not wait_for_new_step(process, run, before):
+            code, errors = finish(process)
+            assert code == 0, errors
+            return done
+        time.sleep(draw.uniform(0, 0.25))
+        if process.poll() is None:
+            kill(process)
+            done += 1
+    code, errors = finish(start(line(place, case, run, "resume=auto")))
+    assert code == 0, errors
+    return done
+
+
+def differences(whole: Path, broken: Path) -> list[str]:
+    """What is not the same in two runs: weights bit for bit, rows of the log and TensorBoard's scalars, times aside."""
+    found = []
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = (torch.load(run / name, weights_only=True) for run in (whole, broken))
+        for part in ("model", "ema"):
+            for key, value in (ours[part] or {}).items():
+                if not torch.equal(value, theirs[part][key]):
+                    found.append(f"{name}: {part}: {key}")
+        if ours["best"] != theirs["best"] or ours["epoch"] != theirs["epoch"]:
+            found.append(f"{name}: best or epoch")
+    if rows(whole) != rows(broken):
+        found.append(f"log.jsonl: {rows(whole)} and {rows(broken)}")
+    ours_scalars, theirs_scalars = scalars(whole), scalars(broken)
+    for tag in sorted(ours_scalars.keys() | theirs_scalars.keys()):
+        if tag.removeprefix("train/") not in TIMES and ours_scalars.get(tag) != theirs_scalars.get(tag):
+            found.append(f"TensorBoard: {tag}: {ours_scalars.get(tag)} and {theirs_scalars.get(tag)}")
+    return found
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    """log.jsonl without the times."""
+    lines = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in lines]
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

@@ -1,0 +1,213 @@
+"""Runs that are killed, stopped, moved to another number of ranks or started by several nodes end as the untouched one."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import kill_loop
+import psutil
+import pytest
+import torch
+from commands import command, refused
+from kill_loop import CASES, Case, Place, differences, finish, line, rows, start, wait_for_new_step
+
+from en.errors import RESUME_ME
+from en.stopping import SAME_KEY_S, StopWish
+
+KILLS = {0: 6, 2: 4, 3: 4}  # by ranks: 20 in all
+
+
+@pytest.fixture(scope="session")
+def place(folders: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(kill_loop.RECIPE)
+    return Place(path, {"ffcv": betons, "folder": folders})
+
+
+@pytest.fixture(scope="session")
+def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
+    """The run of a case that nobody touched, made when first asked for."""
+    made: dict[str, Path] = {}
+
+    def get(case: Case) -> Path:
+        if str(case) not in made:
+            run = tmp_path_factory.mktemp("untouched") / "run"
+            kill_loop.run_untouched(place, case, run)
+            made[str(case)] = run
+        return made[str(case)]
+
+    return get
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_the_untouched_one(place, untouched, tmp_path, case):
+    kills = kill_loop.run_killed(place, case, tmp_path / "run", random.Random(str(case)), KILLS[case.ranks])
+    assert kills == KILLS[case.ranks]
+    assert differences(untouched(case), tmp_path / "run") == []
+    assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]) == kills + 1
+
+
+@pytest.mark.parametrize(
+    ("case", "number"),
+    [(CASES[0], signal.SIGUSR1), (CASES[3], signal.SIGTERM), (CASES[3], signal.SIGINT)],
+    ids=["SIGUSR1", "SIGTERM-2-ranks", "SIGINT-2-ranks"],
+)
+def test_a_signal_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_from_there(place, untouched, tmp_path, case, number):
+    run = tmp_path / "run"
+    process = start(line(place, case, run, "checkpoint.every_steps=3"))
+    assert wait_for_new_step(process, run, set())
+    if number == signal.SIGINT:  # as a Ctrl-C at a terminal: to the launcher and to every rank at once
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    code, errors = finish(process)
+    assert f"stopped by {number.name} after " in errors and "checkpoint written" in errors
+    assert code == RESUME_ME if not case.ranks else code != 0
+    assert "Traceback (most recent call last)" not in errors or case.ranks  # torchrun's own
+    code, errors = finish(start(line(place, case, run, "resume=auto", "checkpoint.every_steps=3")))
+    assert code == 0, errors
+    assert differences(untouched(case), run) == []
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_the_echo_of_the_first():
+    wish = StopWish(None)
+    with wish.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert wish.agreed() and wish.signal == "SIGINT"
+        time.sleep(SAME_KEY_S + 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """torchrun's processes by rank."""
+    found = {}
+    for child in psutil.Process(process.pid).children():
+        if "RANK" in child.environ() and "train.py" in " ".join(child.cmdline()):
+            found[int(child.environ()["RANK"])] = child
+    return found
+
+
+def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_ends_as_the_untouched_one(place, untouched, tmp_path):
+    case, run = CASES[3], tmp_path / "run"
+    process = start(line(place, case, run, "resume=auto", launcher=("--standalone", "--max-restarts=2")))
+    assert wait_for_new_step(process, run, set())
+    ranks_of(process)[1].kill()
+    code, errors = finish(process)
+    assert code == 0, errors
+    assert "rank 1 left the run" in errors, errors
+    assert differences(untouched(case), run) == []
+
+
+def test_two_nodes_train_what_one_node_trains(place, untouched, tmp_path):
+    case, run = CASES[3], tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    one = Case(case.loader, 1, case.options)
+    rendezvous = ("--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=test", f"--rdzv-endpoint=localhost:{port}")
+    nodes = [start(line(place, one, run, "resume=auto", launcher=rendezvous)) for _ in range(2)]
+    for code, errors in [finish(node) for node in nodes]:
+        assert code == 0, errors
+    assert differences(untouched(case), run) == []
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, tmp_path):
+    """gn has no batch statistics and nothing is drawn at random, so that ranks change nothing but rounding."""
+    plain = ["norm.name=gn", "model.name=resnet18", "train.mixup=0", "train.cutmix=0", "model.dropout=0", "train.ema_decay=null"]
+    plain += ["train.epochs=2", "checkpoint.every_steps=2", "optim.lr=0.01"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    kill_loop.run_untouched(place, Case("ffcv", 0, plain), whole)
+    process = start(line(place, Case("ffcv", 2, plain), run))
+    assert wait_for_new_step(process, run, set())
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    newest = max((run / "checkpoints").glob("step_*.pt"))
+    saved = torch.load(newest, weights_only=True)
+    assert saved["step"] > 0 and len(saved["ranks"]) == 2
+    environment = {"RANK": "0", "WORLD_SIZE": "5"}
+    assert "batch_size=24" in refused(train(place, Case("ffcv", 0, plain), run, "resume=auto", **environment))
+    code, errors = finish(start(line(place, Case("ffcv", 3, plain), run, f"resume={newest}")))
+    assert code == 0, errors
+    for ours, theirs in zip(rows(whole), rows(run), strict=True):
+        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=5e-3) and theirs["lr"] == ours["lr"]
+
+
+def test_two_runs_cannot_write_into_one_folder(place, tmp_path):
+    run = tmp_path / "run"
+    process = start(line(place, CASES[0], run, "train.epochs=500"))
+    assert wait_for_new_step(process, run, set())
+    second = train(place, CASES[0], run, "resume=auto")
+    assert process.poll() is None, "the first ended too early for this test"
+    kill_loop.kill(process)
+    assert "another run is writing into it" in refused(second)
+    assert "holds a run already" in refused(train(place, CASES[0], run))
+
+
+def test_damaged_checkpoints_are_left_for_the_one_before_and_explicit_ones_refused(place, untouched, tmp_path):
+    case, run = CASES[0], tmp_path / "run"
+    process = start(line(place, case, run, "checkpoint.keep=4"))
+    while len(kill_loop.steps(run)) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    kill_loop.kill(process)
+    newest, second = sorted((run / "checkpoints").glob("step_*.pt"), reverse=True)[:2]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    second.write_bytes(content)
+    for path in (newest, second):
+        assert path.name in refused(train(place, case, run, f"resume={path}"))
+    code, errors = finish(start(line(place, case, run, "resume=auto")))
+    assert code == 0, errors
+    assert errors.count("truncated or changed") == 2 and errors.count("trying the one before") == 2
+    assert differences(untouched(case), run) == []
+    for path in [*(run / "checkpoints").glob("*.pt"), run / "last.pt"]:
+        path.write_bytes(b"nothing")
+    broken = train(place, case, run, "resume=auto")
+    assert broken.returncode == 2 and "none of its 3 checkpoints is whole" in broken.stderr.splitlines()[-1]
+
+
+def train(place: Place, case: Case, run: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run in one process, to its end."""
+    return command("train.py", *line(place, case, run, *more)[2:], **environment)
+
+
+def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_says_that_it_begins_anew(place, tmp_path):
+    assert "nowhere" in refused(train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'nowhere'}"))
+    assert "run_dir=null" in refused(command("train.py", place.recipe, "--resume", "auto"))
+    begun = train(place, CASES[0], tmp_path / "run", "resume=auto", "train.epochs=1")
+    assert begun.returncode == 0 and "has no checkpoint yet: beginning anew" in begun.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A folder on a file system of 24 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_whole_checkpoint(place, small_disk):
+    run = small_disk / "run"
+    done = train(place, CASES[0], run, "checkpoint.keep=100")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "No space left on device" in last and "this checkpoint was not written; those before it are whole" in last
+    assert not list(run.rglob("*.partial"))
+    for path in sorted((run / "checkpoints").glob("step_*.pt"))[1:]:
+        path.unlink()  # room to go on
+    again = train(place, CASES[0], run, "resume=auto", "checkpoint.keep=1", "train.epochs=1")
+    assert again.returncode == 0, again.stderr
