@@ -1,5 +1,6 @@
 """A configuration made into loaders, a network and what learns."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from en.distribution import Ranks
 from en.errors import UserError
 from en.models import build_model
 from en.optimizer import build_optimizer
+from en.schedule import resolution
 
 # Ranks keep their own running averages between evaluations; torch renamed the argument that says so.
 LEAVE_BUFFERS = next(
@@ -92,6 +94,8 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
         forward = DistributedDataParallel(model, devices, **options)
     if config.train.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
+    if dist.is_initialized():
+        settle_buckets(config, model, forward, device, ranks)
     decay = config.train.ema_decay
     return Learner(
         model=model,
@@ -100,3 +104,19 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16"),
         ema=None if decay is None else ModelEmaV3(model, decay=decay),
     )
+
+
+def settle_buckets(config: Config, model: nn.Module, forward: nn.Module, device: torch.device, ranks: Ranks) -> None:
+    """Has DistributedDataParallel lay out its buckets of gradients for good, by a backward pass on blank images.
+
+    It does so after its first backward pass, and from three ranks on, the order in which gradients are added up depends on it:
+    without this, the first step of a resumed run would differ in its last bits from the same step of an untouched one.
+    """
+    before = copy.deepcopy(model.state_dict())
+    micro_batch = config.train.batch_size // (ranks.world_size * config.train.accumulation)
+    size = resolution(config, 0)
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    images = torch.zeros(micro_batch, 3, size, size, device=device).contiguous(memory_format=memory_format)
+    torch.autograd.backward(forward.train()(images).float().sum())
+    model.zero_grad(set_to_none=True)
+    model.load_state_dict(before)

@@ -1,15 +1,16 @@
 """Runs that are killed and gone on with, again and again, compared with one that was never touched."""
 
+import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import torch
 from commands import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -83,8 +84,12 @@ def finish(process: subprocess.Popen[str], limit_s: float = 300) -> tuple[int, s
 
 
 def kill(process: subprocess.Popen[str]) -> str:
-    """SIGKILL to all its processes; what it had written on stderr."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to all its processes, also those that torchrun put into sessions of their own; what was written on stderr."""
+    launcher = psutil.Process(process.pid)
+    launcher.suspend()  # so that it starts nothing while its family is counted
+    for member in [*launcher.children(recursive=True), launcher]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     return process.communicate()[1]
 
 
