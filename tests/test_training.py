@@ -135,47 +135,6 @@ def test_the_global_batch_alone_decides_not_ranks_accumulation_or_loader(recipe,
             torch.testing.assert_close(value, reference[key], rtol=2e-3, atol=2e-4, msg=lambda m, k=key, n=name: f"{n} {k}: {m}")
 
 
-@pytest.mark.parametrize(("loader", "ranks"), [("ffcv", 0), ("folder", 2)])
-def test_a_killed_run_resumes_after_its_last_epoch_as_if_nothing_had_happened(recipe, folders, betons, tmp_path, loader, ranks):
-    extra = [
-        "train.epochs=3",
-        "train.mixup=0.2",
-        "train.cutmix=1.0",
-        "train.ema_decay=0.9",
-        "model.dropout=0.2",
-        "train.precision=bfloat16",
-    ]
-    data = [f"data.loader={loader}", f"data.root={betons if loader == 'ffcv' else folders}"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    succeed("train.py", recipe, *data, *extra, f"run_dir={whole}", ranks=ranks)
-    kill_after_first_epoch([recipe, *data, *extra, f"run_dir={broken}"], broken, ranks)
-    resumed = succeed("train.py", recipe, *data, *extra, "--resume", broken, ranks=ranks)
-    assert "epoch 3/3" in resumed.stderr and "epoch 1/3" not in resumed.stderr
-    assert rows(broken) == rows(whole)
-    for name in ("last.pt", "best.pt"):
-        for key, value in weights(whole, name).items():
-            assert torch.equal(value, weights(broken, name)[key]), key
-    ours, theirs = scalars(whole), scalars(broken)
-    assert {tag: values for tag, values in ours.items() if tag.removeprefix("train/") not in TIMES} == {
-        tag: values for tag, values in theirs.items() if tag.removeprefix("train/") not in TIMES
-    }
-    assert len(json.loads((broken / "provenance.json").read_text())["starts"]) == 2
-
-
-def kill_after_first_epoch(arguments: list[object], run: Path, ranks: int) -> None:
-    launcher = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks else [])]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*launcher, str(ROOT / "train.py"), *map(str, arguments)], env=env, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (run / "summary.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        member.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
 @pytest.fixture(scope="session")
 def more_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """400 training and 160 evaluation images of 4 classes, raw."""

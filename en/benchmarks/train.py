@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from en import checkpoint
 from en.assembly import build_learner, build_network, open_loaders
 from en.benchmarks.timing import hardware, median, show, write
 from en.config import Config
@@ -18,8 +19,10 @@ from en.epoch import Trainer, train_epoch
 from en.loss_watch import LossWatch
 from en.mixing import Mixing
 from en.pixels import InputStep
+from en.training import rank_state, snapshot
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
+EVERY = 500  # steps between checkpoints
 
 
 def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
@@ -61,13 +64,29 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
             trained.append(stats.images_per_second)
             alone.append(bare_epoch())
         loaders["train"].close()
+        seconds = checkpoint_seconds(trainer, root)
     where = hardware("cpu", threads)
     speeds = {"trainer": median(trained[1:]), "bare step": median(alone[1:])}
     ratio = speeds["trainer"] / speeds["bare step"]
     print(f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, {rounds} rounds of {steps} steps in turns")
     show("images/s", [{"what": name, "images/s": speed} for name, speed in speeds.items()])
     print(f"trainer / bare step: {ratio:.3f}")
-    write(out, {"hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio})
+    share = seconds / (EVERY * BATCH / speeds["trainer"])
+    print(f"a checkpoint takes {seconds:.2f} s: {100 * share:.2f} % of the time of {EVERY} steps")
+    report = {"hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio}
+    write(out, {**report, "checkpoint s": seconds, f"checkpoint / {EVERY} steps": share})
+
+
+def checkpoint_seconds(trainer: Trainer, folder: Path) -> float:
+    """Median time in which a checkpoint in the middle of an epoch is gathered, written and synced to the disk."""
+    seconds = []
+    for step in range(3):
+        started = time.perf_counter()
+        state = snapshot(trainer.learner, trainer.config, list("0123456789"), {"top1": 0.0, "epoch": 0})
+        ranks = [rank_state(trainer.learner, LossWatch(torch.device("cpu")))]
+        checkpoint.save(state | {"epoch": 0, "step": step, "ranks": ranks}, checkpoint.step_path(folder, step))
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
 
 
 def noise_images(count: int) -> Source:

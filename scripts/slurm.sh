@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# A template for several nodes with requeue: sbatch scripts/slurm.sh CONFIG run_dir=RUN [key=value ...]
+# Adapt the resources. Two minutes before the time limit, or when the job is preempted, the run writes a checkpoint and the job
+# goes back into the queue; it goes on from there. The folder of the run has to lie on a disk that all nodes share.
+#SBATCH --job-name=en
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+set -euo pipefail
+
+if [[ "$*" != *run_dir=* ]]; then
+    echo "error: scripts/slurm.sh: expected run_dir=RUN among the arguments: a requeued job has to find its run" >&2
+    exit 2
+fi
+root=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+cd "$root"
+source .venv/bin/activate
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+srun --kill-on-bad-exit=0 torchrun \
+    --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" --max-restarts 3 \
+    --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29500" \
+    --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout 100 \
+    train.py "$@" --resume auto &
+step=$!
+
+requeue() {
+    trap '' USR1 TERM
+    echo "== asked to stop: passing it on, then back into the queue"
+    kill -USR1 "$step" || true # srun passes it on to torchrun on every node, torchrun to the ranks
+    wait "$step" || true
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+}
+trap requeue USR1 TERM
+wait "$step"

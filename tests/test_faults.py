@@ -1,0 +1,201 @@
+"""Damaged data, numbers that are not finite, ranks that drift or stall: told in one line, or left out where that was asked for."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import kill_loop
+import pytest
+import torch
+from commands import ROOT, command
+from conftest import CLASSES
+from kill_loop import CASES, Place, finish, line, start, wait_for_new_step
+from test_resume import ranks_of
+from torch import Tensor, nn
+
+from en.assembly import build_learner, build_network, open_loaders
+from en.configuring import load_config
+from en.data.beton import BetonFile
+from en.distribution import Ranks
+from en.epoch import Trainer, train_epoch
+from en.errors import RunError
+from en.loss_watch import LossWatch
+from en.mixing import Mixing
+from en.pixels import InputStep
+
+ONE = Ranks(0, 1, 0, 1)
+CPU = torch.device("cpu")
+RECIPE = """
+model: {name: resnet18}
+norm: {name: en}
+data: {root: unset, resolution: 32, workers: 2}
+train: {epochs: 1, batch_size: 24}
+optim: {lr: 0.01}
+device: cpu
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def damage(path: Path, sample: int) -> None:
+    """Overwrites the middle of a sample's JPEG stream."""
+    file = BetonFile(path)
+    at, size = int(file._offsets[sample]), int(file._sizes[sample])
+    with path.open("r+b") as target:
+        target.seek(at + 20)
+        target.write(bytes(size - 40))
+
+
+@pytest.fixture(params=["ffcv", "folder"])
+def damaged(request, folders: Path, betons: Path, tmp_path: Path) -> tuple[list[str], str]:
+    """Overrides for a data set of which one training sample is damaged, and its name."""
+    root = tmp_path / "damaged"
+    if request.param == "ffcv":
+        shutil.copytree(betons, root)
+        damage(root / "train.beton", 5)
+        return [f"data.root={root}"], "sample 5 is damaged"
+    shutil.copytree(folders, root)
+    path = sorted((root / "train").rglob("*.jpg"))[5]
+    path.write_bytes(path.read_bytes()[:300])
+    return [f"data.root={root}", "data.loader=folder"], path.name
+
+
+def test_a_damaged_sample_ends_training_by_its_name_or_is_left_out_and_logged(damaged, recipe, tmp_path):
+    overrides, name = damaged
+    stopped = command("train.py", recipe, *overrides, f"run_dir={tmp_path / 'stopped'}")
+    assert stopped.returncode == 1 and name in stopped.stderr.strip().splitlines()[-1] and "Traceback" not in stopped.stderr
+    run = tmp_path / "run"
+    went_on = command("train.py", recipe, *overrides, "data.on_error=skip", f"run_dir={run}", ranks=2)
+    assert went_on.returncode == 0 and name in went_on.stderr, went_on.stderr
+    (event,) = [json.loads(text) for text in (run / "events.jsonl").read_text().splitlines()]
+    assert event["epoch"] == 1 and 1 <= event["step"] <= 4 and name in event["damaged"]
+    assert json.loads((run / "log.jsonl").read_text())["damaged"] == 1
+
+
+def test_the_stand_in_is_the_next_whole_sample_with_its_label_whatever_the_workers(damaged, recipe):
+    overrides, _ = damaged
+    seen = []
+    for workers in (1, 2):
+        config = load_config(str(recipe), [*overrides, "data.on_error=skip", f"data.workers={workers}"])
+        loader = open_loaders(config, ONE, ["train"])["train"]
+        batches = list(loader.train_epoch(0, 32))
+        samples = torch.cat([batch.samples for batch in batches])
+        assert sum(len(batch.damaged) for batch in batches) == 1
+        assert 5 not in samples and (samples == 6).sum() == 2
+        (first, second) = (torch.cat([batch.images for batch in batches])[i] for i in (samples == 6).nonzero().flatten().tolist())
+        assert torch.equal(first, second)
+        assert len(set(torch.cat([batch.labels for batch in batches])[samples == 6].tolist())) == 1
+        seen.append(torch.cat([batch.images for batch in batches]))
+        loader.close()
+    assert torch.equal(*seen)
+
+
+def test_a_damaged_sample_is_always_an_error_in_evaluation(folders, betons, recipe, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(betons, root)
+    damage(root / "val.beton", 3)
+    done = command("train.py", recipe, f"data.root={root}", "data.on_error=skip", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1 and "val.beton: sample 3 is damaged" in done.stderr.splitlines()[-1]
+
+
+def test_labels_beyond_the_classes_are_refused_at_the_start(betons, recipe, tmp_path):
+    root = tmp_path / "fewer"
+    shutil.copytree(betons, root)
+    names = json.loads((root / "classes.json").read_text())
+    (root / "classes.json").write_text(json.dumps(names[:-1]))
+    done = command("train.py", recipe, f"data.root={root}", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 2 and f"label {CLASSES - 1}: expected 0 to {CLASSES - 2}" in done.stderr
+
+
+class Spoilt(nn.Module):
+    """A network whose output, or whose gradient, is not finite at certain forward passes."""
+
+    def __init__(self, network: nn.Module, at: set[int], what: str) -> None:
+        super().__init__()
+        self.network, self.at, self.what, self.passes = network, at, what, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.network(x)
+        self.passes += 1
+        if self.passes - 1 in self.at:
+            if self.what == "loss":
+                return y * float("nan")
+            y.register_hook(lambda grad: grad * float("inf"))
+        return y
+
+
+def trainer_of(recipe: Path, betons: Path, at: set[int], what: str, *overrides: str) -> Trainer:
+    config = load_config(str(recipe), [f"data.root={betons}", *overrides])
+    loader = open_loaders(config, ONE, ["train"])["train"]
+    torch.manual_seed(0)
+    model = Spoilt(build_network(config, CLASSES), at, what)
+    learner = build_learner(config, model, CPU, ONE)
+    return Trainer(config, learner, loader, Mixing(config, CLASSES), InputStep(config, CPU), ONE)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing_is_noted_and_training_goes_on(recipe, betons, what, precision):
+    trainer = trainer_of(
+        recipe, betons, {1}, what, "train.on_nonfinite=skip", "train.ema_decay=0.5", f"train.precision={precision}"
+    )
+    states, watch = [], LossWatch(CPU)
+
+    def remember(done: int) -> None:
+        states.append({key: value.clone() for key, value in trainer.learner.model.state_dict().items()})
+
+    train_epoch(trainer, 0, watch, after_step=remember)
+    scalers_own = precision == "float16" and what == "gradient"
+    notes = [{key for key in note if key not in ("epoch", "step")} for note in watch.notes if note["step"] == 2]
+    assert notes == [{"scaler_skipped"} if scalers_own else {"left_out"}]
+    changed = [key for key in states[0] if not torch.equal(states[0][key], states[1][key])]
+    assert all("running" in key or "tracked" in key for key in changed) if scalers_own else changed == []
+    assert any(not torch.equal(states[1][key], states[2][key]) for key in states[1] if "weight" in key)
+    assert all(value.isfinite().all() for value in trainer.learner.model.state_dict().values())
+    trainer.loader.close()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_is_named_with_its_step_also_in_the_last_one(recipe, betons, what):
+    trainer = trainer_of(recipe, betons, {3}, what)
+    with pytest.raises(RunError, match=f"the {what} is not finite at step 4/4 of epoch 1 on rank 0, learning rate .*, batch of 24"):
+        train_epoch(trainer, 0, LossWatch(CPU))
+    trainer.loader.close()
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(recipe, betons):
+    trainer = trainer_of(recipe, betons, {1, 2, 3}, "loss", "train.on_nonfinite=skip", "train.nonfinite_limit=2")
+    with pytest.raises(RunError, match=r"not finite 2 times in a row .*nonfinite_limit.*step 3/4"):
+        train_epoch(trainer, 0, LossWatch(CPU))
+    trainer.loader.close()
+
+
+@pytest.mark.parametrize("what", ["weights", "buffers"])
+def test_a_rank_that_drifts_by_one_bit_is_named(what):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    line = [*launcher, str(ROOT / "tests" / "fault_worker.py"), what]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
+    told = [text for text in done.stdout.splitlines() if "are no longer those of rank 0" in text]
+    assert len(told) == 3 and all("of rank 1 are no longer" in text for text in told), done.stdout + done.stderr
+
+
+def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(folders, betons, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(kill_loop.RECIPE)
+    place, run = Place(path, {"ffcv": betons, "folder": folders}), tmp_path / "run"
+    process = start(line(place, CASES[2], run, "distributed.timeout_s=5", "train.epochs=500"))
+    assert wait_for_new_step(process, run, set())
+    ranks_of(process)[2].send_signal(signal.SIGSTOP)
+    code, errors = finish(process, limit_s=90)
+    told = [text for text in errors.splitlines() if text.startswith("error: ")]
+    assert code != 0 and len(told) == 2 and all("rank 2 left the run" in text for text in told), errors
