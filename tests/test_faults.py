@@ -185,8 +185,8 @@ def test_a_rank_that_drifts_by_one_bit_is_named(what):
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [*launcher, str(ROOT / "tests" / "fault_worker.py"), what]
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
-    told = [text for text in done.stdout.splitlines() if "are no longer those of rank 0" in text]
-    assert len(told) == 3 and all("of rank 1 are no longer" in text for text in told), done.stdout + done.stderr
+    told = done.stdout.count("the weights or buffers of rank 1 are no longer those of rank 0")
+    assert told == 3, done.stdout + done.stderr  # by every rank; their lines may run together
 
 
 def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(folders, betons, tmp_path):
@@ -196,6 +196,6 @@ def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(
     process = start(line(place, CASES[2], run, "distributed.timeout_s=5", "train.epochs=500"))
     assert wait_for_new_step(process, run, set())
     ranks_of(process)[2].send_signal(signal.SIGSTOP)
-    code, errors = finish(process, limit_s=90)
+    code, errors = finish(process, limit_s=150)
     told = [text for text in errors.splitlines() if text.startswith("error: ")]
     assert code != 0 and len(told) == 2 and all("rank 2 left the run" in text for text in told), errors
