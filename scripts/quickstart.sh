@@ -33,10 +33,8 @@ for norm in bn en; do
         say "training: $run is finished"
         continue
     fi
-    resume=(run_dir="$run")
-    [ ! -f "$run/last.pt" ] || resume=(--resume "$run")
     say "training: ShuffleNetV2 x0.5 with $norm, 2 processes"
-    "${launch[@]}" train.py "$config" norm.name="$norm" "${resume[@]}"
+    "${launch[@]}" train.py "$config" norm.name="$norm" run_dir="$run" --resume auto
 done
 
 for norm in bn en; do
