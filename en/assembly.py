@@ -21,6 +21,8 @@ from en.models import build_model
 from en.optimizer import build_optimizer
 from en.schedule import resolution
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 # Ranks keep their own running averages between evaluations; torch renamed the argument that says so.
 LEAVE_BUFFERS = next(
     name
@@ -92,10 +94,9 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
         devices = [device.index] if device.type == "cuda" else None
         options: dict[str, Any] = {LEAVE_BUFFERS: False, "gradient_as_bucket_view": True}
         forward = DistributedDataParallel(model, devices, **options)
+        settle_buckets(config, model, forward, device)
     if config.train.compile:
         forward = torch.compile(forward)  # type: ignore[assignment]
-    if dist.is_initialized():
-        settle_buckets(config, model, forward, device, ranks)
     decay = config.train.ema_decay
     return Learner(
         model=model,
@@ -106,17 +107,18 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
     )
 
 
-def settle_buckets(config: Config, model: nn.Module, forward: nn.Module, device: torch.device, ranks: Ranks) -> None:
+def settle_buckets(config: Config, model: nn.Module, wrapped: nn.Module, device: torch.device) -> None:
     """Has DistributedDataParallel lay out its buckets of gradients for good, by a backward pass on blank images.
 
     It does so after its first backward pass, and from three ranks on, the order in which gradients are added up depends on it:
     without this, the first step of a resumed run would differ in its last bits from the same step of an untouched one.
     """
     before = copy.deepcopy(model.state_dict())
-    micro_batch = config.train.batch_size // (ranks.world_size * config.train.accumulation)
-    size = resolution(config, 0)
+    size, dtype = resolution(config, 0), PRECISIONS[config.train.precision]
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    images = torch.zeros(micro_batch, 3, size, size, device=device).contiguous(memory_format=memory_format)
-    torch.autograd.backward(forward.train()(images).float().sum())
+    images = torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=memory_format)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        output = wrapped.train()(images)
+    torch.autograd.backward(output.float().sum())
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)

@@ -27,6 +27,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "step": int,
     "ranks": list,
+    "summary": (dict, type(None)),
     "best": dict,
     "config": dict,
     "classes": list,
@@ -36,7 +37,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint and its SHA-256, durably, whole or not at all: temporary file, fsync, rename, fsync of the folder.
 
-    `path`.sha256 is what `sha256sum -c` reads. It is put in place first: a checkpoint that is there has its sum beside it.
+    `path`.sha256 is what `sha256sum -c` reads.
 
     Raises: RunError when it cannot be written, on a full disk for one; what was there before stays.
     """
@@ -47,15 +48,26 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(partial, content)
-        write_durably(partial_sum := sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
-        partial_sum.replace(sum_path(path))
-        partial.replace(path)
-        sync_folder(path.parent)
+        write_durably(sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+        put_in_place(partial, path)
     except OSError as error:
-        for leftover in (partial, sum_path(partial)):
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
+        drop(partial)
         raise RunError(f"{path}: {error.strerror or error}: this checkpoint was not written; those before it are whole") from error
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Renames a checkpoint and its sum. At every moment there is a whole checkpoint, beside it its own sum or none."""
+    sum_path(path).unlink(missing_ok=True)
+    partial.replace(path)
+    sum_path(partial).replace(sum_path(path))
+    sync_folder(path.parent)
+
+
+def drop(partial: Path) -> None:
+    """Removes what a failed write left."""
+    for leftover in (partial, sum_path(partial)):
+        with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:
@@ -79,23 +91,28 @@ def sum_path(path: Path) -> Path:
 
 def link(path: Path, name: Path) -> None:
     """Makes `name` another name of a checkpoint, in place of what was there; a copy where the disk has no links."""
-    for source, target in ((sum_path(path), sum_path(name)), (path, name)):
-        partial = target.with_name(target.name + ".partial")
-        partial.unlink(missing_ok=True)
+    if path == name:
+        return
+    partial = name.with_name(name.name + ".partial")
+    try:
+        drop(partial)
         try:
-            os.link(source, partial)
+            os.link(path, partial)
         except OSError:
-            shutil.copy2(source, partial)
-        if target.suffix == ".sha256":
-            partial.unlink()
-            partial.write_text(source.read_text().replace(path.name, name.name))
-        partial.replace(target)
-    sync_folder(name.parent)
+            shutil.copy2(path, partial)
+        digest = (
+            sum_path(path).read_text().split()[0] if sum_path(path).is_file() else hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        write_durably(sum_path(partial), f"{digest}  {name.name}\n".encode())
+        put_in_place(partial, name)
+    except OSError as error:
+        drop(partial)
+        raise RunError(f"{name}: {error.strerror or error}: not written; the checkpoints before are whole") from error
 
 
-def step_path(folder: Path, step: int) -> Path:
-    """Where a run's checkpoint after `step` steps in all lies."""
-    return folder / STEPS / f"step_{step:09d}.pt"
+def step_path(folder: Path, epoch: int, step: int) -> Path:
+    """Where a run's checkpoint after `epoch` epochs and `step` steps of the next one lies."""
+    return folder / STEPS / f"step_{epoch:05d}_{step:08d}.pt"
 
 
 def step_paths(folder: Path) -> list[Path]:
@@ -143,7 +160,9 @@ def load(path: Path) -> Checkpoint:
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path}: expected a checkpoint, which does not load: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path}: expected a checkpoint, which does not load: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
     found = checkpoint if isinstance(checkpoint, dict) else {}
     wrong = [key for key, kind in KINDS.items() if key not in found or not isinstance(found[key], kind)]
     if wrong:

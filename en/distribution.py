@@ -49,8 +49,10 @@ def choose_device(wanted: str, ranks: Ranks) -> torch.device:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    if ranks.local_rank >= count:
-        raise UserError(f"device={wanted}: expected a GPU for local rank {ranks.local_rank}, found {count}; try device=cpu")
+    if count < ranks.local_world_size:
+        raise UserError(
+            f"device={wanted}: expected a GPU for each of the {ranks.local_world_size} local ranks, found {count}; try device=cpu"
+        )
     return torch.device("cuda", ranks.local_rank)
 
 

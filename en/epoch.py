@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from en.assembly import Learner
+from en.assembly import PRECISIONS, Learner
 from en.config import Config
 from en.data import Batch, ImageLoader
 from en.data.sampling import epoch_order, rank_batches
@@ -24,8 +24,6 @@ from en.pixels import InputStep
 from en.progress import Progress
 from en.schedule import learning_rate, resolution
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class EpochStats:
@@ -34,7 +32,7 @@ class EpochStats:
     Attributes:
         loss: mean over the samples of all ranks, as trained (with label smoothing and mixing).
         lr: of the last step.
-        images_per_second: over all ranks, since this process began.
+        images_per_second: over all ranks, since this process began; None when it had no step left.
         data_wait: share of the time that rank 0 spent waiting for data, 0 to 1.
         seconds: wall time, since this process began.
         resolution: side of the images, pixels.
@@ -42,7 +40,7 @@ class EpochStats:
 
     loss: float
     lr: float
-    images_per_second: float
+    images_per_second: float | None
     data_wait: float
     seconds: float
     resolution: int
@@ -98,8 +96,9 @@ def train_epoch(
             after_step(step + 1)
     seconds = time.perf_counter() - started
     images = (steps - first_step) * config.train.batch_size
+    speed = images / seconds if images else None
     lr = learning_rate(config, epoch + (steps - 1) / steps)
-    return EpochStats(watch.mean(ranks), lr, images / seconds, waited / seconds, seconds, size)
+    return EpochStats(watch.mean(ranks), lr, speed, waited / seconds, seconds, size)
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch], watch: LossWatch, epoch: int, step: int) -> float:

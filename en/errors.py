@@ -37,12 +37,23 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message} (see --help)")
 
 
+def out_of_memory() -> type[Exception]:
+    """What torch raises when a GPU's memory is full, where torch has been imported."""
+    kind: type[Exception] = getattr(sys.modules.get("torch"), "OutOfMemoryError", RunError)
+    return kind
+
+
+def speaks() -> bool:
+    """Whether this process tells of a mistake that all may have found: the first of its node."""
+    return "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", ""))
+
+
 def exit_on_error(command: Callable[[], None]) -> None:
     """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line."""
     try:
         command()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if speaks():
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stop:
@@ -52,7 +63,10 @@ def exit_on_error(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
-    except RunError as error:
+    except Exception as error:
+        if not isinstance(error, (RunError, out_of_memory())):
+            raise
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         print(f"error: {rank}{error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        sys.stdout.flush()
+        os._exit(FAILURE)  # a thread that hangs in a read would keep sys.exit from ending the process

@@ -97,7 +97,7 @@ def measured_table(groups: list[list[Measured]]) -> list[str]:
             str(len(runs)),
             f"{first['params']:,}",
             f"{first['gmacs']:.3g} (+ {first['norm_gmacs']:.2g})",
-            f"{statistics.mean(run.summary['images_per_second'] for run in runs):.0f}",
+            mean_speed([run.summary["images_per_second"] for run in runs]),
             f"{first['hardware']}, {first['world_size']} ranks",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -199,3 +199,9 @@ def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
                 gap = run.summary["top1"] - row["top1"]
                 lines.append(f"{run.path}: top-1 {gap:+.2f} against {row['top1']} ({row['source']}).")
     return lines
+
+
+def mean_speed(speeds: list[float | None]) -> str:
+    """The mean of the runs' images/s; a run that was resumed after its last training step has none."""
+    known = [speed for speed in speeds if speed is not None]
+    return f"{statistics.mean(known):.0f}" if known else "-"

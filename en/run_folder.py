@@ -1,5 +1,6 @@
 """A run's folder: what was run, on what, and what came of it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -50,7 +51,9 @@ class RunFolder:
         try:  # a POSIX lock: it ends with this process, however that ends, and loader workers do not inherit it
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
+            print(f"warning: {path}: no locks here ({error.strerror}): two runs are not kept apart", file=sys.stderr, flush=True)
 
     def start(self, config: Config, ranks: Ranks, device: torch.device, epochs_done: int) -> None:
         """Writes what is about to run, after `epochs_done` epochs of it.
@@ -80,7 +83,7 @@ class RunFolder:
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
             for name, value in row.items():
-                if name != "epoch":
+                if name != "epoch" and value is not None:
                     self._writer.add_scalar(TAGS.get(name, name), value, row["epoch"])
             for layer, shares in ratios.items():
                 for name, share in shares.items():

@@ -22,7 +22,7 @@ from en.mixing import Mixing
 from en.models import complexity
 from en.norm import record_ratios
 from en.pixels import InputStep
-from en.run_folder import Ratios, Row, RunFolder, hardware, new_run_path, refuse_used
+from en.run_folder import Ratios, Row, RunFolder, disk_errors_told, hardware, new_run_path, refuse_used
 from en.stopping import StopWish
 
 FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
@@ -47,7 +47,11 @@ class Run:
         if self.saved:
             check_resumable(self.saved, config, self.classes, self.origin)
         self.model = build_network(config, len(self.classes))
-        self.cost = complexity(self.model, config.eval_resolution)
+        try:
+            self.cost = complexity(self.model, config.eval_resolution)
+        except RuntimeError as error:
+            size, reason = config.eval_resolution, str(error).splitlines()[0]
+            raise UserError(f"data.resolution={size}: expected a size that {config.model.name} takes: {reason}") from error
         self.device = choose_device(config.device, self.ranks)
         self.epochs_done: int = self.saved["epoch"] if self.saved else 0
         self.best: dict[str, float] = self.saved["best"] if self.saved else {"top1": -1.0, "epoch": 0}
@@ -76,7 +80,8 @@ class Run:
                     restore(learner, self.saved, ranks, self.origin)
                     if first_step := self.saved["step"]:
                         watch.restore([state["watch"] for state in self.saved["ranks"]], ranks)
-                    checkpoint.remove(self.later_checkpoints(first_step))
+                    if self.folder:
+                        self.take_up(self.folder, self.saved)
                 self.saved = None
                 for epoch in range(self.epochs_done, config.train.epochs):
                     self.train_one(epoch, watch, first_step)
@@ -116,37 +121,49 @@ class Run:
         ratios = mean_ratios(scored, record)
         notes = [note for state in gather(watch.notes, self.group) for note in state]
         self.epochs_done = epoch + 1
-        is_best = scores.top1 > self.best["top1"]
-        if is_best:
+        if scores.top1 > self.best["top1"]:
             self.best = {"top1": scores.top1, "epoch": self.epochs_done}
         if self.folder:
             self.log_epoch(self.folder, stats, scores, ratios, notes)
-        path = self.save(self.epochs_done, 0, None)
+        summary = self.summary(stats, scores)
+        path = self.save(self.epochs_done, 0, None, summary)
         if self.folder and path:
-            checkpoint.link(path, self.folder.path / "last.pt")
-            if is_best:
-                checkpoint.link(path, self.folder.path / "best.pt")
-            self.folder.write_summary(self.summary(stats, scores))
+            self.name(self.folder, path, summary)
 
-    def save(self, epoch: int, step: int, watch: LossWatch | None) -> Path | None:
+    def name(self, folder: RunFolder, path: Path, summary: Row) -> None:
+        """Makes the checkpoint of a finished epoch last.pt, and best.pt where it is, and tells of it in summary.json."""
+        checkpoint.link(path, folder.path / "last.pt")
+        if self.best["epoch"] == self.epochs_done:
+            checkpoint.link(path, folder.path / "best.pt")
+        folder.write_summary(summary)
+
+    def save(self, epoch: int, step: int, watch: LossWatch | None, summary: Row | None = None) -> Path | None:
         """Writes a checkpoint, all ranks together, and keeps the newest; rank 0 is told where it lies."""
         learner = self.trainer.learner
         own = None if watch is None else rank_state(learner, watch)
         ranks = [] if own is None else gather(own, self.group)
         if self.folder is None:
             return None
-        state = snapshot(learner, self.config, self.classes, self.best) | {"epoch": epoch, "step": step, "ranks": ranks}
-        path = checkpoint.step_path(self.folder.path, epoch * self.trainer.steps + step)
+        state = snapshot(learner, self.config, self.classes, self.best) | {
+            "epoch": epoch,
+            "step": step,
+            "ranks": ranks,
+            "summary": summary,
+        }
+        path = checkpoint.step_path(self.folder.path, epoch, step)
         checkpoint.save(state, path)
-        checkpoint.remove(checkpoint.step_paths(self.folder.path)[self.config.checkpoint.keep :])
+        with disk_errors_told(self.folder.path):
+            checkpoint.remove(checkpoint.step_paths(self.folder.path)[self.config.checkpoint.keep :])
         return path
 
-    def later_checkpoints(self, step: int) -> list[Path]:
-        """What a run left that went further than the checkpoint from which it is now gone on with."""
-        if self.folder is None:
-            return []
-        here = checkpoint.step_path(self.folder.path, self.epochs_done * self.trainer.steps + step)
-        return [path for path in checkpoint.step_paths(self.folder.path) if path > here]
+    def take_up(self, folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+        """Makes the checkpoint that is gone on with the newest of the folder, and does again what a kill may have left undone."""
+        here = checkpoint.step_path(folder.path, saved["epoch"], saved["step"])
+        checkpoint.link(Path(self.origin), here)
+        if saved["summary"] is not None:
+            self.name(folder, here, saved["summary"])
+        with disk_errors_told(folder.path):
+            checkpoint.remove(path for path in checkpoint.step_paths(folder.path) if path > here)
 
     def stopped(self, epoch: int, step: int) -> Stopped:
         """What is said when a signal ends the run here."""
@@ -167,13 +184,13 @@ class Run:
 
     def log_epoch(self, folder: RunFolder, stats: EpochStats, scores: Scores, ratios: Ratios, notes: list[Row]) -> None:
         """Logs an epoch."""
-        row = {"epoch": self.epochs_done, "train_loss": stats.loss, **scores.as_dict(), "lr": stats.lr}
+        row: Row = {"epoch": self.epochs_done, "train_loss": stats.loss, **scores.as_dict(), "lr": stats.lr}
         row |= {"images_per_second": stats.images_per_second, "data_wait": stats.data_wait, "seconds": stats.seconds}
         row |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
         folder.write_epoch({**row, "resolution": stats.resolution}, ratios, notes)
         print(
             f"epoch {self.epochs_done}/{self.config.train.epochs}: loss {stats.loss:.4f}, top-1 {scores.top1:.2f} %, top-5 "
-            f"{scores.top5:.2f} %, {stats.images_per_second:.0f} images/s, waited {100 * stats.data_wait:.0f} % for data",
+            f"{scores.top5:.2f} %, {stats.images_per_second or 0:.0f} images/s, waited {100 * stats.data_wait:.0f} % for data",
             file=sys.stderr,
             flush=True,
         )
@@ -209,13 +226,15 @@ def find_start(config: Config, config_path: str) -> tuple[Path, str, checkpoint.
     Raises: UserError for an explicit `resume` that is missing or damaged, and for a folder in which nothing is whole.
     """
     resume = config.resume
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, which is not to begin there once more
     if resume is None:
         return new_run_path(config, config_path), "", None
     folder = new_run_path(config, config_path) if resume == "auto" else Path(resume)
     if resume != "auto" and not folder.is_dir():
-        saved = checkpoint.load(folder)
-        inside = folder.parent.name == checkpoint.STEPS
-        return (folder.parent.parent if inside else folder.parent), str(folder), saved
+        home = folder.parent.parent if folder.parent.name == checkpoint.STEPS else folder.parent
+        if not restarted:
+            return home, str(folder), checkpoint.load(folder)
+        folder = home
     found = checkpoint.newest(folder)
     if found is not None:
         return folder, str(found[0]), found[1]

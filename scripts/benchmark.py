@@ -35,6 +35,8 @@ def main() -> None:
             raise UserError(f"--{key} {getattr(arguments, key)}: expected at least 1")
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
+        raise UserError(f"--json {arguments.json}: expected a file in a folder that exists")
     import torch
 
     from en.benchmarks.loader import benchmark_loader

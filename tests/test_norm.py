@@ -316,6 +316,15 @@ def test_torch_compile_makes_one_graph_with_the_same_result(name, training):
 
 
 @every_norm
+@every_form
+def test_weights_of_another_type_than_the_moments_are_converted(name, form):
+    layer, x = randomized(name, 6).eval(), images(2, 6, 4, 4)
+    if name == "bn":
+        pytest.skip("torch's batch_norm refuses mixed types in one line")
+    torch.testing.assert_close(copy.deepcopy(layer).double()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@every_norm
 def test_an_empty_batch_passes_in_evaluation(name):
     assert build_norm(name, 6).eval()(torch.empty(0, 6, 4, 4)).shape == (0, 6, 4, 4)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -179,6 +180,21 @@ def test_damaged_checkpoints_are_left_for_the_one_before_and_explicit_ones_refus
 def train(place: Place, case: Case, run: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A run in one process, to its end."""
     return command("train.py", *line(place, case, run, *more)[2:], **environment)
+
+
+def test_what_a_kill_between_a_checkpoint_and_its_names_left_undone_is_done_on_resume(place, untouched, tmp_path):
+    whole, run = untouched(CASES[0]), tmp_path / "run"
+    shutil.copytree(whole, run)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "last.pt").write_bytes(b"an older epoch's")
+    (run / "summary.json").unlink()
+    done = train(place, CASES[0], run, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert differences(whole, run) == [] and json.loads((run / "summary.json").read_text()) == summary
+    names = {path.name.removesuffix(".sha256"): path.read_text().split() for path in run.glob("*.pt.sha256")}
+    assert {name: name for name in names} == {name: words[1] for name, words in names.items()}
+    checked = subprocess.run(["sha256sum", "-c", "last.pt.sha256", "best.pt.sha256"], cwd=run, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_says_that_it_begins_anew(place, tmp_path):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from en import checkpoint
 from en.assembly import build_learner, build_network, open_loaders
 from en.benchmarks.timing import hardware, median, show, write
-from en.config import Config
+from en.configuring import validate
 from en.data.prepare import Storage, prepare
 from en.data.sources import Sample, Source
 from en.distribution import Ranks
@@ -31,7 +31,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
-        config = Config.model_validate(
+        config = validate(
             {
                 "model": {"name": "resnet50"},
                 "norm": {"name": norm},
@@ -40,7 +40,8 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
                 "optim": {"lr": 0.01, "weight_decay": 1e-4},
                 "schedule": {"name": "cosine"},
                 "device": "cpu",
-            }
+            },
+            "scripts/benchmark.py train",
         )
         ranks, device = Ranks.from_environment(), torch.device("cpu")
         loaders = open_loaders(config, ranks, ("train",))
@@ -61,7 +62,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         trained, alone = [], []
         for epoch in range(rounds + 1):  # the first is a warm-up
             stats = train_epoch(trainer, epoch, LossWatch(device))
-            trained.append(stats.images_per_second)
+            trained.append(stats.images_per_second or 0.0)
             alone.append(bare_epoch())
         loaders["train"].close()
         seconds = checkpoint_seconds(trainer, root)
@@ -84,7 +85,7 @@ def checkpoint_seconds(trainer: Trainer, folder: Path) -> float:
         started = time.perf_counter()
         state = snapshot(trainer.learner, trainer.config, list("0123456789"), {"top1": 0.0, "epoch": 0})
         ranks = [rank_state(trainer.learner, LossWatch(torch.device("cpu")))]
-        checkpoint.save(state | {"epoch": 0, "step": step, "ranks": ranks}, checkpoint.step_path(folder, step))
+        checkpoint.save(state | {"epoch": 0, "step": step, "ranks": ranks, "summary": None}, checkpoint.step_path(folder, 0, step))
         seconds.append(time.perf_counter() - started)
     return median(seconds)
 

@@ -7,6 +7,7 @@ of threads gives the same pixels, and a failure reaches the trainer as an except
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -138,9 +139,10 @@ class FfcvLoader:
         raise RunError(f"{error}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out")
 
     def _finished(self, batch: Batch, parts: list[Future[None]]) -> Batch:
+        deadline = time.monotonic() + self._reading.timeout_s
         try:
             for part in parts:
-                part.result(self._reading.timeout_s)
+                part.result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
             first = int(batch.samples[0])
             raise RunError(

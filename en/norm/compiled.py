@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).with_name("cpu")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 SWITCH = "EN_COMPILED"
 """Environment variable: 0 keeps to torch's own operations."""
 
@@ -32,7 +33,10 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3
 def library_for(x: Tensor) -> ctypes.CDLL | None:
     """The compiled functions, if they can be used on `x`; None if not, or where they are switched off or do not compile."""
     usable = x.numel() and x.dtype in TYPES and plain_cpu(x)
-    return _library(os.environ.get(SWITCH, "1")) if usable else None
+    library = _library(os.environ.get(SWITCH, "1")) if usable else None
+    if x.dtype == torch.float16 and library is not None and not library.en_has_float16():
+        return None
+    return library
 
 
 def plain_cpu(x: Tensor) -> bool:
@@ -86,7 +90,7 @@ def _library(switch: str) -> ctypes.CDLL | None:
         if compiler is None:
             raise OSError("there is no g++ and no clang++")
         return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2)
         return None

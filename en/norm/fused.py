@@ -44,7 +44,7 @@ def full_precision(device_type: str) -> AbstractContextManager[None]:
 def _per_cell(coefficients: Coefficients, mean: Tensor, var: Tensor, x: Tensor) -> list[Tensor]:
     with full_precision(x.device.type):
         pair = coefficients(mean, var, x.shape[2] * x.shape[3])
-        return [part.expand(mean.shape).contiguous() for part in pair]
+        return [part.to(mean.dtype).expand(mean.shape).contiguous() for part in pair]
 
 
 class _Normalize(torch.autograd.Function):

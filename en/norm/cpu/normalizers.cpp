@@ -169,7 +169,9 @@ template <class Call> void by_type(int64_t type, Call call) {
         case 0: return call(static_cast<float*>(nullptr));
         case 1: return call(static_cast<double*>(nullptr));
         case 2: return call(static_cast<bfloat16*>(nullptr));
+#ifdef __FLT16_MAX__
         case 3: return call(static_cast<float16*>(nullptr));
+#endif
     }
 }
 
@@ -180,6 +182,14 @@ template <class Call> void by_type(int64_t type, Call call) {
     using A [[maybe_unused]] = accumulator<T>
 
 extern "C" {
+
+int en_has_float16() {
+#ifdef __FLT16_MAX__
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 int64_t en_saved_size(const mixed* m) { return saved_parts<char>(*m, nullptr).end - (char*)nullptr; }
 

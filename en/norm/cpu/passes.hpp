@@ -17,7 +17,9 @@ namespace {
 struct bfloat16 {
     uint16_t bits;
 };
+#ifdef __FLT16_MAX__   // compilers without it leave float16 to torch's operations
 using float16 = _Float16;
+#endif
 
 template <class T> using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -34,7 +36,10 @@ constexpr int64_t kLanes = 4;     // vectors in flight: hides the latency of an 
 
 inline float value(float x) { return x; }
 inline double value(double x) { return x; }
+#ifdef __FLT16_MAX__
 inline float value(float16 x) { return static_cast<float>(x); }
+inline void put(float16* to, float x) { *to = static_cast<float16>(x); }
+#endif
 inline float value(bfloat16 x) {
     const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
     float out;
@@ -44,7 +49,6 @@ inline float value(bfloat16 x) {
 
 inline void put(float* to, float x) { *to = x; }
 inline void put(double* to, double x) { *to = x; }
-inline void put(float16* to, float x) { *to = static_cast<float16>(x); }
 inline void put(bfloat16* to, float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
@@ -65,7 +69,7 @@ template <class T> inline vec<accumulator<T>> load(const T* from) {
         const wide bits = __builtin_convertvector(half, wide) << 16;
         std::memcpy(&out, &bits, sizeof out);
     } else {
-        typedef float16 narrow __attribute__((vector_size(32)));
+        typedef T narrow __attribute__((vector_size(32)));
         narrow half;
         std::memcpy(&half, from, sizeof half);
         out = __builtin_convertvector(half, vec<A>);
@@ -88,7 +92,7 @@ template <class T> inline void store(T* to, vec<accumulator<T>> x) {
         const narrow half = __builtin_convertvector(rounded, narrow);
         std::memcpy(to, &half, sizeof half);
     } else {
-        typedef float16 narrow __attribute__((vector_size(32)));
+        typedef T narrow __attribute__((vector_size(32)));
         const narrow half = __builtin_convertvector(x, narrow);
         std::memcpy(to, &half, sizeof half);
     }
