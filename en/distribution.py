@@ -154,3 +154,11 @@ def average_buffers(model: nn.Module) -> None:
         flat = sum_over_ranks(torch.cat([buffer.flatten().float() for buffer in buffers])) / dist.get_world_size()
         for buffer, mean in zip(buffers, torch.split(flat, [buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))
+
+
+def only_deterministic() -> None:
+    """Restricts torch to algorithms that give the same bits each time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False

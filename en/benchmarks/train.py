@@ -19,7 +19,7 @@ from en.epoch import Trainer, train_epoch
 from en.loss_watch import LossWatch
 from en.mixing import Mixing
 from en.pixels import InputStep
-from en.training import rank_state, snapshot
+from en.resuming import rank_state, snapshot
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
 EVERY = 500  # steps between checkpoints

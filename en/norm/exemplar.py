@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from en.norm import cpu_mixed, mixtures
-from en.norm.base import MixedNormalizer, flag, one_of, whole
+from en.norm.arguments import flag, one_of, whole
+from en.norm.base import MixedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")

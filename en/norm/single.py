@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from en.norm import cpu_mixed, moments
-from en.norm.base import Normalizer, RunningNormalizer, check_groups, check_input
+from en.norm.arguments import check_groups, check_input
+from en.norm.base import Normalizer, RunningNormalizer
 
 
 class BatchNorm2d(RunningNormalizer):
