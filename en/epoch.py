@@ -121,9 +121,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch], watch: LossWatch, epo
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing) / config.accumulation
             torch.autograd.backward(learner.scaler.scale(loss))
         total += loss.detach()
-    norm: Tensor | None = gradient_norm(trainer)
-    if learner.scaler.is_enabled():
-        norm = None  # it looks at the gradients itself
+    norm = gradient_norm(trainer)
     if config.on_nonfinite == "skip" and not finite_everywhere(total, norm):
         leave_out(trainer, watch, buffers, epoch, step)
         return waited
@@ -145,13 +143,20 @@ def update(learner: Learner) -> bool:
     return not scaler.is_enabled() or scaler.get_scale() >= scale
 
 
-def gradient_norm(trainer: Trainer) -> Tensor:
-    """The norm of the whole gradient, on the device; afterwards it is at most train.clip_norm, where that is set."""
+def gradient_norm(trainer: Trainer) -> Tensor | None:
+    """The norm of the whole gradient, on the device, which is clipped to train.clip_norm, where that is set.
+
+    None with float16's scaler, which looks at the gradients itself.
+    """
     learner, limit = trainer.learner, trainer.config.train.clip_norm
+    scaled = learner.scaler.is_enabled()
     parameters = [parameter for parameter in learner.model.parameters() if parameter.grad is not None]
     if limit is not None:
         learner.scaler.unscale_(learner.optimizer)
-        return nn.utils.clip_grad_norm_(parameters, limit)
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        return None if scaled else norm
+    if scaled:
+        return None
     return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 

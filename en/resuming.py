@@ -28,8 +28,9 @@ def find_start(config: Config, config_path: str) -> tuple[Path, str, checkpoint.
     if resume is None:
         return new_run_path(config, config_path), "", None
     folder = new_run_path(config, config_path) if resume == "auto" else Path(resume)
+    refuse_elsewhere(config, folder)
     if resume != "auto" and not folder.is_dir():
-        home = folder.parent.parent if folder.parent.name == checkpoint.STEPS else folder.parent
+        home = run_of(folder)
         if not restarted:
             return home, str(folder), checkpoint.load(folder)
         folder = home
@@ -41,6 +42,18 @@ def find_start(config: Config, config_path: str) -> tuple[Path, str, checkpoint.
     if Ranks.from_environment().is_first:
         print(f"resume=auto: {folder} has no checkpoint yet: beginning anew", file=sys.stderr, flush=True)
     return folder, "", None
+
+
+def run_of(path: Path) -> Path:
+    """The run folder that a checkpoint lies in."""
+    return path.parent.parent if path.parent.name == checkpoint.STEPS else path.parent
+
+
+def refuse_elsewhere(config: Config, start: Path) -> None:
+    """Raises UserError when run_dir names another folder than that of the run that is gone on with."""
+    home = run_of(start) if start.suffix == ".pt" else start
+    if config.run_dir is not None and start.exists() and Path(config.run_dir).resolve() != home.resolve():
+        raise UserError(f"run_dir={config.run_dir}: expected {home}, the folder of --resume {config.resume}, or none")
 
 
 def snapshot(learner: Learner, config: Config, classes: list[str], best: dict[str, float]) -> checkpoint.Checkpoint:

@@ -82,6 +82,8 @@ class RunFolder:
             for name, rows in (("events.jsonl", notes), ("log.jsonl", [row])):
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
+                    file.flush()
+                    os.fsync(file.fileno())  # before the checkpoint, which counts on these rows
             for name, value in row.items():
                 if name != "epoch" and value is not None:
                     self._writer.add_scalar(TAGS.get(name, name), value, row["epoch"])

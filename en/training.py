@@ -123,9 +123,9 @@ class Run:
         summary = self.summary(stats, scores)
         path = self.save(self.epochs_done, 0, None, summary)
         if self.folder and path:
-            self.name(self.folder, path, summary)
+            self.publish(self.folder, path, summary)
 
-    def name(self, folder: RunFolder, path: Path, summary: Row) -> None:
+    def publish(self, folder: RunFolder, path: Path, summary: Row) -> None:
         """Makes the checkpoint of a finished epoch last.pt, and best.pt where it is, and tells of it in summary.json."""
         checkpoint.link(path, folder.path / "last.pt")
         if self.best["epoch"] == self.epochs_done:
@@ -156,7 +156,7 @@ class Run:
         here = checkpoint.step_path(folder.path, saved["epoch"], saved["step"])
         checkpoint.link(Path(self.origin), here)
         if saved["summary"] is not None:
-            self.name(folder, here, saved["summary"])
+            self.publish(folder, here, saved["summary"])
         with disk_errors_told(folder.path):
             checkpoint.remove(path for path in checkpoint.step_paths(folder.path) if path > here)
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import succeed
 from PIL import Image
 
 from en.data.sources import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
+from en.norm import compiled
 
 PER_CLASS = {"train": 24, "val": 5}
 CLASSES = 4
@@ -53,3 +55,12 @@ def jpeg(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **options)
     return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def chosen_form(request, monkeypatch):
+    """Tests with a `form` run with the compiled CPU code, and with torch's operations as on a machine without a compiler."""
+    form = request.node.callspec.params.get("form") if hasattr(request.node, "callspec") else None
+    if form is not None:
+        monkeypatch.setenv("EN_COMPILED", "1" if form == "compiled" else "0")
+    assert form != "compiled" or compiled.library_for(torch.zeros(1)) is not None

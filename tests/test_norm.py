@@ -1,83 +1,15 @@
 """Every normalizer of the registry, and every variant of EN, against the literal formulas and against torch's own layers."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from literal import literal_forward
+from norm_cases import every_case, every_form, every_norm, images, randomized
 from torch import Tensor, nn
 
-from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, SwitchableNorm2d, build_norm, compiled, record_ratios
+from en.norm import ExemplarNorm2d, Normalizer, SwitchableNorm2d, build_norm, record_ratios
 from en.norm.exemplar import reduced_channels
-
-ROOT = Path(__file__).parents[1]
-VARIANTS: list[dict[str, object]] = [
-    {"convolution": False},
-    {"activation": "relu"},
-    {"shared_affine": True},
-    {"ratios": "pooled"},
-    {"ratios": "static"},
-    {"mix": "statistics"},
-    {"mix": "statistics", "ratios": "static"},
-    {"normalizers": ["ln", "bn"]},
-    {"normalizers": ["in", "ln"]},
-    {"normalizers": ["bn"]},
-    {"normalizers": ["bn", "in", "ln", "gn"], "groups": 3},
-    {"hidden": 7},
-    {"reduction": 1},
-    {"reduction": 4},
-    {"eps": 1e-3, "momentum": 0.3},
-    {"momentum": None},
-]
-CASES = [(name, {}) for name in NORMALIZERS] + [("en", v) for v in VARIANTS]
-CASES += [
-    ("sn", {"normalizers": ["gn", "bn"]}),
-    ("gn", {"groups": 2}),
-    ("bn", {"momentum": None}),
-    ("in", {"eps": 1e-2}),
-]
-
-
-def case_id(case: tuple[str, dict[str, object]]) -> str:
-    return "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items())])
-
-
-every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
-every_norm = pytest.mark.parametrize("name", NORMALIZERS)
-every_form = pytest.mark.parametrize("form", ["compiled", "torch"])
-
-
-@pytest.fixture(autouse=True)
-def chosen_form(request, monkeypatch):
-    """Tests with a `form` run with the compiled CPU code, and with torch's operations as on a machine without a compiler."""
-    form = request.node.callspec.params.get("form") if hasattr(request.node, "callspec") else None
-    if form is not None:
-        monkeypatch.setenv("EN_COMPILED", "1" if form == "compiled" else "0")
-    assert form == "torch" or compiled.library_for(torch.zeros(1)) is not None
-
-
-def randomized(name: str, channels: int, seed: int = 0, **options: object) -> Normalizer:
-    """A normalizer whose parameters and buffers are all random, so that no term of the formula is hidden by a 0 or a 1."""
-    generator = torch.Generator().manual_seed(seed)
-    layer = build_norm(name, channels, **options)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        if hasattr(layer, "running_mean"):
-            layer.running_mean.copy_(torch.randn(channels, generator=generator))
-            layer.running_var.copy_(torch.rand(channels, generator=generator) + 0.5)
-    return layer
-
-
-def images(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.rand(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype) + 0.5
-    shift = torch.randn(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype)
-    return torch.randn(*shape, generator=generator, dtype=dtype) * scale + shift
 
 
 @every_case
@@ -148,101 +80,6 @@ def force_one_hot(layer: Normalizer, k: int) -> None:
             layer.mean_weight[k] = layer.var_weight[k] = 200.0
 
 
-SHAPES = [(2, 3, 5, 5), (3, 16, 7, 7), (2, 24, 9, 40), (1, 58, 1, 1), (3, 70, 2, 2), (2, 130, 18, 19), (5, 6, 1, 300)]
-
-
-@every_norm
-@every_form
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_output_gradients_and_buffers_equal_the_plain_form_for_every_shape_type_and_layout(name, form, dtype, layout):
-    for shape in SHAPES:
-        layer = randomized(name, shape[1])
-        twin = copy.deepcopy(layer).double()
-        x = images(*shape).to(dtype).to(memory_format=layout).requires_grad_()
-        exact = x.detach().double().requires_grad_()
-        weights = images(*shape, seed=2).to(dtype)
-        y, expected = layer(x), twin.plain(exact)
-        y.backward(weights), expected.backward(weights.double())
-        assert y.dtype == dtype and y.is_contiguous(memory_format=layout)
-        half = dtype != torch.float32
-        pairs = [(y, expected), (x.grad, exact.grad)]
-        pairs += [(p.grad, q.grad) for p, q in zip(layer.parameters(), twin.parameters(), strict=True)]
-        pairs += list(zip(layer.buffers(), twin.buffers(), strict=True))
-        for got, want in pairs:
-            room = (2e-2 if half and got.dtype == dtype else 5e-3 if half else 2e-4) * max(1.0, want.abs().max().item())
-            torch.testing.assert_close(got.double(), want.double(), rtol=0, atol=room, msg=lambda m, s=shape: f"{s}: {m}")
-
-
-@every_case
-@every_form
-def test_only_the_input_and_small_tensors_are_kept_for_the_backward_pass(case, form):
-    name, options = case
-    layer, x = randomized(name, 6, **options), images(2, 6, 40, 40).requires_grad_()
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        layer(x)
-    large = [t for t in kept if t.numel() >= x.numel()]
-    assert len(large) == 1 and large[0].data_ptr() == x.data_ptr()
-
-
-@every_case
-@every_form
-def test_gradients_flow_where_they_are_wanted_and_nowhere_else(case, form):
-    name, options = case
-    x = images(2, 6, 4, 4)
-    full = randomized(name, 6, **options)
-    reference = torch.autograd.grad(full(x.requires_grad_()).square().sum(), [x, *full.parameters()], allow_unused=True)
-    frozen = randomized(name, 6, **options).requires_grad_(False)
-    assert torch.equal(torch.autograd.grad(frozen(x).square().sum(), x)[0], reference[0])
-    alone = randomized(name, 6, **options)
-    loss = alone(x.detach()).square().sum()
-    loss.backward(retain_graph=True)
-    loss.backward()  # a second time through the same graph adds the same gradients
-    for parameter, expected in zip(alone.parameters(), reference[1:], strict=True):
-        if expected is not None:
-            torch.testing.assert_close(parameter.grad, 2 * expected)
-
-
-@every_form
-@pytest.mark.parametrize("name", ["sn", "en", "ln"])
-def test_a_second_derivative_is_refused_and_the_plain_form_has_it(name, form):
-    layer, x = randomized(name, 6), images(2, 6, 4, 4).requires_grad_()
-    with pytest.raises(RuntimeError, match=r"differentiated again.*layer\.plain"):
-        torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    (grad,) = torch.autograd.grad(layer.plain(x).square().sum(), x, create_graph=True)
-    assert torch.autograd.grad(grad.square().sum(), x)[0].abs().sum() > 0
-
-
-def test_a_subclass_with_coefficients_of_its_own_is_not_computed_by_its_parents_code():
-    class Doubled(ExemplarNorm2d):
-        def coefficients(self, mean, var, pixels):
-            scale, shift = super().coefficients(mean, var, pixels)
-            return 2 * scale, 2 * shift
-
-    x, parent, child = images(2, 6, 4, 4), randomized("en", 6), Doubled(6)
-    child.load_state_dict(parent.state_dict())
-    torch.testing.assert_close(child(x), 2 * parent(x))
-
-
-def test_without_a_compiler_it_says_so_once_and_computes_the_same(tmp_path):
-    code = """
-import torch, warnings
-from en.norm import build_norm
-torch.manual_seed(0)
-layer, x = build_norm("en", 6), torch.randn(2, 6, 4, 4)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    y = [layer.eval()(x) for _ in range(3)]
-print(len(caught), *(str(w.message) for w in caught))
-torch.testing.assert_close(y[0], layer.plain(x))
-"""
-    environment = {**os.environ, "PATH": "", "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("1 ") and "no g++" in done.stdout and "slower" in done.stdout
-
-
 @every_case
 @every_form
 def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
@@ -271,25 +108,6 @@ def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
 
 
 @every_case
-@every_form
-def test_memory_format_and_dtype_of_the_input_are_kept(case, form):
-    name, options = case
-    layer = randomized(name, 6, **options)
-    x = images(2, 6, 4, 4)
-    y = layer(x.contiguous(memory_format=torch.channels_last))
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, randomized(name, 6, **options)(x), rtol=1e-4, atol=1e-5)
-    for dtype in (torch.bfloat16, torch.float16):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            layer = randomized(name, 6, **options)
-            half = layer(x.to(dtype))
-        assert half.dtype == dtype
-        exact = literal_forward(name, randomized(name, 6, **options), x.to(dtype).float())
-        torch.testing.assert_close(half.float(), exact, rtol=2e-2, atol=2e-2)
-        assert all(b.dtype == torch.float32 for b in layer.buffers() if b.is_floating_point())
-
-
-@every_case
 def test_deepcopy_and_state_dict_round_trip_give_the_same_function(case):
     name, options = case
     layer, x = randomized(name, 6, **options), images(2, 6, 3, 3)
@@ -299,29 +117,6 @@ def test_deepcopy_and_state_dict_round_trip_give_the_same_function(case):
     y = layer(x)
     assert torch.equal(y, fresh(x)) and torch.equal(y, twin(x))
     assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), fresh.buffers(), strict=True))
-
-
-@every_norm
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_torch_compile_makes_one_graph_with_the_same_result(name, training):
-    layer, x = randomized(name, 6).train(training), images(2, 6, 4, 4)
-    twin = copy.deepcopy(layer)
-    y, graph = layer(x), torch.compile(twin, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(graph, y)
-    y.square().sum().backward(), graph.square().sum().backward()
-    for expected, got in zip(layer.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(got.grad, expected.grad, rtol=1e-3, atol=1e-3)
-    for expected, got in zip(layer.buffers(), twin.buffers(), strict=True):
-        torch.testing.assert_close(got, expected)
-
-
-@every_norm
-@every_form
-def test_weights_of_another_type_than_the_moments_are_converted(name, form):
-    layer, x = randomized(name, 6).eval(), images(2, 6, 4, 4)
-    if name == "bn":
-        pytest.skip("torch's batch_norm refuses mixed types in one line")
-    torch.testing.assert_close(copy.deepcopy(layer).double()(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @every_norm

@@ -199,6 +199,9 @@ def test_what_a_kill_between_a_checkpoint_and_its_names_left_undone_is_done_on_r
 
 def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_says_that_it_begins_anew(place, tmp_path):
     assert "nowhere" in refused(train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'nowhere'}"))
+    (tmp_path / "other").mkdir()
+    elsewhere = train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'other'}")
+    assert f"run_dir={tmp_path / 'run'}: expected {tmp_path / 'other'}" in refused(elsewhere)
     assert "run_dir=null" in refused(command("train.py", place.recipe, "--resume", "auto"))
     begun = train(place, CASES[0], tmp_path / "run", "resume=auto", "train.epochs=1")
     assert begun.returncode == 0 and "has no checkpoint yet: beginning anew" in begun.stderr

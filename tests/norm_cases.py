@@ -1,0 +1,62 @@
+"""The normalizers, variants of EN, layers with random parameters and inputs that the tests of the normalizers share."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from en.norm import NORMALIZERS, Normalizer, build_norm
+
+VARIANTS: list[dict[str, object]] = [
+    {"convolution": False},
+    {"activation": "relu"},
+    {"shared_affine": True},
+    {"ratios": "pooled"},
+    {"ratios": "static"},
+    {"mix": "statistics"},
+    {"mix": "statistics", "ratios": "static"},
+    {"normalizers": ["ln", "bn"]},
+    {"normalizers": ["in", "ln"]},
+    {"normalizers": ["bn"]},
+    {"normalizers": ["bn", "in", "ln", "gn"], "groups": 3},
+    {"hidden": 7},
+    {"reduction": 1},
+    {"reduction": 4},
+    {"eps": 1e-3, "momentum": 0.3},
+    {"momentum": None},
+]
+CASES = [(name, {}) for name in NORMALIZERS] + [("en", v) for v in VARIANTS]
+CASES += [
+    ("sn", {"normalizers": ["gn", "bn"]}),
+    ("gn", {"groups": 2}),
+    ("bn", {"momentum": None}),
+    ("in", {"eps": 1e-2}),
+]
+
+
+def case_id(case: tuple[str, dict[str, object]]) -> str:
+    return "-".join([case[0], *(f"{k}={v}" for k, v in case[1].items())])
+
+
+every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
+every_norm = pytest.mark.parametrize("name", NORMALIZERS)
+every_form = pytest.mark.parametrize("form", ["compiled", "torch"])
+
+
+def randomized(name: str, channels: int, seed: int = 0, **options: object) -> Normalizer:
+    """A normalizer whose parameters and buffers are all random, so that no term of the formula is hidden by a 0 or a 1."""
+    generator = torch.Generator().manual_seed(seed)
+    layer = build_norm(name, channels, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        if hasattr(layer, "running_mean"):
+            layer.running_mean.copy_(torch.randn(channels, generator=generator))
+            layer.running_var.copy_(torch.rand(channels, generator=generator) + 0.5)
+    return layer
+
+
+def images(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.rand(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype) + 0.5
+    shift = torch.randn(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype)
+    return torch.randn(*shape, generator=generator, dtype=dtype) * scale + shift
