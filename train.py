@@ -4,9 +4,10 @@
 import json
 
 from en.errors import Parser, exit_on_error
+from en.signals import StopRequest
 
 
-def main() -> None:
+def main(stop: StopRequest) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="e.g. norm.name=gn optim.lr=0.2")
@@ -25,8 +26,9 @@ def main() -> None:
 
     from en.training import Run
 
-    Run(config, arguments.config).train()
+    Run(config, arguments.config, stop).train()
 
 
 if __name__ == "__main__":
-    exit_on_error(main)
+    with StopRequest() as stop:
+        exit_on_error(lambda: main(stop))

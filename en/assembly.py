@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,20 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from en.checkpoint import Data
 from en.config import Config
+from en.configuring import flatten
 from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
 from en.distribution import Ranks
 from en.errors import UserError
 from en.models import build_model
 from en.optimizer import build_optimizer
+from en.provenance import code_digest
 from en.schedule import resolution
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may differ from node to node
 
 # Ranks keep their own running averages between evaluations; torch renamed the argument that says so.
 LEAVE_BUFFERS = next(
@@ -73,6 +78,23 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         skip_damaged=data.on_error == "skip",
     )
     return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+
+
+def describe_data(config: Config, loaders: dict[str, ImageLoader]) -> Data:
+    """What a checkpoint keeps of the data: the train and val splits' images."""
+    train, val = loaders["train"], loaders["val"]
+    return {
+        "name": train.name,
+        "loader": config.data.loader,
+        "train": {"samples": train.samples, "digest": train.digest},
+        "val": {"samples": val.samples, "digest": val.digest},
+    }
+
+
+def ranks_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What ranks that work together have to have in common: configuration, code, torch and data."""
+    keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in OF_A_NODE}
+    return keys | {"code": code_digest(), "torch": torch.__version__} | flatten({"data": dict(data)})
 
 
 def build_network(config: Config, classes: int) -> nn.Module:

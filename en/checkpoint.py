@@ -4,51 +4,122 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 import shutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from typing_extensions import TypedDict
 
-from en.errors import RunError, UserError
+from en import durable
+from en.durable import PARTIAL
+from en.errors import RunError, UserError, speaks
 
 STEPS = "checkpoints"
-Checkpoint = dict[str, Any]
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "model": dict,
-    "ema": (dict, type(None)),
-    "optimizer": dict,
-    "scaler": dict,
-    "epoch": int,
-    "step": int,
-    "ranks": list,
-    "summary": (dict, type(None)),
-    "best": dict,
-    "config": dict,
-    "classes": list,
-}
+Weights = dict[str, Tensor]
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Best(TypedDict):
+    """The best score on the evaluation set so far, %, and the epoch after which it was reached, counted from 1."""
+
+    top1: Finite
+    epoch: Count
+
+
+class Losses(TypedDict):
+    """One rank's losses of the epoch in hand: see LossWatch."""
+
+    sum: Finite
+    steps: Count
+    notes: list[dict[str, Any]]
+    left_out: Count
+
+
+class RankState(TypedDict):
+    """What one rank has of its own in the middle of an epoch: its losses, and the buffers of the network and of its averages."""
+
+    watch: Losses
+    buffers: list[Weights]
+
+
+class Split(TypedDict):
+    """One split of a data set: its images, and the digest of what it consists of (see ImageLoader)."""
+
+    samples: Count
+    digest: str
+
+
+class Data(TypedDict):
+    """What a run was trained and scored on."""
+
+    name: str
+    loader: str
+    train: Split
+    val: Split
+
+
+class Checkpoint(BaseModel):
+    """Everything that the future of a run depends on, in plain values and tensors.
+
+    Attributes:
+        model, ema: state_dict of the network and, where they are kept, of its averages.
+        optimizer, scaler: their state_dict.
+        epoch, step: finished epochs, and steps of the next one.
+        ranks: what each rank has of its own; empty between epochs.
+        best: the best score so far.
+        summary: what summary.json is to say; None in the middle of an epoch.
+        config: the resolved configuration.
+        classes: names in the order of the labels.
+        data: what the run was trained and scored on.
+        circumstances: what the bits of a step depend on besides (see provenance.circumstances).
+        digest: SHA-256 of the file that it was read from; not in the file.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    model: Weights
+    ema: Weights | None
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    epoch: Count
+    step: Count
+    ranks: list[RankState]
+    best: Best
+    summary: dict[str, Any] | None
+    config: dict[str, Any]
+    classes: list[str]
+    data: Data
+    circumstances: dict[str, Any]
+    digest: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a checkpoint and its SHA-256, durably, whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Writes a checkpoint and its SHA-256, durably, whole or not at all, into a run folder that is there.
 
     `path`.sha256 is what `sha256sum -c` reads.
 
     Raises: RunError when it cannot be written, on a full disk for one; what was there before stays.
     """
     buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
+    torch.save(checkpoint.content(), buffer)
     content = buffer.getbuffer()
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(partial, content)
-        write_durably(sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+        path.parent.mkdir(exist_ok=True)
+        durable.write(partial, content)
+        durable.write(sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
         put_in_place(partial, path)
     except OSError as error:
         drop(partial)
@@ -60,7 +131,7 @@ def put_in_place(partial: Path, path: Path) -> None:
     sum_path(path).unlink(missing_ok=True)
     partial.replace(path)
     sum_path(partial).replace(sum_path(path))
-    sync_folder(path.parent)
+    durable.sync_folder(path.parent)
 
 
 def drop(partial: Path) -> None:
@@ -68,21 +139,6 @@ def drop(partial: Path) -> None:
     for leftover in (partial, sum_path(partial)):
         with contextlib.suppress(OSError):
             leftover.unlink(missing_ok=True)
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def sum_path(path: Path) -> Path:
@@ -93,7 +149,7 @@ def link(path: Path, name: Path) -> None:
     """Makes `name` another name of a checkpoint, in place of what was there; a copy where the disk has no links."""
     if path == name:
         return
-    partial = name.with_name(name.name + ".partial")
+    partial = name.with_name(name.name + PARTIAL)
     try:
         drop(partial)
         try:
@@ -103,7 +159,7 @@ def link(path: Path, name: Path) -> None:
         digest = (
             sum_path(path).read_text().split()[0] if sum_path(path).is_file() else hashlib.sha256(path.read_bytes()).hexdigest()
         )
-        write_durably(sum_path(partial), f"{digest}  {name.name}\n".encode())
+        durable.write(sum_path(partial), f"{digest}  {name.name}\n".encode())
         put_in_place(partial, name)
     except OSError as error:
         drop(partial)
@@ -139,7 +195,7 @@ def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
             return path, load(path)
         except UserError as error:
             problems.append(str(error))
-            print(f"warning: {error}; trying the one before it", file=sys.stderr, flush=True)
+            warn(f"{error}; trying the one before it")
     if problems:
         raise UserError(f"{folder}: none of its {len(problems)} checkpoints is whole: {problems[0]}")
     return None
@@ -150,24 +206,58 @@ def load(path: Path) -> Checkpoint:
 
     Raises: UserError for a file that is missing, not what its SHA-256 beside it says, or not a checkpoint of this package.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file: expected a checkpoint")
     try:
-        content = path.read_bytes()
-        if sum_path(path).is_file() and hashlib.sha256(content).hexdigest() != sum_path(path).read_text().split()[0]:
-            raise UserError(f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of")
+        content = path.read_bytes() if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
+    if content is None:
+        raise UserError(f"{shown(path)}: no such file: expected a checkpoint")
+    digest = hashlib.sha256(content).hexdigest()
+    refuse_changed(path, content, digest)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
-            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(
-            f"{path}: expected a checkpoint, which does not load: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
-    found = checkpoint if isinstance(checkpoint, dict) else {}
-    wrong = [key for key, kind in KINDS.items() if key not in found or not isinstance(found[key], kind)]
-    if wrong:
-        raise UserError(f"{path}: expected a checkpoint with {', '.join(KINDS)}; missing or of another type: {', '.join(wrong)}")
-    return dict(checkpoint)
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many kinds for files that it did not write
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
+    try:
+        return Checkpoint.model_validate({**found, "digest": digest} if isinstance(found, dict) else found)
+    except (ValidationError, TypeError) as error:
+        problems = error.errors() if isinstance(error, ValidationError) else []
+        places = dict.fromkeys(".".join(map(str, problem["loc"][:3])) for problem in problems)
+        named = ", ".join(list(places)[:8]) or "all of it"
+        raise UserError(f"{path}: expected a checkpoint of this package; missing, unknown or of another type: {named}") from error
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: on one line, and cut where nobody would read on."""
+    text = str(path)
+    return text if text.isprintable() and len(text) <= 300 else f"{text[:80]!r}..."
+
+
+def refuse_changed(path: Path, content: bytes, digest: str) -> None:
+    """Raises UserError for a checkpoint that is not the one that was written.
+
+    Where its SHA-256 is missing, by the sums inside the file: with a warning, since they do not cover all of it.
+    """
+    if sum_path(path).is_file():
+        if sum_path(path).read_bytes().split()[:1] != [digest.encode()]:
+            raise UserError(f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of")
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises errors of many kinds for damaged files
+        raise UserError(f"{path}: expected a checkpoint, which does not load: {' '.join(str(error).split())[:200]}") from error
+    if damaged is not None:
+        raise UserError(f"{path}: truncated or changed: expected the content that the sum of its part {damaged!r} was taken of")
+    warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
+
+
+def warn(message: str) -> None:
+    if speaks():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def locate(where: str) -> Path:
@@ -176,10 +266,20 @@ def locate(where: str) -> Path:
     return path / "last.pt" if path.is_dir() else path
 
 
-def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Puts a checkpoint's weights into a model. Raises UserError when they are those of another network."""
+def load_weights(model: nn.Module, state: Weights, path: Path) -> None:
+    """Puts a checkpoint's weights into a model.
+
+    Raises: UserError when they are those of another network; RunError when they are not finite.
+    """
+    own = model.state_dict()
+    for name, value in state.items():
+        if name in own and value.dtype != own[name].dtype:
+            raise UserError(f"{path}: {name}: expected {own[name].dtype}, found {value.dtype}")
     try:
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:  # torch raises errors of many kinds for what it did not save
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: expected the weights of this configuration's network: {detail}") from error
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise RunError(f"{path}: {name} is not finite: expected the weights of a network whose training did not diverge")

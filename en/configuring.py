@@ -102,6 +102,14 @@ def merged(below: Tree, above: Tree) -> Tree:
     return both
 
 
+def flatten(tree: Tree, prefix: str = "") -> Tree:
+    """A configuration's values under their dotted keys."""
+    flat: Tree = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def validate(tree: Tree, where: str) -> Config:
     """A Config from plain values. Raises UserError for the first thing that is wrong, counting the others."""
     try:

@@ -123,6 +123,27 @@ def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
     return values
 
 
+def refuse_differences(facts: dict[str, Any], group: dist.ProcessGroup | None) -> None:
+    """Raises UserError that names what is not the same on all ranks, and on which: configuration, code, versions, data."""
+    digests = gather(hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest(), group)
+    if len(set(digests)) == 1:
+        return
+    every = gather(facts, group)
+    keys = dict.fromkeys(key for own in every for key in own)
+    differing = [key for key in keys if len({repr(own.get(key)) for own in every}) > 1]
+    problems = []
+    for key in differing:
+        holders: dict[str, list[int]] = {}
+        for rank, own in enumerate(every):
+            holders.setdefault(shortened(repr(own.get(key))), []).append(rank)
+        problems.append(f"{key} is " + ", ".join(f"{value} on rank {', '.join(map(str, r))}" for value, r in holders.items()))
+    raise UserError(f"the ranks differ: {'; '.join(problems)}: expected the same on all")
+
+
+def shortened(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def refuse_drift(networks: Sequence[nn.Module], ranks: Ranks, group: dist.ProcessGroup | None) -> None:
     """Raises RunError that names the ranks whose weights or buffers are not, bit for bit, those of rank 0."""
     if group is None:

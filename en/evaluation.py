@@ -1,5 +1,6 @@
 """Exact scores over all ranks, and running averages taken anew."""
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -42,7 +43,7 @@ def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: In
 
     The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are added up.
 
-    Raises: RunError when the images seen are not as many as the set has.
+    Raises: RunError when the images seen are not as many as the set has, and when the loss is not finite.
     """
     classes = len(loader.classes)
     metrics = MetricCollection(
@@ -70,6 +71,8 @@ def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: In
     values = {name: float(value) for name, value in metrics.compute().items()}
     if values["images"] != loader.samples:
         raise RunError(f"evaluation saw {values['images']:.0f} images, expected the {loader.samples} of the set")
+    if not math.isfinite(values["loss"]):
+        raise RunError(f"the loss is not finite in evaluation: {values['loss']} over the {loader.samples} images of the set")
     return Scores(round(100 * values["top1"], 6), round(100 * values["top5"], 6), values["loss"], loader.samples)
 
 

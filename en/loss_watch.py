@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from en.checkpoint import Losses
 from en.distribution import Ranks, sum_over_ranks
 
 WHATS = ("loss", "gradient")
@@ -55,11 +56,11 @@ class LossWatch:
         """The mean loss over all ranks and the steps so far."""
         return float(sum_over_ranks(self._sum.clone())) / (ranks.world_size * max(self.steps, 1))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Losses:
         """What a checkpoint keeps of it."""
         return {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
 
-    def restore(self, states: list[dict[str, Any]], ranks: Ranks) -> None:
+    def restore(self, states: list[Losses], ranks: Ranks) -> None:
         """Goes on from the states of all ranks; with another number of ranks, each takes the mean of the sums."""
         same = len(states) == ranks.world_size
         own = states[ranks.rank] if same else states[0]

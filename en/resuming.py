@@ -9,16 +9,20 @@ import torch
 
 from en import checkpoint
 from en.assembly import Learner
+from en.checkpoint import Checkpoint, Data, RankState
 from en.config import Config
+from en.configuring import flatten
 from en.distribution import Ranks
 from en.errors import UserError
 from en.loss_watch import LossWatch
 from en.run_folder import new_run_path
 
 FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
+ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
+PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 
 
-def find_start(config: Config, config_path: str) -> tuple[Path, str, checkpoint.Checkpoint | None]:
+def find_start(config: Config, config_path: str) -> tuple[Path, str, Checkpoint | None]:
     """The run's folder, and the checkpoint to begin with, its path and content; "" and None for a run that begins anew.
 
     Raises: UserError for an explicit `resume` that is missing or damaged, and for a folder in which nothing is whole.
@@ -56,20 +60,7 @@ def refuse_elsewhere(config: Config, start: Path) -> None:
         raise UserError(f"run_dir={config.run_dir}: expected {home}, the folder of --resume {config.resume}, or none")
 
 
-def snapshot(learner: Learner, config: Config, classes: list[str], best: dict[str, float]) -> checkpoint.Checkpoint:
-    """What the future depends on and all ranks share, in plain values and tensors."""
-    return {
-        "model": learner.model.state_dict(),
-        "ema": learner.ema.module.state_dict() if learner.ema else None,
-        "optimizer": learner.optimizer.state_dict(),
-        "scaler": learner.scaler.state_dict(),
-        "best": best,
-        "config": config.model_dump(),
-        "classes": classes,
-    }
-
-
-def rank_state(learner: Learner, watch: LossWatch) -> dict[str, Any]:
+def rank_state(learner: Learner, watch: LossWatch) -> RankState:
     """What the future of an unfinished epoch depends on and each rank has of its own: its losses and running averages.
 
     Random numbers are not among it: each step's come from a generator seeded by (seed, epoch, step, rank).
@@ -83,36 +74,107 @@ def floating_buffers(network: torch.nn.Module) -> list[tuple[str, torch.Tensor]]
 
 
 @torch.no_grad()
-def restore(learner: Learner, saved: checkpoint.Checkpoint, ranks: Ranks, origin: str) -> None:
-    """Puts a checkpoint's state into a learner. Raises UserError when it does not fit.
+def restore(learner: Learner, saved: Checkpoint, ranks: Ranks, origin: str) -> None:
+    """Puts a checkpoint's state into a learner.
 
-    With another number of ranks than it was written with, each takes the mean of their running averages.
+    With another number of ranks than it was written with, each takes the mean of their running averages. What the configuration
+    says of the optimizer holds, not what the checkpoint does.
+
+    Raises: UserError when it does not fit; RunError for weights that are not finite.
     """
     path = Path(origin)
-    checkpoint.load_weights(learner.model, saved["model"], path)
+    checkpoint.load_weights(learner.model, saved.model, path)
     if learner.ema:
-        checkpoint.load_weights(learner.ema.module, saved["ema"] or saved["model"], path)
-    states = saved["ranks"]
+        checkpoint.load_weights(learner.ema.module, saved.ema or saved.model, path)
+    try:
+        restore_buffers(learner, saved.ranks, ranks)
+        groups = learner.optimizer.state_dict()["param_groups"]
+        learner.optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
+        for parameter, state in learner.optimizer.state.items():
+            momentum = state["momentum_buffer"]
+            if momentum is not None and (momentum.shape != parameter.shape or not momentum.isfinite().all()):
+                raise ValueError(f"a momentum of {tuple(momentum.shape)} for a parameter of {tuple(parameter.shape)}")
+        if learner.scaler.is_enabled() and saved.scaler:
+            learner.scaler.load_state_dict(saved.scaler)
+    except Exception as error:  # torch raises errors of many kinds for what it did not save
+        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path}: expected the state of this configuration's optimizer and ranks: {detail}") from error
+
+
+def restore_buffers(learner: Learner, states: list[RankState], ranks: Ranks) -> None:
+    """Gives a rank its own running averages, or the mean of all ranks' where there are more or fewer of them now."""
     chosen = [states[ranks.rank]] if len(states) == ranks.world_size else states
     for index, network in enumerate(learner.networks() if states else []):
         for name, value in floating_buffers(network):
-            value.copy_(torch.stack([state["buffers"][min(index, len(state["buffers"]) - 1)][name] for state in chosen]).mean(0))
-    try:
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        if saved["scaler"]:
-            learner.scaler.load_state_dict(saved["scaler"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected the optimizer's state of this configuration: {error}") from error
+            buffers = [state["buffers"][min(index, len(state["buffers"]) - 1)][name] for state in chosen]
+            if any(buffer.dtype != value.dtype or buffer.shape != value.shape for buffer in buffers):
+                raise ValueError(f"{name}: expected {tuple(value.shape)} of {value.dtype}")
+            value.copy_(torch.stack(buffers).mean(0))
 
 
-def check_resumable(saved: checkpoint.Checkpoint, config: Config, classes: list[str], origin: str) -> None:
-    """Raises UserError when a run would go on with another task than it began with."""
-    if saved["classes"] != classes:
+def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: str) -> None:
+    """Raises UserError when a run would go on with another task than it began with, or with another epoch than the one in hand."""
+    if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    now, then = config.model_dump(), saved["config"]
+    now, then = config.model_dump(), saved.config
     for section in FIXED:
         if now[section] != then.get(section):
             raise UserError(f"{section}={now[section]}: expected what {origin} began with, {then.get(section)}")
-    batch_size, before = config.train.batch_size, then["train"]["batch_size"]
-    if saved["step"] and batch_size != before:
-        raise UserError(f"train.batch_size={batch_size}: expected the {before} of {origin}, which is in the middle of an epoch")
+    refuse_other_data(saved.data, data, config.data.root, origin)
+    changed = changes(saved, config)
+    for key in ORDER if saved.step else ():
+        if key in changed:
+            before, value = changed[key]
+            raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
+    steps, epochs = data["train"]["samples"] // config.train.batch_size, config.train.epochs
+    if saved.step and not (saved.step <= steps and saved.ranks and saved.epoch < epochs):
+        raise UserError(f"{origin}: step {saved.step} of epoch {saved.epoch + 1}: expected at most {steps} steps, {epochs} epochs")
+    if saved.epoch > epochs:
+        raise UserError(f"train.epochs={epochs}: expected at least {saved.epoch}, which {origin} has behind it")
+
+
+def refuse_other_data(then: Data, now: Data, root: str, origin: str) -> None:
+    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can know it of each other."""
+    for split in ("train", "val"):
+        before, after = then[split], now[split]  # type: ignore[literal-required]
+        same_loader = then["loader"] == now["loader"]
+        if before["samples"] != after["samples"] or (same_loader and before["digest"] != after["digest"]):
+            raise UserError(
+                f"data.root={root}: expected the {split} images that {origin} was trained on, {before['samples']} with the digest "
+                f"{before['digest'][:12]}, found {after['samples']} with {after['digest'][:12]}"
+            )
+
+
+def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
+    """The configuration's keys, dotted, that are not what they were when the checkpoint was written, with both values."""
+    then, now = flatten(saved.config), flatten(config.model_dump())
+    keys = [key for key in {**now, **then} if key not in PLACES]
+    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+
+
+def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[str, Any]:
+    """What provenance.json keeps of a start that goes on from a checkpoint, and what is said of it, a line each.
+
+    Args:
+        now: the circumstances of this process.
+    Returns: under "resumed_at" epochs and steps done, under "changed" and "not_bit_for_bit" what differs, before and now.
+    """
+    other = {key: (saved.circumstances.get(key), value) for key, value in now.items() if saved.circumstances.get(key) != value}
+    return {
+        "resumed_at": {"epoch": saved.epoch, "step": saved.step},
+        "changed": changes(saved, config),
+        "not_bit_for_bit": other,
+    }
+
+
+def told(resumed: dict[str, Any]) -> list[str]:
+    """The lines that say what a resumed run does otherwise than before."""
+    lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
+    other = [f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()]
+    return [*lines, *([f"resumes, but not bit for bit: {', '.join(other)}"] if other else [])]
+
+
+def shorten(value: Any) -> str:
+    """A digest in 12 digits, anything else as it is."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

@@ -4,33 +4,28 @@ import errno
 import fcntl
 import json
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from en import durable
 from en.config import Config
 from en.configuring import dump
-from en.distribution import Ranks
 from en.errors import RunError, UserError
 
 Row = dict[str, Any]
 Ratios = dict[str, dict[str, float]]
+LOCK = ".lock"
 TAGS = {
     "train_loss": "train/loss", "lr": "train/lr", "images_per_second": "train/images_per_second",
     "data_wait": "train/data_wait", "seconds": "train/seconds", "resolution": "train/resolution",
     "top1": "val/top1", "top5": "val/top5", "loss": "val/loss", "images": "val/images",
 }  # fmt: skip
-PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
 
 
 class RunFolder:
@@ -45,7 +40,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / ".lock").open("a")
+            self._lock = (path / LOCK).open("a")
         except OSError as error:
             raise UserError(f"run_dir={path}: {error.strerror}: expected a folder that can be written") from error
         try:  # a POSIX lock: it ends with this process, however that ends, and loader workers do not inherit it
@@ -53,21 +48,22 @@ class RunFolder:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
-            print(f"warning: {path}: no locks here ({error.strerror}): two runs are not kept apart", file=sys.stderr, flush=True)
+            warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
-    def start(self, config: Config, ranks: Ranks, device: torch.device, epochs_done: int) -> None:
+    def start(self, config: Config, epochs_done: int, start: Row) -> None:
         """Writes what is about to run, after `epochs_done` epochs of it.
 
         What the logs hold of later epochs is dropped: a resumed run does them again.
+
+        Args:
+            start: of this process, for provenance.json.
         """
-        with disk_errors_told(self.path):
+        with self.writing():
             self._write("config.yaml", dump(config))
             for name in ("log.jsonl", "events.jsonl"):
-                rows = whole_rows(self.path / name)
-                self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows if row["epoch"] <= epochs_done))
-            starts = self.path / "provenance.json"
-            earlier = json.loads(starts.read_text())["starts"] if starts.is_file() else []
-            self._write("provenance.json", to_json({"starts": [*earlier, provenance(config, ranks, device)]}))
+                rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]
+                self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
+            self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
             self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
 
     def write_epoch(self, row: Row, ratios: Ratios, notes: list[Row]) -> None:
@@ -78,7 +74,7 @@ class RunFolder:
             ratios: the mean ratio of each normalizer in each EN layer.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
-        with disk_errors_told(self.path):
+        with self.writing():
             for name, rows in (("events.jsonl", notes), ("log.jsonl", [row])):
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
@@ -94,22 +90,28 @@ class RunFolder:
 
     def write_summary(self, summary: Row) -> None:
         """Replaces summary.json, whole or not at all."""
-        with disk_errors_told(self.path):
+        with self.writing():
             self._write("summary.json", to_json(summary))
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Makes a RunError of what the file system refuses, and of a folder that was deleted or replaced during the run."""
+        if not self._is_there():
+            raise RunError(f"run_dir={self.path}: expected the folder that this run began in: it was deleted or replaced")
+        try:
+            yield
+        except OSError as error:
+            where, reason = error.filename or self.path, error.strerror or error
+            raise RunError(f"{where}: {reason}; checkpoints written before are whole") from error
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat((self.path / LOCK).stat(), os.fstat(self._lock.fileno()))
+        except OSError:
+            return False
+
     def _write(self, name: str, content: str) -> None:
-        temporary = self.path / f"{name}.partial"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(self.path / name)
-
-
-@contextmanager
-def disk_errors_told(path: Path) -> Iterator[None]:
-    """Makes a RunError of what the file system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{error.filename or path}: {error.strerror or error}; checkpoints written before are whole") from error
+        durable.replace(self.path / name, content.encode())
 
 
 def to_json(content: Row) -> str:
@@ -117,14 +119,38 @@ def to_json(content: Row) -> str:
 
 
 def whole_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file, up to one that a dying process left unfinished."""
+    """The rows of a JSON-lines file, each with its epoch; lines that are torn or something else are left out with a warning."""
     rows: list[Row] = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+            row = json.loads(line)
+            whole = isinstance(row["epoch"], int)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+        if whole:
+            rows.append(row)
+        else:
+            warn(f"{path}:{number}: not a whole row: left out")
     return rows
+
+
+def earlier_starts(folder: Path) -> list[Row]:
+    """What provenance.json tells of the run's starts so far; none, with a warning, where a power cut left it damaged."""
+    path = folder / "provenance.json"
+    if not path.exists():
+        return []
+    try:
+        starts = json.loads(path.read_bytes())["starts"]
+        if isinstance(starts, list) and all(isinstance(start, dict) for start in starts):
+            return starts
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    warn(f"{path}: damaged: begun anew, without the starts before this one")
+    return []
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def new_run_path(config: Config, config_path: str) -> Path:
@@ -140,59 +166,3 @@ def refuse_used(path: Path) -> None:
     if (path / "config.yaml").exists() or (path.exists() and not path.is_dir()):
         held = "a run" if path.is_dir() else "a file"
         raise UserError(f"run_dir={path}: holds {held} already: expected a new folder, or --resume {path} to go on")
-
-
-def provenance(config: Config, ranks: Ranks, device: torch.device) -> Row:
-    """Command, commit, versions, hardware, seed and world size of this start."""
-    commit, dirty = git_state()
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "python": platform.python_version(),
-        "versions": {name: package_version(name) for name in PACKAGES},
-        "hardware": hardware(ranks, device),
-        "seed": config.seed,
-        "world_size": ranks.world_size,
-    }
-
-
-def hardware(ranks: Ranks, device: torch.device) -> str:
-    """Processors or GPUs in words, e.g. '8 x NVIDIA H200'."""
-    if device.type == "cuda":
-        return f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
-    return f"{len(os.sched_getaffinity(0))} cores of {processor()}"
-
-
-def processor() -> str:
-    """The CPU's name."""
-    names = [line.partition(":")[2].strip() for line in open_cpuinfo() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def open_cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
-
-
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of this source tree and whether it has uncommitted changes; None where it is no checkout."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return commit, None if changes is None else bool(changes)

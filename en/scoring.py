@@ -1,11 +1,11 @@
 """A finished network scored from its checkpoint alone."""
 
 from en import checkpoint
-from en.assembly import build_network, open_loaders
+from en.assembly import build_network, open_loaders, ranks_facts
 from en.config import Config
 from en.configuring import merged, parse_override, validate
 from en.data import worker_deaths_told
-from en.distribution import Ranks, choose_device, process_group
+from en.distribution import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
 from en.evaluation import Scores, evaluate, recalibrate
 from en.heartbeat import departures_told
@@ -25,19 +25,22 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     """
     path = checkpoint.locate(where)
     saved = checkpoint.load(path)
-    tree = saved["config"]
+    tree = saved.config
     for override in overrides:
         tree = merged(tree, parse_override(override))
     config: Config = validate(tree, str(path))
     ranks = Ranks.from_environment()
     splits = ("train", "val") if recalibrate_over else ("val",)
     loaders = open_loaders(config, ranks, splits)
-    if loaders["val"].classes != saved["classes"]:
+    if loaders["val"].classes != saved.classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
-    model = build_network(config, len(saved["classes"]))
-    checkpoint.load_weights(model, saved["ema"] or saved["model"], path)
+    model = build_network(config, len(saved.classes))
+    checkpoint.load_weights(model, saved.ema or saved.model, path)
     device = choose_device(config.device, ranks)
+    data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
+    facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
     with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s) as group, departures_told(ranks, group):
+        refuse_differences(facts, group)
         prepare = InputStep(config, device)
         model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:

@@ -5,10 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from en import checkpoint
-from en.assembly import build_learner, build_network, check_batch_size, open_loaders
+from en.assembly import build_learner, build_network, check_batch_size, describe_data, open_loaders, ranks_facts
+from en.checkpoint import Checkpoint
 from en.config import Config
 from en.data import worker_deaths_told
-from en.distribution import Ranks, average_buffers, choose_device, gather, only_deterministic, process_group, refuse_drift
+from en.distribution import (
+    Ranks, average_buffers, choose_device, gather, only_deterministic, process_group, refuse_differences, refuse_drift,
+)  # fmt: skip
 from en.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
 from en.errors import RESUME_ME, RunError, Stopped, UserError
 from en.evaluation import Scores, evaluate, mean_ratios
@@ -18,9 +21,11 @@ from en.mixing import Mixing
 from en.models import complexity
 from en.norm import record_ratios
 from en.pixels import InputStep
-from en.resuming import check_resumable, find_start, rank_state, restore, snapshot
-from en.run_folder import Ratios, Row, RunFolder, disk_errors_told, hardware, refuse_used
-from en.stopping import StopWish
+from en.provenance import circumstances, hardware, provenance
+from en.resuming import check_resumable, find_start, rank_state, restore, resumption, told
+from en.run_folder import Ratios, Row, RunFolder, refuse_used
+from en.signals import StopRequest
+from en.stopping import StopVote
 
 
 class Run:
@@ -28,19 +33,22 @@ class Run:
 
     Args:
         config, config_path: the resolved configuration, config.resume included, and the file that it came from.
+        request: what tells of a signal to stop.
     Raises: UserError for anything that can be known to be wrong before a device is touched.
     """
 
-    def __init__(self, config: Config, config_path: str) -> None:
-        self.config, self.ranks = config, Ranks.from_environment()
+    def __init__(self, config: Config, config_path: str, request: StopRequest) -> None:
+        self.config, self.ranks, self.request = config, Ranks.from_environment(), request
         if config.deterministic:
             only_deterministic()
-        path, self.origin, self.saved = find_start(config, config_path)
+        self.path, self.origin, self.saved = find_start(config, config_path)
+        if self.ranks.is_first and not self.saved and config.resume is None:
+            refuse_used(self.path)
         self.loaders = open_loaders(config, self.ranks, ("train", "val"))
-        self.classes = self.loaders["train"].classes
+        self.classes, self.data = self.loaders["train"].classes, describe_data(config, self.loaders)
         check_batch_size(config, self.ranks, self.loaders["train"].samples)
         if self.saved:
-            check_resumable(self.saved, config, self.classes, self.origin)
+            check_resumable(self.saved, config, self.data, self.classes, self.origin)
         self.model = build_network(config, len(self.classes))
         try:
             self.cost = complexity(self.model, config.eval_resolution)
@@ -48,11 +56,9 @@ class Run:
             size, reason = config.eval_resolution, str(error).splitlines()[0]
             raise UserError(f"data.resolution={size}: expected a size that {config.model.name} takes: {reason}") from error
         self.device = choose_device(config.device, self.ranks)
-        self.epochs_done: int = self.saved["epoch"] if self.saved else 0
-        self.best: dict[str, float] = self.saved["best"] if self.saved else {"top1": -1.0, "epoch": 0}
-        self.folder = RunFolder(path) if self.ranks.is_first else None
-        if self.folder and not self.saved and config.resume is None:
-            refuse_used(path)
+        self.epochs_done = self.saved.epoch if self.saved else 0
+        self.best: checkpoint.Best = self.saved.best if self.saved else {"top1": -1.0, "epoch": 0}
+        self.folder: RunFolder | None = None
 
     def train(self) -> None:
         """Trains to the last epoch and leaves the run folder complete.
@@ -61,20 +67,24 @@ class Run:
         """
         config, ranks = self.config, self.ranks
         with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group:
-            self.group, self.stop = group, StopWish(group)
-            with self.stop.listening(), departures_told(ranks, group):
-                self.agree_on_start()
-                if self.folder:
-                    self.folder.start(config, ranks, self.device, self.epochs_done)
-                    print(self.headline(), file=sys.stderr, flush=True)
+            self.group, self.stop = group, StopVote(self.request, group)
+            with departures_told(ranks, group):
+                # From here on a signal waits for a checkpoint. Rank 0 touches the folder only once every rank has come this far.
+                self.request.defer()
+                refuse_differences(self.facts(), group)
+                if self.stop.agreed(wait=True):
+                    raise Stopped(f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})")
+                self.circumstances = circumstances(ranks, self.device)
+                if ranks.is_first:
+                    self.folder = self.begin(RunFolder(self.path))
                 learner = build_learner(config, self.model, self.device, ranks)
                 prepare, mixing = InputStep(config, self.device), Mixing(config, len(self.classes))
                 self.trainer = Trainer(config, learner, self.loaders["train"], mixing, prepare, ranks)
                 watch, first_step = LossWatch(self.device), 0
                 if self.saved:
                     restore(learner, self.saved, ranks, self.origin)
-                    if first_step := self.saved["step"]:
-                        watch.restore([state["watch"] for state in self.saved["ranks"]], ranks)
+                    if first_step := self.saved.step:
+                        watch.restore([state["watch"] for state in self.saved.ranks], ranks)
                     if self.folder:
                         self.take_up(self.folder, self.saved)
                 self.saved = None
@@ -86,11 +96,19 @@ class Run:
         for loader in self.loaders.values():
             loader.close()
 
-    def agree_on_start(self) -> None:
-        """Raises RunError unless all ranks begin at the same place."""
-        places = gather((str(self.origin), self.epochs_done, self.saved["step"] if self.saved else 0), self.group)
-        if len(set(places)) > 1:
-            raise RunError(f"the ranks found different checkpoints, {sorted(set(places))}: expected one run folder for all nodes")
+    def facts(self) -> Row:
+        """What has to be the same on all ranks before they train together."""
+        at = {"epoch": self.epochs_done, "step": self.saved.step, "digest": self.saved.digest} if self.saved else None
+        return ranks_facts(self.config, self.data) | {"checkpoint": at}
+
+    def begin(self, folder: RunFolder) -> RunFolder:
+        """Writes what is about to run into the folder, and says it."""
+        start = provenance(self.config.seed, self.ranks, self.device)
+        resumed = resumption(self.saved, self.config, self.circumstances) if self.saved else {}
+        folder.start(self.config, self.epochs_done, start | resumed)
+        for line in [self.headline(), *(told(resumed) if resumed else [])]:
+            print(line, file=sys.stderr, flush=True)
+        return folder
 
     def train_one(self, epoch: int, watch: LossWatch, first_step: int) -> None:
         """Trains an epoch from a step on, evaluates, logs it and saves a checkpoint."""
@@ -127,9 +145,10 @@ class Run:
 
     def publish(self, folder: RunFolder, path: Path, summary: Row) -> None:
         """Makes the checkpoint of a finished epoch last.pt, and best.pt where it is, and tells of it in summary.json."""
-        checkpoint.link(path, folder.path / "last.pt")
-        if self.best["epoch"] == self.epochs_done:
-            checkpoint.link(path, folder.path / "best.pt")
+        with folder.writing():
+            checkpoint.link(path, folder.path / "last.pt")
+            if self.best["epoch"] == self.epochs_done:
+                checkpoint.link(path, folder.path / "best.pt")
         folder.write_summary(summary)
 
     def save(self, epoch: int, step: int, watch: LossWatch | None, summary: Row | None = None) -> Path | None:
@@ -139,42 +158,53 @@ class Run:
         ranks = [] if own is None else gather(own, self.group)
         if self.folder is None:
             return None
-        state = snapshot(learner, self.config, self.classes, self.best) | {
-            "epoch": epoch,
-            "step": step,
-            "ranks": ranks,
-            "summary": summary,
-        }
+        state = Checkpoint(
+            model=learner.model.state_dict(),
+            ema=learner.ema.module.state_dict() if learner.ema else None,
+            optimizer=learner.optimizer.state_dict(),
+            scaler=learner.scaler.state_dict(),
+            epoch=epoch,
+            step=step,
+            ranks=ranks,
+            best=self.best,
+            summary=summary,
+            config=self.config.model_dump(),
+            classes=self.classes,
+            data=self.data,
+            circumstances=self.circumstances,
+        )
         path = checkpoint.step_path(self.folder.path, epoch, step)
-        checkpoint.save(state, path)
-        with disk_errors_told(self.folder.path):
+        with self.folder.writing():
+            checkpoint.save(state, path)
             checkpoint.remove(checkpoint.step_paths(self.folder.path)[self.config.checkpoint.keep :])
         return path
 
-    def take_up(self, folder: RunFolder, saved: checkpoint.Checkpoint) -> None:
+    def take_up(self, folder: RunFolder, saved: Checkpoint) -> None:
         """Makes the checkpoint that is gone on with the newest of the folder, and does again what a kill may have left undone."""
-        here = checkpoint.step_path(folder.path, saved["epoch"], saved["step"])
-        checkpoint.link(Path(self.origin), here)
-        if saved["summary"] is not None:
-            self.publish(folder, here, saved["summary"])
-        with disk_errors_told(folder.path):
+        here = checkpoint.step_path(folder.path, saved.epoch, saved.step)
+        with folder.writing():
+            checkpoint.link(Path(self.origin), here)
+        if saved.summary is not None:
+            self.publish(folder, here, saved.summary)
+        with folder.writing():
             checkpoint.remove(path for path in checkpoint.step_paths(folder.path) if path > here)
 
     def stopped(self, epoch: int, step: int) -> Stopped:
         """What is said when a signal ends the run here."""
         where = f"after step {step}/{self.trainer.steps} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
-        name = self.stop.signal or "a signal to another rank"
         path = self.folder.path if self.folder else ""
-        return Stopped(f"stopped by {name} {where}, checkpoint written: --resume {path} goes on (exit code {RESUME_ME})")
+        return Stopped(f"stopped by {self.asked_by()} {where}, checkpoint written: --resume {path} goes on (exit code {RESUME_ME})")
+
+    def asked_by(self) -> str:
+        return self.request.signal or "a signal to another rank"
 
     def headline(self) -> str:
         """The run in one line."""
         cost, config = self.cost, self.config
-        folder = self.folder.path if self.folder else ""
         return (
             f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3g} + "
             f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.loaders['train'].samples} training images, "
-            f"{len(self.classes)} classes; {hardware(self.ranks, self.device)}; {self.ranks.world_size} ranks; {folder}"
+            f"{len(self.classes)} classes; {hardware(self.ranks, self.device)}; {self.ranks.world_size} ranks; {self.path}"
         )
 
     def log_epoch(self, folder: RunFolder, stats: EpochStats, scores: Scores, ratios: Ratios, notes: list[Row]) -> None:

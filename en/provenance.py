@@ -1,0 +1,107 @@
+"""Where a run's figures come from: command, code, versions, hardware, and what the bits of a step depend on."""
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from en.distribution import Ranks
+from en.norm import compiled
+
+Row = dict[str, Any]
+PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
+PACKAGE = Path(__file__).resolve().parent
+SOURCES = (".py", ".cpp", ".hpp")
+
+
+def provenance(seed: int, ranks: Ranks, device: torch.device) -> Row:
+    """Command, commit, versions, hardware, seed and circumstances of this start."""
+    commit, dirty = git_state()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "versions": {name: package_version(name) for name in PACKAGES},
+        "hardware": hardware(ranks, device),
+        "seed": seed,
+        "world_size": ranks.world_size,
+        compiled.SWITCH: os.environ.get(compiled.SWITCH),
+        **circumstances(ranks, device),
+    }
+
+
+def circumstances(ranks: Ranks, device: torch.device) -> Row:
+    """What, besides the configuration and the data, the bits of a step depend on.
+
+    Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; compiled, whether the normalizers run as
+        compiled code (None on a GPU, where they do not); torch, its version; code, the digest of this package's source.
+    """
+    on_cpu = device.type == "cpu"
+    return {
+        "ranks": ranks.world_size,
+        "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+        "compiled": compiled.library_for(torch.zeros(1)) is not None if on_cpu else None,
+        "torch": torch.__version__,
+        "code": code_digest(),
+    }
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of this package's source files, by their names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in SOURCES:
+            digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def hardware(ranks: Ranks, device: torch.device) -> str:
+    """Processors or GPUs in words, e.g. '8 x NVIDIA H200'."""
+    if device.type == "cuda":
+        return f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
+    return f"{len(os.sched_getaffinity(0))} cores of {processor()}"
+
+
+def processor() -> str:
+    """The CPU's name."""
+    names = [line.partition(":")[2].strip() for line in open_cpuinfo() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def open_cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of this source tree and whether it has uncommitted changes; None where it is no checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(PACKAGE.parent), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    return commit, None if changes is None else bool(changes)
