@@ -48,7 +48,7 @@ class FfcvLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.name, self.classes = read_name(root), read_classes(root)
         self._file = BetonFile(root / f"{split}.beton")
-        self.samples = len(self._file)
+        self.samples, self.digest = len(self._file), self._file.digest
         highest = int(self._file.labels.max())
         if highest >= len(self.classes) or self._file.labels.min() < 0:
             raise UserError(f"{self._file.path}: label {highest}: expected 0 to {len(self.classes) - 1} by classes.json")

@@ -1,5 +1,7 @@
 """The folder loader: image files read by a torch DataLoader, for machines where FFCV cannot be built."""
 
+import hashlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,14 @@ class Keys:
         return len(self.batches)
 
 
+def names_digest(root: Path, samples: list[Sample]) -> str:
+    """SHA-256 of the samples' paths below the root, in their order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(os.fsencode(sample.name.removeprefix(str(root))) + b"\0")
+    return digest.hexdigest()
+
+
 def leave_signals_to_parent(worker: int) -> None:
     """Begins a worker: what asks a run to stop reaches its workers too, which have to go on until the step is finished."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -98,6 +108,7 @@ class FolderLoader:
         source = read_folders(root)
         samples = source.splits[split]
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
+        self.digest = names_digest(root, samples)
         self._root, self._reading = root, reading
         self._keys = Keys()
         workers = reading.workers

@@ -55,11 +55,14 @@ class ImageLoader(Protocol):
         name: the data set's, with what preparation changed in it.
         classes: names in the order of the labels.
         samples: number of images in the split, over all ranks.
+        digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's sizes, labels
+            and places in the file; the folder loader's file names.
     """
 
     name: str
     classes: list[str]
     samples: int
+    digest: str
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
