@@ -50,6 +50,15 @@ class Learner:
         """The bare network and, where they are kept, its averages."""
         return [self.model, self.ema.module] if self.ema else [self.model]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
     """Raises UserError for a global batch that the ranks cannot share alike or that the training set cannot fill."""
@@ -94,7 +103,7 @@ def describe_data(config: Config, loaders: dict[str, ImageLoader]) -> Data:
 def ranks_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
     """What ranks that work together have to have in common: configuration, code, torch and data."""
     keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in OF_A_NODE}
-    return keys | {"code": code_digest(), "torch": torch.__version__} | flatten({"data": dict(data)})
+    return keys | {"code": code_digest(), "torch": str(torch.__version__)} | flatten({"data": dict(data)})
 
 
 def build_network(config: Config, classes: int) -> nn.Module:

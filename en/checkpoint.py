@@ -219,7 +219,7 @@ def load(path: Path) -> Checkpoint:
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many kinds for files that it did not write
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
     try:
         return Checkpoint.model_validate({**found, "digest": digest} if isinstance(found, dict) else found)

@@ -53,7 +53,7 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
         "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "compiled": compiled.library_for(torch.zeros(1)) is not None if on_cpu else None,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "code": code_digest(),
     }
 

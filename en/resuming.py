@@ -136,7 +136,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
 def refuse_other_data(then: Data, now: Data, root: str, origin: str) -> None:
     """Raises UserError unless the images are those that a run was trained on, as far as two loaders can know it of each other."""
     for split in ("train", "val"):
-        before, after = then[split], now[split]  # type: ignore[literal-required]
+        before, after = then[split], now[split]
         same_loader = then["loader"] == now["loader"]
         if before["samples"] != after["samples"] or (same_loader and before["digest"] != after["digest"]):
             raise UserError(

@@ -10,10 +10,17 @@ from en.checkpoint import Checkpoint
 from en.config import Config
 from en.data import worker_deaths_told
 from en.distribution import (
-    Ranks, average_buffers, choose_device, gather, only_deterministic, process_group, refuse_differences, refuse_drift,
-)  # fmt: skip
+    Ranks,
+    average_buffers,
+    choose_device,
+    gather,
+    only_deterministic,
+    process_group,
+    refuse_differences,
+    refuse_drift,
+)
 from en.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
-from en.errors import RESUME_ME, RunError, Stopped, UserError
+from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation import Scores, evaluate, mean_ratios
 from en.heartbeat import departures_told
 from en.loss_watch import LossWatch
@@ -159,10 +166,7 @@ class Run:
         if self.folder is None:
             return None
         state = Checkpoint(
-            model=learner.model.state_dict(),
-            ema=learner.ema.module.state_dict() if learner.ema else None,
-            optimizer=learner.optimizer.state_dict(),
-            scaler=learner.scaler.state_dict(),
+            **learner.state_dict(),
             epoch=epoch,
             step=step,
             ranks=ranks,

@@ -3,10 +3,12 @@
 import io
 from pathlib import Path
 
+import kill_loop
 import numpy as np
 import pytest
 import torch
 from commands import succeed
+from kill_loop import Case, Place
 from PIL import Image
 
 from en.data.sources import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
@@ -64,3 +66,25 @@ def chosen_form(request, monkeypatch):
     if form is not None:
         monkeypatch.setenv("EN_COMPILED", "1" if form == "compiled" else "0")
     assert form != "compiled" or compiled.library_for(torch.zeros(1)) is not None
+
+
+@pytest.fixture(scope="session")
+def place(folders: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(kill_loop.RECIPE)
+    return Place(path, {"ffcv": betons, "folder": folders})
+
+
+@pytest.fixture(scope="session")
+def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
+    """The run of a case that nobody touched, made when first asked for."""
+    made: dict[str, Path] = {}
+
+    def get(case: Case) -> Path:
+        if str(case) not in made:
+            run = tmp_path_factory.mktemp("untouched") / "run"
+            kill_loop.run_untouched(place, case, run)
+            made[str(case)] = run
+        return made[str(case)]
+
+    return get

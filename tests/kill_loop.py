@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from commands import ROOT
+from commands import ROOT, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TIMES = ("images_per_second", "data_wait", "seconds")
@@ -162,3 +162,17 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run))
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    """torchrun's processes by rank."""
+    found = {}
+    for child in psutil.Process(process.pid).children():
+        if "RANK" in child.environ() and "train.py" in " ".join(child.cmdline()):
+            found[int(child.environ()["RANK"])] = child
+    return found
+
+
+def train(place: Place, case: Case, run: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run in one process, to its end."""
+    return command("train.py", *line(place, case, run, *more)[2:], **environment)

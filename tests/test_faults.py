@@ -13,8 +13,7 @@ import pytest
 import torch
 from commands import ROOT, command
 from conftest import CLASSES
-from kill_loop import CASES, Place, finish, line, start, wait_for_new_step
-from test_resume import ranks_of
+from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
 from torch import Tensor, nn
 
 from en.assembly import build_learner, build_network, open_loaders

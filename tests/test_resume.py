@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, moved to another number of ranks or started by several nodes end as the untouched one."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -11,38 +10,12 @@ import time
 from pathlib import Path
 
 import kill_loop
-import psutil
 import pytest
 import torch
 from commands import command, refused
-from kill_loop import CASES, Case, Place, differences, finish, line, rows, start, wait_for_new_step
-
-from en.errors import RESUME_ME
-from en.stopping import SAME_KEY_S, StopWish
+from kill_loop import CASES, Case, differences, finish, line, ranks_of, rows, start, train, wait_for_new_step
 
 KILLS = {0: 6, 2: 4, 3: 4}  # by ranks: 20 in all
-
-
-@pytest.fixture(scope="session")
-def place(folders: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(kill_loop.RECIPE)
-    return Place(path, {"ffcv": betons, "folder": folders})
-
-
-@pytest.fixture(scope="session")
-def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
-    """The run of a case that nobody touched, made when first asked for."""
-    made: dict[str, Path] = {}
-
-    def get(case: Case) -> Path:
-        if str(case) not in made:
-            run = tmp_path_factory.mktemp("untouched") / "run"
-            kill_loop.run_untouched(place, case, run)
-            made[str(case)] = run
-        return made[str(case)]
-
-    return get
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -51,50 +24,6 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_the_untouched_one(pl
     assert kills == KILLS[case.ranks]
     assert differences(untouched(case), tmp_path / "run") == []
     assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]) == kills + 1
-
-
-@pytest.mark.parametrize(
-    ("case", "number"),
-    [(CASES[0], signal.SIGUSR1), (CASES[3], signal.SIGTERM), (CASES[3], signal.SIGINT)],
-    ids=["SIGUSR1", "SIGTERM-2-ranks", "SIGINT-2-ranks"],
-)
-def test_a_signal_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_from_there(place, untouched, tmp_path, case, number):
-    run = tmp_path / "run"
-    process = start(line(place, case, run, "checkpoint.every_steps=3"))
-    assert wait_for_new_step(process, run, set())
-    if number == signal.SIGINT:  # as a Ctrl-C at a terminal: to the launcher and to every rank at once
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    code, errors = finish(process)
-    assert f"stopped by {number.name} after " in errors and "checkpoint written" in errors
-    assert code == RESUME_ME if not case.ranks else code != 0
-    assert "Traceback (most recent call last)" not in errors or case.ranks  # torchrun's own
-    code, errors = finish(start(line(place, case, run, "resume=auto", "checkpoint.every_steps=3")))
-    assert code == 0, errors
-    assert differences(untouched(case), run) == []
-
-
-def test_a_second_ctrl_c_ends_at_once_but_not_the_echo_of_the_first():
-    wish = StopWish(None)
-    with wish.listening():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert wish.agreed() and wish.signal == "SIGINT"
-        time.sleep(SAME_KEY_S + 0.1)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    """torchrun's processes by rank."""
-    found = {}
-    for child in psutil.Process(process.pid).children():
-        if "RANK" in child.environ() and "train.py" in " ".join(child.cmdline()):
-            found[int(child.environ()["RANK"])] = child
-    return found
 
 
 def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_ends_as_the_untouched_one(place, untouched, tmp_path):
@@ -146,7 +75,7 @@ def test_two_runs_cannot_write_into_one_folder(place, tmp_path):
     run = tmp_path / "run"
     process = start(line(place, CASES[0], run, "train.epochs=500"))
     assert wait_for_new_step(process, run, set())
-    second = train(place, CASES[0], run, "resume=auto")
+    second = train(place, CASES[0], run, "train.epochs=500", "resume=auto")
     assert process.poll() is None, "the first ended too early for this test"
     kill_loop.kill(process)
     assert "another run is writing into it" in refused(second)
@@ -175,11 +104,6 @@ def test_damaged_checkpoints_are_left_for_the_one_before_and_explicit_ones_refus
         path.write_bytes(b"nothing")
     broken = train(place, case, run, "resume=auto")
     assert broken.returncode == 2 and "none of its 3 checkpoints is whole" in broken.stderr.splitlines()[-1]
-
-
-def train(place: Place, case: Case, run: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A run in one process, to its end."""
-    return command("train.py", *line(place, case, run, *more)[2:], **environment)
 
 
 def test_what_a_kill_between_a_checkpoint_and_its_names_left_undone_is_done_on_resume(place, untouched, tmp_path):

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from en import checkpoint
-from en.assembly import build_learner, build_network, open_loaders
+from en.assembly import build_learner, build_network, describe_data, open_loaders
 from en.benchmarks.timing import hardware, median, show, write
+from en.checkpoint import Checkpoint
 from en.configuring import validate
 from en.data.prepare import Storage, prepare
 from en.data.sources import Sample, Source
@@ -19,7 +20,7 @@ from en.epoch import Trainer, train_epoch
 from en.loss_watch import LossWatch
 from en.mixing import Mixing
 from en.pixels import InputStep
-from en.resuming import rank_state, snapshot
+from en.resuming import rank_state
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
 EVERY = 500  # steps between checkpoints
@@ -83,9 +84,19 @@ def checkpoint_seconds(trainer: Trainer, folder: Path) -> float:
     seconds = []
     for step in range(3):
         started = time.perf_counter()
-        state = snapshot(trainer.learner, trainer.config, list("0123456789"), {"top1": 0.0, "epoch": 0})
-        ranks = [rank_state(trainer.learner, LossWatch(torch.device("cpu")))]
-        checkpoint.save(state | {"epoch": 0, "step": step, "ranks": ranks, "summary": None}, checkpoint.step_path(folder, 0, step))
+        state = Checkpoint(
+            **trainer.learner.state_dict(),
+            epoch=0,
+            step=step,
+            ranks=[rank_state(trainer.learner, LossWatch(torch.device("cpu")))],
+            best={"top1": 0.0, "epoch": 0},
+            summary=None,
+            config=trainer.config.model_dump(),
+            classes=list("0123456789"),
+            data=describe_data(trainer.config, {"train": trainer.loader, "val": trainer.loader}),
+            circumstances={},
+        )
+        checkpoint.save(state, checkpoint.step_path(folder, 0, step))
         seconds.append(time.perf_counter() - started)
     return median(seconds)
 

@@ -163,7 +163,7 @@ def tables_digest(*tables: NDArray[np.void]) -> str:
     """SHA-256 over a file's header, field descriptions, metadata and allocation table, in hexadecimal digits."""
     digest = hashlib.sha256()
     for table in tables:
-        digest.update(table.view(np.uint8))
+        digest.update(table.view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,120 @@
+"""Signals at any moment of a run: exit code 75 with a checkpoint, or an untouched folder."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from kill_loop import CASES, Case, differences, finish, line, ranks_of, start, wait_for_new_step
+
+from en.errors import RESUME_ME
+from en.signals import SAME_KEY_S, STOPPING, StopRequest
+
+
+@pytest.fixture
+def handlers():
+    """Puts the signals' handlers back afterwards."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_second_ctrl_c_ends_at_once_but_not_the_echo_of_the_first(handlers):
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == "SIGINT"
+        time.sleep(SAME_KEY_S + 0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) == stop._hear  # a third one ends a process that hangs
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_signals_while_a_process_ends_change_nothing(handlers, number):
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
+    assert stop.signal == number.name and signal.getsignal(number) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize(
+    ("case", "number"),
+    [(CASES[0], signal.SIGUSR1), (CASES[3], signal.SIGTERM), (CASES[3], signal.SIGINT)],
+    ids=["SIGUSR1", "SIGTERM-2-ranks", "SIGINT-2-ranks"],
+)
+def test_a_signal_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_from_there(place, untouched, tmp_path, case, number):
+    run = tmp_path / "run"
+    process = start(line(place, case, run, "checkpoint.every_steps=3"))
+    assert wait_for_new_step(process, run, set())
+    if number == signal.SIGINT:  # as a Ctrl-C at a terminal: to the launcher and to every rank at once
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    code, errors = finish(process)
+    assert f"stopped by {number.name} after " in errors and "checkpoint written" in errors
+    assert code == RESUME_ME if not case.ranks else code != 0
+    assert "Traceback (most recent call last)" not in errors or case.ranks  # torchrun's own
+    code, errors = finish(start(line(place, case, run, "resume=auto", "checkpoint.every_steps=3")))
+    assert code == 0, errors
+    assert differences(untouched(case), run) == []
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
+def test_a_storm_of_signals_is_one_signal(place, untouched, tmp_path, case):
+    run, draw = tmp_path / "run", random.Random(str(case))
+    process = start(line(place, case, run, "checkpoint.every_steps=3"))
+    assert wait_for_new_step(process, run, set())
+    targets = list(ranks_of(process).values()) if case.ranks else [psutil.Process(process.pid)]
+    sent = 0
+    while any(target.is_running() and target.status() != psutil.STATUS_ZOMBIE for target in targets) and sent < 2000:
+        for target in targets:
+            try:
+                target.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1]))
+            except psutil.NoSuchProcess:
+                continue
+        sent += 1
+        time.sleep(0.004)
+    code, errors = finish(process)
+    assert "checkpoint written" in errors and sent > 100, errors
+    assert code == RESUME_ME if not case.ranks else f"exitcode  : {RESUME_ME}" in errors, errors
+    code, errors = finish(start(line(place, case, run, "resume=auto")))
+    assert code == 0, errors
+    assert differences(untouched(case), run) == []
+
+
+def touched(run: Path) -> bool:
+    """Whether a run has written anything into its folder."""
+    return run.exists() and any(run.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_signal_during_set_up_leaves_the_folder_untouched_or_a_checkpoint(place, tmp_path, seed):
+    draw, processes = random.Random(seed), {}
+    for number in range(2):
+        run = tmp_path / str(number)
+        processes[run] = start(line(place, Case("ffcv", 0, ["train.epochs=50", "checkpoint.every_steps=1000"]), run))
+    for process in processes.values():
+        time.sleep(draw.uniform(0.2, 4.0))
+        for _ in range(draw.randint(1, 3)):
+            process.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1]))
+    for run, process in processes.items():
+        code, errors = finish(process)
+        assert code == RESUME_ME and "Traceback" not in errors, errors
+        assert not touched(run) or list((run / "checkpoints").glob("step_*.pt")), errors
+
+
+def test_a_rank_that_is_asked_before_the_start_stops_all_and_the_folder_stays_untouched(place, tmp_path):
+    run, process = tmp_path / "run", start(line(place, CASES[3], tmp_path / "run"))
+    while not (ranks := ranks_of(process)):
+        time.sleep(0.01)
+    time.sleep(1.0)
+    ranks[max(ranks)].send_signal(signal.SIGUSR1)
+    code, errors = finish(process)
+    assert code != 0 and not touched(run), errors
