@@ -263,7 +263,10 @@ def warn(message: str) -> None:
 def locate(where: str) -> Path:
     """The checkpoint meant by a run folder (its last.pt) or by a checkpoint's own path."""
     path = Path(where)
-    return path / "last.pt" if path.is_dir() else path
+    try:
+        return path / "last.pt" if path.is_dir() else path
+    except OSError:  # a name that is too long: load says so
+        return path
 
 
 def load_weights(model: nn.Module, state: Weights, path: Path) -> None:

@@ -1,0 +1,205 @@
+"""A run goes on only with the epoch it began, and ranks train together only what is the same on all; the rest is said."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT, command, refused, succeed
+from conftest import write_folders
+from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_step
+
+from en.configuring import load_config
+from en.data import LOADERS
+from en.errors import UserError
+from en.report import write_report
+from en.signals import StopRequest
+from en.training import Run
+
+
+@pytest.fixture(scope="session")
+def midway(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in the middle of its first epoch."""
+    run = tmp_path_factory.mktemp("midway") / "run"
+    process = start(line(place, CASES[0], run))
+    assert wait_for_new_step(process, run, set())
+    process.send_signal(signal.SIGUSR1)
+    finish(process)
+    newest = max((run / "checkpoints").glob("step_*.pt"))
+    assert torch.load(newest, weights_only=True)["step"] > 0
+    return run
+
+
+def begin(place: Place, origin: Path, *overrides: str) -> Run:
+    """The set-up of a run that goes on from `origin`, in this process."""
+    options = [f"data.root={place.data['ffcv']}", f"resume={json.dumps(str(origin))}", *overrides]
+    return Run(load_config(str(place.recipe), options), str(place.recipe), StopRequest())
+
+
+BREAKS = {
+    "train.batch_size=12": "train.batch_size=12: expected the 24",
+    "data.loader=folder": "data.loader=folder: expected the ffcv",
+    "seed=1": "seed=1: expected what",
+    "model.dropout=0.1": "model=",
+    "norm.hidden=7": "norm=",
+    "optim.momentum=0.5": "optim=",
+    "schedule.warmup_epochs=0": "schedule=",
+}
+
+
+@pytest.mark.parametrize("override", BREAKS)
+def test_what_breaks_the_epoch_in_hand_is_refused_with_both_values(place, midway, override):
+    more = [f"data.root={place.data['folder']}"] if "folder" in override else []
+    with pytest.raises(UserError) as refusal:
+        begin(place, midway, override, *more)
+    assert BREAKS[override] in str(refusal.value) and "\n" not in str(refusal.value)
+    begin(place, midway)
+
+
+@pytest.mark.parametrize("at", ["midway", "end"])
+@pytest.mark.parametrize("kind", ["fewer", "other", "renamed"])
+def test_another_set_is_refused_in_the_middle_of_an_epoch_and_at_its_end(place, untouched, midway, tmp_path, kind, at):
+    """fewer: images of the same classes; other: as many, of other sizes; renamed: other classes."""
+    origin = midway if at == "midway" else untouched(CASES[0])
+    root = tmp_path / "in" / "clothes"
+    source = place.data["folder"]
+    if kind == "other":
+        for path in sorted(source.rglob("*.jpg")):
+            target = root / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(sorted(path.parent.glob("*.jpg"))[-1].read_bytes())
+    else:
+        write_folders(root, {"train": 24 if kind == "renamed" else 7, "val": 5})
+    if kind == "renamed":
+        for split in ("train", "val"):
+            (root / split / "Dress").rename(root / split / "Gown")
+    succeed("scripts/prepare_data.py", root, tmp_path / "out")
+    with pytest.raises(UserError, match=r"data.root=.*expected the (train images|classes) that .* was trained on"):
+        begin(place, origin, f"data.root={tmp_path / 'out'}", "train.epochs=6")
+
+
+def test_the_same_images_prepared_again_are_the_same_set(place, midway, tmp_path):
+    succeed("scripts/prepare_data.py", place.data["folder"], tmp_path / "out")
+    begin(place, midway, f"data.root={tmp_path / 'out'}")
+
+
+def test_folder_names_are_what_the_folder_loader_knows_of_a_set(folders, tmp_path, place):
+    config = load_config(str(place.recipe), [f"data.root={folders}", "data.loader=folder"])
+    from en.assembly import open_loaders
+    from en.distribution import Ranks
+
+    here = open_loaders(config, Ranks(0, 1, 0, 1), ["train"])["train"]
+    shutil.copytree(folders, tmp_path / "copy")
+    copied = config.model_copy(update={"data": config.data.model_copy(update={"root": str(tmp_path / "copy")})})
+    assert open_loaders(copied, Ranks(0, 1, 0, 1), ["train"])["train"].digest == here.digest
+    victim = sorted((tmp_path / "copy" / "train").rglob("*.jpg"))[3]
+    victim.rename(victim.with_name("another.jpg"))
+    assert open_loaders(copied, Ranks(0, 1, 0, 1), ["train"])["train"].digest != here.digest
+    assert set(LOADERS) == {"ffcv", "folder"}
+
+
+def test_a_run_that_has_more_behind_it_than_it_is_to_have_is_refused(place, untouched):
+    with pytest.raises(UserError, match=r"train.epochs=3: expected at least 4"):
+        begin(place, untouched(CASES[0]), "train.epochs=3")
+    begin(place, untouched(CASES[0]))
+
+
+def test_what_else_a_resumed_run_changes_is_said_kept_and_shown_in_reports(place, midway, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    done = train(place, CASES[0], run, "resume=auto", "data.flip=0.0", "train.epochs=1", OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert {"resumes with data.flip=0.0 (was 0.5)", "resumes with train.epochs=1 (was 4)"} <= set(lines)
+    assert "resumes, but not bit for bit: threads=2 (was 1)" in lines and len([x for x in lines if x.startswith("resumes")]) == 3
+    first, second = json.loads((run / "provenance.json").read_text())["starts"]
+    assert second["changed"] == {"train.epochs": [4, 1], "data.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
+    assert (first["threads"], second["threads"]) == (1, 2) and first["compiled"] is True and "changed" not in first
+    assert "EN_COMPILED" in first and first["code"] == second["code"] and first["processor"]
+    text = write_report([str(run)], tmp_path / "report.md")
+    assert "Two recipes" in text and "data.flip" in text and "0.5" in text and str(run.name) in text
+
+
+def test_a_resume_that_changes_nothing_says_nothing(place, midway, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    done = train(place, CASES[0], run, "resume=auto")
+    assert done.returncode == 0 and "resumes" not in done.stderr, done.stderr
+    assert "Two recipes" not in write_report([str(run)], tmp_path / "report.md")
+
+
+@pytest.mark.parametrize(
+    ("script", "extra", "told"),
+    [
+        ("train.py", "seed=1 data.flip=0.1", ["seed is 0 on rank 0, 1 on rank 1", "data.flip is 0.5 on rank 0, 0.1 on rank 1"]),
+        ("train.py", "data.root={other}", ["data.train.digest is", "data.val.digest is"]),
+        ("eval.py", "data.mean=[1,2,3]", ["data.mean is [123.675, 116.28, 103.53] on rank 0, [1.0, 2.0, 3.0] on rank 1"]),
+    ],
+)
+def test_ranks_that_differ_are_refused_by_key_and_rank(place, untouched, tmp_path, script, extra, told):
+    other, run = tmp_path / "other", tmp_path / "run"
+    if "{other}" in extra:
+        write_folders(tmp_path / "in" / "clothes", {"train": 24, "val": 5})
+        for split in ("train", "val"):
+            first, second, *_ = sorted((tmp_path / "in" / "clothes" / split).rglob("*.jpg"))
+            first.write_bytes(second.read_bytes())
+        succeed("scripts/prepare_data.py", tmp_path / "in" / "clothes", other)
+    arguments = [untouched(CASES[0])]
+    if script == "train.py":
+        arguments = [place.recipe, f"data.root={place.data['ffcv']}", f"run_dir={run}"]
+    done = command("tests/differing_ranks.py", ROOT / script, extra.format(other=other), *arguments, ranks=2)
+    (said,) = [text for text in done.stderr.splitlines() if text.startswith("error: the ranks differ")]
+    assert done.returncode != 0 and all(part in said for part in told), done.stderr
+    assert not run.exists()
+
+
+def test_an_evaluation_of_weights_that_are_not_finite_is_an_error(untouched, tmp_path):
+    saved = torch.load(untouched(CASES[0]) / "last.pt", weights_only=True)
+    name = next(name for name in saved["ema"] if name.endswith("conv1.0.weight"))
+    saved["ema"][name][0] = np.nan
+    torch.save(saved, tmp_path / "nan.pt")
+    done = command("eval.py", tmp_path / "nan.pt")
+    *_, last = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and last.startswith("error: ") and f"{name} is not finite" in last and not done.stdout
+    saved["ema"] = {key: value.to(torch.int8) for key, value in saved["model"].items()}
+    torch.save(saved, tmp_path / "int8.pt")
+    done = command("eval.py", tmp_path / "int8.pt")
+    assert done.returncode == 2 and "expected torch.float32, found torch.int8" in done.stderr.splitlines()[-1]
+
+
+def test_a_power_cut_in_the_logs_costs_a_warning_and_the_line_it_tore(place, untouched, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(untouched(CASES[0]), run)
+    (run / "provenance.json").write_bytes(b"")
+    rows = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("\n".join([rows[0], rows[1][:40], *rows[2:], "[1]", '{"epoch": "two"}']) + "\n")
+    done = train(place, CASES[0], run, "resume=auto", "train.epochs=5")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    warnings = [text for text in done.stderr.splitlines() if text.startswith("warning: ")]
+    said = " ".join(warnings)
+    assert len(warnings) == 4 and "provenance.json: damaged" in said and "log.jsonl:2: not a whole row" in said
+    assert [json.loads(text)["epoch"] for text in (run / "log.jsonl").read_text().splitlines()] == [1, 3, 4, 5]
+    assert len(json.loads((run / "provenance.json").read_text())["starts"]) == 1
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_a_run_folder_that_goes_during_a_run_ends_it_in_one_line_and_is_not_made_anew(place, tmp_path, how):
+    run = tmp_path / "run"
+    process = start(line(place, CASES[0], run, "train.epochs=500"))
+    assert wait_for_new_step(process, run, set())
+    run.rename(tmp_path / "gone")
+    if how == "replaced":
+        run.mkdir()
+    code, errors = finish(process)
+    assert code == 1 and "Traceback" not in errors, errors
+    assert f"run_dir={run}: expected the folder that this run began in" in errors.splitlines()[-1]
+    assert not run.exists() or not list(run.iterdir())
+    assert list((tmp_path / "gone").iterdir())
+
+
+def test_the_arguments_of_eval_are_refused_in_one_line(tmp_path):
+    for where in ("", "x" * 5000, tmp_path, tmp_path / "nowhere", "/dev/null"):
+        assert len(refused(command("eval.py", where))) < 600

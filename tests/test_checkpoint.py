@@ -1,0 +1,133 @@
+"""A checkpoint from anywhere is whole and of this package, or refused in one line."""
+
+import copy
+import io
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kill_loop import CASES
+from torch import nn
+
+from en import checkpoint
+from en.assembly import build_learner, build_network
+from en.checkpoint import Checkpoint
+from en.configuring import validate
+from en.distribution import Ranks
+from en.errors import RunError, UserError
+from en.resuming import restore
+
+ONE = Ranks(0, 1, 0, 1)
+
+
+@pytest.fixture(scope="session")
+def whole(untouched) -> Path:
+    """A run's newest checkpoint in the middle of an epoch, and its last.pt."""
+    return untouched(CASES[0])
+
+
+@pytest.fixture(scope="session")
+def content(whole: Path) -> dict[str, Any]:
+    midway = min((whole / "checkpoints").glob("step_*_0000000[1-9].pt"))
+    found: dict[str, Any] = torch.load(midway, weights_only=True)
+    return found
+
+
+JUNK = [None, 3, -1, 2**70, 1.5, float("nan"), "x", [], [3], {}, {"a": 1}, torch.zeros(2), [{}], {"epoch": "one"}, True]
+
+
+@pytest.mark.parametrize("part", [name for name in Checkpoint.model_fields if name != "digest"])
+def test_a_part_that_is_missing_or_of_another_kind_is_refused_by_its_name(content, tmp_path, part):
+    small = {"model": {"w": torch.zeros(2)}, "ema": None, "optimizer": {"state": {}}, "ranks": []}
+    kinds = 0
+    for number, junk in enumerate([..., *JUNK]):
+        changed = {name: value for name, value in {**content, **small}.items() if name != part or junk is not ...}
+        if junk is not ...:
+            changed[part] = junk
+        path = tmp_path / f"{number}.pt"
+        torch.save(changed, path)
+        try:
+            checkpoint.load(path)
+        except UserError as error:
+            assert part in str(error) and "\n" not in str(error)
+            kinds += 1
+    assert kinds >= 8
+
+
+def altered(saved: Checkpoint, part: str, value: object) -> Checkpoint:
+    return Checkpoint.model_validate({**saved.content(), part: value})
+
+
+def resumed(saved: Checkpoint) -> nn.Module:
+    config = validate(saved.config, "x")
+    learner = build_learner(config, build_network(config, len(saved.classes)), torch.device("cpu"), ONE)
+    restore(learner, saved, ONE, "some.pt")
+    return learner.model
+
+
+def test_state_that_does_not_fit_is_refused_before_the_first_step(content):
+    saved = Checkpoint.model_validate(content)
+    resumed(saved)
+    rank = saved.ranks[0]
+    name = next(iter(rank["buffers"][0]))
+    short = copy.deepcopy(rank) | {"buffers": [{**rank["buffers"][0], name: torch.zeros(1)}]}
+    missing = copy.deepcopy(rank) | {"buffers": [{}]}
+    optimizer = copy.deepcopy(saved.optimizer)
+    optimizer["state"][0]["momentum_buffer"] = torch.zeros(3)
+    nameless = copy.deepcopy(saved.optimizer)
+    nameless["state"][0] = {}
+    odd = [("ranks", [short]), ("ranks", [missing]), ("ranks", [rank | {"buffers": []}]), ("optimizer", optimizer)]
+    odd += [("optimizer", nameless), ("optimizer", {}), ("optimizer", {"state": {99_999: {"momentum_buffer": torch.zeros(1)}}})]
+    odd += [("optimizer", {"state": 3}), ("model", {}), ("ema", {"weight": torch.zeros(1)})]
+    for part, value in odd:
+        with pytest.raises(UserError, match=r"^some.pt: expected the (state|weights)") as refusal:
+            resumed(altered(saved, part, value))
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float64", "shape", "sparse", "nan", "inf"])
+def test_weights_of_another_kind_are_refused_by_name(content, kind):
+    saved = Checkpoint.model_validate(content)
+    name = next(name for name in saved.model if name.endswith("conv1.0.weight"))
+    weight = saved.model[name].clone()
+    changes = {"int8": weight.to(torch.int8), "float64": weight.double(), "shape": weight[:1], "sparse": weight.to_sparse()}
+    for key, value in (("nan", torch.nan), ("inf", torch.inf)):
+        changes[key] = weight.clone()
+        changes[key][1, 2, 0, 1] = value
+    with pytest.raises((UserError, RunError), match=r"some.pt.*expected") as refusal:
+        resumed(altered(saved, "model", {**saved.model, name: changes[kind]}))
+    assert name in str(refusal.value) or kind == "sparse"
+    assert isinstance(refusal.value, RunError) == (kind in ("nan", "inf"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_altered_checkpoint_without_its_sum_is_refused_or_holds_the_same(whole, tmp_path, seed, capsys):
+    content, draw = bytearray((whole / "last.pt").read_bytes()), random.Random(seed)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        part = draw.choice([info for info in archive.infolist() if info.file_size > 64])
+    start = content.index(part.filename.encode()) + len(part.filename)
+    for _ in range(1 + seed % 3):
+        content[draw.randrange(start, start + part.file_size)] ^= 1 << draw.randrange(8)
+    path = tmp_path / "altered.pt"
+    path.write_bytes(content)
+    try:
+        found = checkpoint.load(path)
+    except UserError as error:
+        assert "\n" not in str(error) and "altered.pt" in str(error)
+        return
+    same = checkpoint.load(whole / "last.pt")
+    assert found.content().keys() == same.content().keys()
+    assert all(torch.equal(found.model[name], value) for name, value in same.model.items())
+    assert found.config == same.config and found.epoch == same.epoch
+
+
+def test_a_checkpoint_without_its_sum_is_used_with_a_warning(whole, tmp_path, capsys):
+    path = tmp_path / "last.pt"
+    path.write_bytes((whole / "last.pt").read_bytes())
+    found = checkpoint.load(path)
+    assert "warning: " in (said := capsys.readouterr().err) and "last.pt.sha256 is missing" in said and said.count("\n") == 1
+    (tmp_path / "last.pt.sha256").write_bytes((whole / "last.pt.sha256").read_bytes())
+    assert checkpoint.load(path).digest == found.digest and capsys.readouterr().err == ""
