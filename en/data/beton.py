@@ -5,6 +5,7 @@ allocation table; all little-endian. Stock FFCV reads these files, and this modu
 and an integer label.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -89,12 +90,13 @@ class BetonFile:
     Attributes:
         path: the file.
         heights, widths, labels: (samples,) int64.
+        digest: SHA-256, in hexadecimal digits, of which samples the file has: their sizes, labels and places.
     Raises: UserError for a file that is missing, of another version, truncated, or with other fields.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        metadata, table = read_tables(path)
+        metadata, table, self.digest = read_tables(path)
         image = metadata["f0"]
         table = np.sort(table, order="ptr")
         place = np.searchsorted(table["ptr"], image["data_ptr"]).clip(max=len(table) - 1)
@@ -134,8 +136,8 @@ class BetonFile:
         scale(pixels, height, width, box, out)
 
 
-def read_tables(path: Path) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """A file's metadata and allocation table. Raises UserError for a file that is missing, of another kind or cut short."""
+def read_tables(path: Path) -> tuple[NDArray[np.void], NDArray[np.void], str]:
+    """A file's metadata, allocation table and digest. Raises UserError for one that is missing, of another kind or cut short."""
     if not path.is_file():
         raise UserError(f"{path}: no such file: expected the output of scripts/prepare_data.py")
     header = np.fromfile(path, HEADER, 1)
@@ -152,7 +154,17 @@ def read_tables(path: Path) -> tuple[NDArray[np.void], NDArray[np.void]]:
     start = HEADER.itemsize + fields.nbytes
     if count < 1 or size < max(start + count * SAMPLE.itemsize, table_at + count * ALLOCATION.itemsize):
         raise UserError(f"{path}: truncated or damaged: expected {count} samples in more than {size} bytes; prepare it again")
-    return np.fromfile(path, SAMPLE, count, offset=start), np.fromfile(path, ALLOCATION, count, offset=table_at)
+    metadata = np.fromfile(path, SAMPLE, count, offset=start)
+    table = np.fromfile(path, ALLOCATION, count, offset=table_at)
+    return metadata, table, tables_digest(header, fields, metadata, table)
+
+
+def tables_digest(*tables: NDArray[np.void]) -> str:
+    """SHA-256 over a file's header, field descriptions, metadata and allocation table, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(table.view(np.uint8))
+    return digest.hexdigest()
 
 
 def read_classes(root: Path) -> list[str]:
