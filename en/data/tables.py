@@ -71,7 +71,7 @@ def read_tables(file: BinaryIO, path: Path) -> Tables:
         raise UserError(f"{path}: damaged: its sizes, labels or places are not those that were written; prepare it again")
     image, sizes = metadata["f0"], table_of_samples["size"].astype(np.int64)
     heights, widths, offsets = (image[name].astype(np.int64) for name in ("height", "width", "data_ptr"))
-    return Tables(image["mode"], heights, widths, metadata["f1"].astype(np.int64), offsets, sizes, digest)
+    return Tables(image["mode"].copy(), heights, widths, metadata["f1"].astype(np.int64), offsets, sizes, digest)
 
 
 def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
