@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,27 @@ def test_the_seal_is_no_part_of_the_digest(root):
     before = BetonFile(root / "val.beton").digest
     edit(root / "val.beton", lambda tables: tables["fields"].__setitem__(slice(None), sealed(tables["fields"], before)))
     assert BetonFile(root / "val.beton").digest == before
+
+
+STOCK_WRITER = """
+import sys
+import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.writer import DatasetWriter
+fields = {"image": RGBImageField(write_mode="smart", smart_threshold=3 * 30 * 26), "label": IntField()}
+samples = [(np.full((20 + n, 30, 3), 20 * n, np.uint8), n) for n in range(12)]
+DatasetWriter(sys.argv[1], fields, num_workers=3).from_indexed_dataset(samples, chunksize=1)
+"""
+
+
+def test_what_stock_ffcv_writes_with_several_workers_is_read(tmp_path):
+    subprocess.run([sys.executable, "-c", STOCK_WRITER, tmp_path / "x.beton"], check=True, capture_output=True)
+    file = BetonFile(tmp_path / "x.beton")
+    assert file.labels.tolist() == list(range(12)) and set(file._modes) == {0, 1}
+    for sample in range(12):
+        out = np.empty((8, 8, 3), np.uint8)
+        file.decode(sample, (3, 5, 8, 8), out, file.scratch())
+        assert np.abs(out.astype(int) - 20 * sample).max() <= 2
 
 
 def test_a_label_below_zero_is_refused_by_its_value(root):
