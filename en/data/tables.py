@@ -112,7 +112,7 @@ def check_places(path: Path, image: Table, table: Table, start: int, end: int) -
     """
     places, sizes = table["ptr"], table["size"]
     numbers = np.arange(len(table), dtype=np.uint64)
-    expect(path, "row of the allocation table for sample", table["sample_id"], table["sample_id"] == numbers, "one of each")
+    expect(path, "number in the allocation table", table["sample_id"], table["sample_id"] == numbers, "one of each")
     expect(path, "data_ptr", image["data_ptr"], image["data_ptr"] == places, "that of the allocation table")
     expect(path, "data_ptr", places, (start <= places) & (places < end), f"{start} to {end - 1}")
     expect(path, "size", sizes, (sizes >= 1) & (sizes <= end - places), "1 byte or more, before the allocation table")
