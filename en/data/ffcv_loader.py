@@ -49,9 +49,10 @@ class FfcvLoader:
         self.name, self.classes = read_name(root), read_classes(root)
         self._file = BetonFile(root / f"{split}.beton")
         self.samples, self.digest = len(self._file), self._file.digest
-        highest = int(self._file.labels.max())
-        if highest >= len(self.classes) or self._file.labels.min() < 0:
-            raise UserError(f"{self._file.path}: label {highest}: expected 0 to {len(self.classes) - 1} by classes.json")
+        lowest, highest = int(self._file.labels.min()), int(self._file.labels.max())
+        if highest >= len(self.classes) or lowest < 0:
+            label = lowest if lowest < 0 else highest
+            raise UserError(f"{self._file.path}: label {label}: expected 0 to {len(self.classes) - 1} by classes.json")
         self._reading = reading
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
         self._local = threading.local()
@@ -98,6 +99,7 @@ class FfcvLoader:
                     part.cancel()
 
     def _submit(self, task: Task, resolution: int) -> tuple[Batch, list[Future[None]]]:
+        self._file.check_length()
         size = len(task.samples)
         images = torch.empty((size, resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
         samples = torch.from_numpy(task.samples.copy())
@@ -109,7 +111,7 @@ class FfcvLoader:
     def _decode(self, task: Task, rows: range, images: Bytes, batch: Batch) -> None:
         scratch = getattr(self._local, "scratch", None)
         if scratch is None:
-            scratch = self._local.scratch = np.empty(self._file.largest(), np.uint8)
+            scratch = self._local.scratch = self._file.scratch()
         for row in rows:
             try:
                 self._decode_one(task, row, images[row], scratch)

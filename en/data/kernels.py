@@ -6,7 +6,8 @@ functions for three seconds in every process and none of which is needed here.
 Raises: ImportError at import where ffcv is not installed.
 """
 
-from ctypes import CDLL, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_void_p
+import threading
+from ctypes import CDLL, POINTER, byref, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_ulong, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,8 +35,31 @@ LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *
 LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
-LIBRARY.tjGetErrorStr.argtypes = []  # of the libjpeg-turbo that the library is linked with
+# of the libjpeg-turbo that the library is linked with
+LIBRARY.tjGetErrorStr.argtypes = []
 LIBRARY.tjGetErrorStr.restype = c_char_p
+LIBRARY.tjInitDecompress.argtypes = []
+LIBRARY.tjInitDecompress.restype = c_void_p
+LIBRARY.tjDecompressHeader3.argtypes = [c_void_p, c_void_p, c_ulong, *[POINTER(c_int)] * 4]
+LIBRARY.tjDecompressHeader3.restype = c_int
+
+
+class HeaderReader(threading.local):
+    """libjpeg's state, one for each thread that reads headers; kept until the process ends, as the library keeps its own."""
+
+    def __init__(self) -> None:
+        self.handle = LIBRARY.tjInitDecompress()
+
+
+HEADERS = HeaderReader()
+
+
+def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
+    """Height and width, pixels, in the header of the JPEG file of `size` bytes at an address; None for no whole header."""
+    width, height, subsampling, colours = (c_int(0) for _ in range(4))
+    # The code is no use: it also refuses an unusual subsampling, which the decoder takes.
+    LIBRARY.tjDecompressHeader3(HEADERS.handle, address, size, byref(width), byref(height), byref(subsampling), byref(colours))
+    return (height.value, width.value) if min(height.value, width.value) > 0 else None
 
 
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:

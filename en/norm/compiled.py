@@ -10,13 +10,14 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from en.norm.cache import kept_library
 
 FOLDER = Path(__file__).with_name("cpu")
 FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -89,28 +90,32 @@ def _library(switch: str) -> ctypes.CDLL | None:
     try:
         if compiler is None:
             raise OSError("there is no g++ and no clang++")
-        return ctypes.CDLL(str(_compiled(compiler)))
+        library = _compiled(compiler)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2)
         return None
+    check_layout(library)
+    return library
 
 
-def _compiled(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor, compiled unless it is in the cache."""
+def check_layout(library: ctypes.CDLL) -> None:
+    """Raises TypeError where a structure is not as long as the library's: each would read the other's memory wrongly."""
+    for here, there in ((Shape, library.en_shape_size()), (Mixed, library.en_mixed_size())):
+        if ctypes.sizeof(here) != there:
+            raise TypeError(f"en.norm.compiled.{here.__name__} has {ctypes.sizeof(here)} bytes: expected {there}, as in cpu/")
+
+
+def _compiled(compiler: str) -> ctypes.CDLL:
+    """The library for this source, compiler and processor, compiled unless it is in the cache."""
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
     key = "\n".join([*(source.read_text() for source in sorted(FOLDER.iterdir())), *FLAGS, version, _processor()])
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "en"
-    target = root / f"normalizers-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    if not target.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            fresh = Path(folder) / target.name
-            subprocess.run(
-                [compiler, *FLAGS, str(FOLDER / "normalizers.cpp"), "-o", str(fresh)], check=True, capture_output=True, text=True
-            )
-            fresh.replace(target)
-    return target
+
+    def make(target: Path) -> None:
+        command = [compiler, *FLAGS, str(FOLDER / "normalizers.cpp"), "-o", str(target)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+
+    return kept_library(f"normalizers-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make)
 
 
 def _processor() -> str:

@@ -191,6 +191,10 @@ int en_has_float16() {
 #endif
 }
 
+// What Python's structures, matched by position, have to be as long as.
+int en_shape_size() { return sizeof(shape); }
+int en_mixed_size() { return sizeof(mixed); }
+
 int64_t en_saved_size(const mixed* m) { return saved_parts<char>(*m, nullptr).end - (char*)nullptr; }
 
 void en_mixed_forward(int64_t type, const mixed* m) {

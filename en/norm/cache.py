@@ -1,0 +1,108 @@
+"""Compiled libraries kept from one start to the next, in a folder that no other user can put code into."""
+
+import ctypes
+import hashlib
+import os
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
+    """The library `name`, loaded from the user's cache; made by make(path) first unless it is there whole.
+
+    A file's name ends with its SHA-256, so that a half-written one is seen and made anew before it is mapped, where what
+    is missing would end the process. Processes that make it at the same time do not disturb each other.
+
+    Raises: OSError where it can be neither read nor kept in any folder, and what `make` raises.
+    """
+    failure = OSError("there is no folder to keep compiled code in")
+    for folder in folders():
+        try:
+            for part in reversed((folder, *folder.parents)):
+                part.mkdir(mode=0o700, exist_ok=True)
+            home = folder.resolve()
+            if reason := distrust(home):
+                failure = OSError(reason)
+                warnings.warn(f"en.norm keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
+                continue
+            return ctypes.CDLL(str(find(home, name) or write(home, name, make)))
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def folders() -> Iterator[Path]:
+    """Where libraries may be kept, the best first: XDG's cache folder, which is in the home folder unless it is set; /tmp."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():  # the standard has a relative one ignored
+        yield given / "en"
+    elif home := own_home():
+        yield home / ".cache" / "en"
+    yield Path(tempfile.gettempdir()) / f"en-{os.geteuid()}"
+
+
+def own_home() -> Path | None:
+    """The home folder; None where there is none or it is another user's, as under sudo and in many containers."""
+    try:
+        home = Path.home()
+        return home if home.is_absolute() and home.stat().st_uid in owners() else None
+    except (OSError, RuntimeError):
+        return None
+
+
+def owners() -> set[int]:
+    """Users whose code runs here in any case: this one, and the system's, who has another number in some containers."""
+    return {os.geteuid(), 0, Path("/").stat().st_uid}
+
+
+def distrust(path: Path) -> str:
+    """Why another user could have written what is at a resolved path, in one line; empty when none could.
+
+    The rule is ssh's for its keys: this holds for every folder above too. In a sticky one above, such as /tmp, others cannot
+    replace what is not theirs.
+    """
+    for part in (path, *path.parents):
+        status = part.lstat()
+        sticky = part != path and status.st_mode & stat.S_ISVTX
+        if status.st_uid not in owners():
+            return f"{part} belongs to user {status.st_uid}: expected {os.geteuid()}"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            return f"{part} has mode {stat.S_IMODE(status.st_mode):o}: expected that others cannot write it (chmod go-w)"
+    return ""
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """A whole library of this name that only this user can have written."""
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if not distrust(path) and path == named(path, name):
+            return path
+    return None
+
+
+def write(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """Makes a library and puts it into the folder, whole or not at all, whenever the machine stops."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        fresh = Path(temporary) / "fresh.so"
+        make(fresh)
+        fresh.chmod(0o700)
+        sync(fresh)
+        target = folder / named(fresh, name).name
+        fresh.replace(target)
+    sync(folder)
+    return target
+
+
+def named(path: Path, name: str) -> Path:
+    """The file beside `path` that its content belongs into."""
+    return path.with_name(f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so")
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

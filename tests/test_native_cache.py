@@ -1,0 +1,173 @@
+"""The cache of compiled code: what is broken is made anew, what another user can write is not run, and structures agree."""
+
+import ctypes
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from en.norm import compiled
+from en.norm.cache import kept_library
+
+
+class Compiler:
+    """Makes a library whose answer() is a number; counts how often."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer, self.calls = answer, 0
+
+    def __call__(self, target: Path) -> None:
+        self.calls += 1
+        source = f"int answer() {{ return {self.answer}; }}"
+        subprocess.run(["g++", "-x", "c", "-", "-shared", "-fPIC", "-o", target], input=source, text=True, check=True)
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder, a folder for temporary files and nothing else to keep libraries in."""
+    for name in ("home", "temporary", "work"):
+        (tmp_path / name).mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def libraries(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def test_a_library_is_made_once_and_only_this_user_can_write_it(places):
+    make, before = Compiler(42), os.umask(0)
+    try:
+        assert [kept_library("x", make).answer() for _ in range(3)] == [42] * 3
+    finally:
+        os.umask(before)
+    (path,) = libraries(places)
+    assert make.calls == 1 and path.parent == places / "home" / ".cache" / "en"
+    assert all(part.stat().st_mode & 0o077 == 0 for part in (path, path.parent, path.parent.parent))
+
+
+def test_a_half_written_or_changed_library_is_made_anew(places):
+    make = Compiler(42)
+    kept_library("x", make)
+    (path,) = libraries(places)
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    for number, content in enumerate([b"", whole[:100], whole[: len(whole) // 2], whole[:-1], bytes(len(whole)), changed]):
+        path.unlink()  # the library that this process has mapped stays whole
+        path.write_bytes(content)
+        path.chmod(0o700)
+        assert kept_library("x", make).answer() == 42
+        assert make.calls == number + 2 and path.read_bytes() == whole
+
+
+def test_what_fails_while_it_is_made_leaves_nothing_behind(places):
+    def fail(target: Path) -> None:
+        target.write_bytes(b"half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        kept_library("x", fail)
+    assert not libraries(places)
+
+
+def test_several_that_make_it_at_once_all_get_it(places):
+    makers = [Compiler(42) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        assert [library.answer() for library in pool.map(lambda make: kept_library("x", make), makers)] == [42] * 6
+    late = Compiler(42)
+    assert kept_library("x", late).answer() == 42 and late.calls == 0
+
+
+@pytest.mark.parametrize("open_part", ["the cache", "the folder", "above", "a link"])
+def test_a_library_planted_where_others_can_write_is_never_loaded(places, monkeypatch, open_part):
+    cache = places / "shared" / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    kept_library("x", Compiler(666))  # its name and digest are right
+    culprit = {"the cache": cache, "the folder": cache / "en", "above": cache.parent, "a link": places / "elsewhere"}[open_part]
+    if open_part == "a link":
+        (cache / "en").rename(culprit)
+        (cache / "en").symlink_to(culprit)
+    culprit.chmod(0o777)
+    make = Compiler(42)
+    with pytest.warns(RuntimeWarning, match=f"{re.escape(str(culprit))} has mode 777: expected") as told:
+        assert kept_library("x", make).answer() == 42
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert [path.parent.parent.name for path in libraries(places) if "shared" not in str(path)][-1] == "temporary"
+    with pytest.warns(RuntimeWarning, match="expected"):
+        assert kept_library("x", make).answer() == 42
+    assert make.calls == 1  # kept, for this user alone
+
+
+def test_a_library_that_others_can_write_is_made_anew(places):
+    kept_library("x", Compiler(666))
+    (path,) = libraries(places)
+    path.chmod(0o702)
+    assert kept_library("x", Compiler(42)).answer() == 42
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_library_of_another_user_is_never_loaded(places, monkeypatch):
+    kept_library("x", Compiler(666))
+    cache = places / "home" / ".cache"
+    for path in (cache / "en").iterdir():
+        os.chown(path, 12345, 12345)
+    assert kept_library("x", Compiler(42)).answer() == 42
+    os.chown(cache / "en", 12345, 12345)
+    with pytest.warns(RuntimeWarning, match="belongs to user 12345: expected 0"):
+        assert kept_library("x", Compiler(43)).answer() == 43
+    os.chown(places / "home", 12345, 12345)  # as in a container: not this user's home, and nothing to mend
+    make = Compiler(44)
+    assert kept_library("x", make).answer() == 43 and make.calls == 0
+
+
+def test_a_relative_cache_folder_is_ignored(places, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    kept_library("x", Compiler(42))
+    assert [path.parent for path in libraries(places)] == [places / "home" / ".cache" / "en"]
+
+
+@pytest.mark.parametrize("home", ["missing", "relative", "a file in the way"])
+def test_without_a_home_that_can_be_written_it_is_kept_among_temporary_files(places, monkeypatch, home):
+    if home == "a file in the way":
+        (places / "home" / ".cache").touch()
+    else:
+        monkeypatch.setenv("HOME", str(places / "nowhere") if home == "missing" else "home")
+    make = Compiler(42)
+    assert [kept_library("x", make).answer() for _ in range(2)] == [42, 42]
+    assert make.calls == 1 and len(libraries(places / "temporary")) == 1 and not (places / "nowhere").exists()
+
+
+def test_nowhere_to_keep_it_is_a_warning_and_the_same_results(places, monkeypatch):
+    (places / "home" / ".cache").touch()
+    (places / "temporary").chmod(0o777)
+    with pytest.warns(RuntimeWarning) as told:
+        assert compiled._library("a switch of its own") is None
+    assert "temporary has mode 777" in str(told[0].message) and "torch's operations" in str(told[-1].message)
+
+
+@pytest.mark.parametrize("name", ["Shape", "Mixed"])
+def test_a_structure_that_is_not_as_long_as_the_librarys_is_refused(monkeypatch, name):
+    library = compiled.library_for(torch.zeros(1))
+    assert library is not None
+    fields, size = getattr(compiled, name)._fields_, ctypes.sizeof(getattr(compiled, name))
+    for changed in (fields[1:], [*fields, ("more", ctypes.c_int64)]):
+        monkeypatch.setattr(compiled, name, type(name, (ctypes.Structure,), {"_fields_": changed}))
+        with pytest.raises(TypeError, match=rf"{name} has \d+ bytes: expected {size}"):
+            compiled.check_layout(library)
+
+
+def test_structures_have_the_names_and_the_order_of_the_source():
+    for file, name, mine in [("passes.hpp", "shape", compiled.Shape), ("normalizers.cpp", "mixed", compiled.Mixed)]:
+        source = (compiled.FOLDER / file).read_text()
+        body = re.sub(r"//.*", "", source.split(f"struct {name} {{")[1])
+        declared = re.findall(r"^ {4}(?:int64_t|double|void|bool) ([^;{(]+);", body.split("};")[0], re.MULTILINE)
+        names = [re.sub(r"[*\s]|\[4\]", "", part) for line in declared for part in line.split(",")]
+        assert names == [field for field, _ in mine._fields_]
