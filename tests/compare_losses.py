@@ -12,7 +12,7 @@ from commands import ROOT, succeed
 from conftest import write_folders
 
 LOADERS, RANKS, STEPS = ("ffcv", "folder"), (1, 2), 10
-IMAGES = {"train": 60, "val": 3}  # of each of four classes: ten batches of 24
+IMAGES = {"train": 66, "val": 3}  # of each of four classes: eleven batches of 24, since a finished epoch keeps no losses
 RECIPE = "tests/compare_losses.yaml"
 
 
@@ -42,8 +42,8 @@ def run_tree(tree: Path, out: Path) -> None:
 
 def first_difference(then: Path, now: Path) -> str:
     """Where two runs first differ, in words; empty when they are equal to the bit."""
-    names = sorted(path.name for path in (then / "checkpoints").glob("step_*.pt"))
-    if len(names) != STEPS or names != sorted(path.name for path in (now / "checkpoints").glob("step_*.pt")):
+    names = sorted(path.name for path in (then / "checkpoints").glob("step_00000_*.pt"))
+    if len(names) != STEPS or names != sorted(path.name for path in (now / "checkpoints").glob("step_00000_*.pt")):
         return f"{len(names)} checkpoints then: expected {STEPS}, of the same names now"
     for step, name in enumerate(names, 1):
         before, after = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (then, now))
@@ -64,9 +64,9 @@ def main(then: Path, work: Path) -> int:
     trees = {"then": then, "now": ROOT}
     for name, tree in trees.items():
         print(f"== {name}: {tree}", flush=True)
-        run_tree(tree, work / name)
-    runs = sorted(path.name for path in (work / "then").iterdir())
-    found = {run: first_difference(work / "then" / run, work / "now" / run) for run in runs}
+        run_tree(tree, work / f"runs-{name}")
+    runs = sorted(path.name for path in (work / "runs-then").iterdir())
+    found = {run: first_difference(work / "runs-then" / run, work / "runs-now" / run) for run in runs}
     for run, difference in found.items():
         loader, ranks, norm = run.split("-")
         print(f"{norm:4} {loader:6} {ranks} ranks: {difference or f'{STEPS} steps equal to the bit'}")
