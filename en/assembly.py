@@ -82,7 +82,8 @@ def build_network(config: Config, classes: int) -> nn.Module:
     try:
         return build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
     except ValueError as error:
-        raise UserError(f"model.name={model.name}, norm.name={norm.name}: {error}") from error
+        named = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
+        raise UserError(f"model.name={model.name}, {named}: {error}") from error
 
 
 def build_learner(config: Config, model: nn.Module, device: torch.device, ranks: Ranks) -> Learner:
