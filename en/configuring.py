@@ -1,6 +1,7 @@
 """A configuration from a YAML file, its base and the command line's key=value; whatever is wrong is one UserError."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from en.config import Config
 from en.errors import UserError, shown
-from en.norm.registry import did_you_mean, norm_options
+from en.norm.registry import norm_options
 from en.section import explain
 from en.strict_yaml import Tree, read_tree, read_yaml, to_yaml
 
@@ -81,9 +82,17 @@ def explain_unknown(location: tuple[int | str, ...], tree: Tree) -> str:
     if key in known:
         section, _, name = key.rpartition(".")
         return f"unknown key {key!r}: expected {name} in the section {section}"
-    siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    hint = did_you_mean(key[:100], siblings) or did_you_mean(key[:100], known) or other_section(key, known)
-    return f"unknown key {shown(key)}{hint}"
+    return f"unknown key {shown(key)}{meant(key, known)}"
+
+
+def meant(key: str, known: list[str]) -> str:
+    """', did you mean ...?' with the key of the nearest name, in the same section or else in any; '' where none is near."""
+    section, _, word = key.rpartition(".")
+    for candidates in ([name for name in known if name.rpartition(".")[0] == section], known):
+        names = {name.rpartition(".")[2]: name for name in candidates}
+        if close := get_close_matches(word[:100], names, n=1):
+            return f" (did you mean {names[close[0]]!r}?)"
+    return ""
 
 
 def known_keys(tree: Tree) -> list[str]:
@@ -104,12 +113,6 @@ def known_keys(tree: Tree) -> list[str]:
     except ValueError:
         options = []
     return fields(Config, "") + [f"norm.{option}" for option in options]
-
-
-def other_section(key: str, known: list[str]) -> str:
-    """A hint at a key of the same last name elsewhere."""
-    same = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f" (did you mean {same[0]!r}?)" if same else ""
 
 
 def dump(config: Config) -> str:

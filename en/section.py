@@ -38,6 +38,7 @@ EXPECTED = {  # by pydantic's name of the error
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a string",
+    "string_unicode": "a string of whole Unicode characters",
     "list_type": "a list",
     "model_type": "a section of keys and values",
     "dict_type": "a section of keys and values",

@@ -59,7 +59,7 @@ class StrictLoader(yaml.SafeLoader):
         text, kind = self.construct_scalar(node), node.tag.removeprefix(TAG)
         assert isinstance(text, str)
         if not PATTERNS[kind].match(text):
-            refuse(f"{shown(text)} is no {kind}", node.start_mark)
+            refuse(f"{shown(text)}: expected {kind}", node.start_mark)
         match kind:
             case "null":
                 return None
@@ -72,6 +72,9 @@ class StrictLoader(yaml.SafeLoader):
             refuse(f"{shown(text)}: expected an integer of at most 64 bits", node.start_mark)
         return value
 
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
+        refuse(f"the tag {shown(node.tag)} is not read: expected a value without it", node.start_mark)
+
 
 class StrictDumper(yaml.SafeDumper):
     """Quotes every string that YAML 1.1 or 1.2 would not read as one."""
@@ -82,7 +85,7 @@ StrictLoader.yaml_constructors = {
     f"{TAG}str": yaml.SafeLoader.construct_yaml_str,
     f"{TAG}seq": yaml.SafeLoader.construct_yaml_seq,
     f"{TAG}map": yaml.SafeLoader.construct_yaml_map,
-    None: yaml.SafeLoader.construct_undefined,
+    None: StrictLoader.construct_undefined,
 }
 for kind, pattern in PATTERNS.items():
     StrictLoader.add_constructor(f"{TAG}{kind}", StrictLoader.construct_number_or_word)
@@ -104,9 +107,12 @@ def read_yaml(text: str) -> Any:
 
 def one_line(error: Exception) -> str:
     """What a YAML error says, with its line number, on one line."""
-    mark = getattr(error, "problem_mark", None)
-    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    return f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{place}"
+    if not isinstance(error, yaml.YAMLError):
+        return "found a character that does not exist"  # of an escape in quotes
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or " ".join(str(error).split())
+    if problem.startswith("but "):
+        problem = f"{getattr(error, 'context', '')}, {problem}"
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
 
 
 def read_tree(path: Path) -> Tree:

@@ -23,7 +23,7 @@ def is_number(value: object) -> bool:
 def whole(name: str, value: int) -> int:
     """`value` if it is a whole number from 1 to MOST."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(f"{name}={shown(value)}: expected a whole number of at least 1 and at most {MOST}")
+        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {MOST}")
     return value
 
 
