@@ -58,11 +58,11 @@ def explain(problem: Any) -> str:
     """One of pydantic's errors in the form `key=value: expected ...`."""
     key = ".".join(str(part) for part in problem["loc"])
     kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-    value = "a section" if isinstance(problem["input"], dict) else shown(problem["input"])
+    value = f"{key}={'a section' if isinstance(problem['input'], dict) else shown(problem['input'])}".removeprefix("=")
     if kind == "missing":
         return f"{key}: missing: expected a value"
     if kind in EXPECTED:
-        return f"{key}={value}: expected {EXPECTED[kind].format(**problem.get('ctx', {}))}"
+        return f"{value}: expected {EXPECTED[kind].format(**problem.get('ctx', {}))}"
     if kind != "value_error" or message.startswith("expected"):
-        return f"{key}={value}: {message}"
+        return f"{value}: {message}"
     return f"{key}{'.' if re.match(r'[a-z0-9_]+=', message) else ': '}{message}" if key else message

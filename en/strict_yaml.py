@@ -115,9 +115,9 @@ def one_line(error: Exception) -> str:
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
 
 
-def read_tree(path: Path) -> Tree:
-    """A YAML file's mapping. Raises UserError that names the file."""
-    text = read_text(path, "a YAML configuration file")
+def read_tree(path: Path, expected: str = "a YAML configuration file") -> Tree:
+    """A YAML file's mapping. Raises UserError that names the file, and what was expected where there is none."""
+    text = read_text(path, expected)
     try:
         tree = read_yaml(text)
     except ValueError as error:
