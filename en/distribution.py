@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from en.errors import RankError, RunError, UserError, shown
+from en.errors import RunError, UserError, shown
 
 MOST_RANKS = 10**6
 
@@ -33,9 +33,9 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        """Raises RankError for numbers that cannot be or do not go together."""
+        """Raises UserError for numbers that cannot be or do not go together."""
         if "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
-            raise RankError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
+            raise UserError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
         size, local_size = env_number("WORLD_SIZE", 1, 1, MOST_RANKS), env_number("LOCAL_WORLD_SIZE", 1, 1, MOST_RANKS)
         return Ranks(env_number("RANK", 0, 0, size - 1), size, env_number("LOCAL_RANK", 0, 0, local_size - 1), local_size)
 
@@ -50,10 +50,10 @@ class Ranks:
 
 
 def env_number(name: str, default: int | str, low: int, high: int) -> int:
-    """A whole number of the environment. Raises RankError for one that is not from `low` to `high`."""
+    """A whole number of the environment. Raises UserError for one that is not from `low` to `high`."""
     text = os.environ.get(name, str(default))
     if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise RankError(f"{name}={shown(text)} in the environment: expected a whole number from {low} to {high}")
+        raise UserError(f"{name}={shown(text)} in the environment: expected a whole number from {low} to {high}")
     return int(text)
 
 
@@ -84,7 +84,7 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
         return
     env_number("MASTER_PORT", "", 1, 65535)
     if not os.environ.get("MASTER_ADDR"):
-        raise RankError("MASTER_ADDR is not set in the environment, but WORLD_SIZE is: expected the name of rank 0's machine")
+        raise UserError("MASTER_ADDR is not set in the environment, but WORLD_SIZE is: expected the name of rank 0's machine")
     timeout = timedelta(seconds=timeout_s)
     own: dict[str, Any] = {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

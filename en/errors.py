@@ -1,10 +1,12 @@
 """How a command ends: a user's mistake or a failed run is one line on stderr, never a traceback."""
 
 import argparse
+import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from reprlib import Repr
 from typing import NoReturn
 
@@ -12,6 +14,7 @@ MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
 RESUME_ME = 75  # EX_TEMPFAIL: stopped by a signal after a checkpoint
+REFUSED_NAMES = {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
 LONGEST = 1000  # characters of a message
 
 
@@ -34,10 +37,6 @@ class UserError(Told):
     """Bad input: a key, file or argument that has to change. One line that names it, its value and what was expected."""
 
     exit_code = MISTAKE
-
-
-class RankError(UserError):
-    """An environment that does not say who this process is, which each process tells of itself."""
 
 
 class RunError(Told):
@@ -101,16 +100,34 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def speaks() -> bool:
-    """Whether this process tells of a mistake that all have found: the first of its node."""
-    return not all(re.fullmatch("[1-9][0-9]*", os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    """Whether this process tells of a mistake that all have found: the first of its node, and one that cannot say which it is."""
+    return not (is_later("RANK", "WORLD_SIZE") and is_later("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+
+
+def is_later(rank: str, size: str) -> bool:
+    """Whether these variables of the environment say that others come before this process."""
+    values = [os.environ.get(name, "") for name in (rank, size)]
+    return all(re.fullmatch("[0-9]{1,9}", value) for value in values) and 0 < int(values[0]) < int(values[1])
+
+
+@contextmanager
+def refused_names_told() -> Iterator[None]:
+    """Makes a UserError of the system's refusal of a file's name that no check had foreseen, such as one that is too long."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.errno not in REFUSED_NAMES:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}: expected a file or folder that can be used") from error
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
     """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line."""
     try:
-        command()
+        with refused_names_told():
+            command()
     except UserError as error:
-        if speaks() or isinstance(error, RankError):
+        if speaks():
             print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stop:

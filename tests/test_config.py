@@ -13,7 +13,7 @@ from commands import ROOT, command, refused
 from en.assembly import build_network
 from en.configuring import dump, known_keys, load_config
 from en.distribution import Ranks, process_group
-from en.errors import UserError, exit_on_error
+from en.errors import UserError, exit_on_error, speaks
 from en.norm import NORMALIZERS
 from en.report import published_figures
 from en.strict_yaml import read_yaml
@@ -246,8 +246,8 @@ def test_what_is_no_file_of_text_is_refused_in_one_line_and_never_waited_for(kin
 
 
 NASTY = [LAUGHS.removeprefix("seed: "), "&a [*a]", "!!set {a}", "!!float x", "!!binary aGk=", "{" * 50, "{? [a] : 1}", "9" * 5000,
-         "-1", "1e400", ".nan", "-0.0", "{}", "[]", "[[]]", "[.nan]", "''", "~", "true", '"\\0"', '"\\ud800"', '"\\UFFFFFFFF"', "\ud800",
-         "\0", "x" * 5000, "é" * 150, "a\nb: c", "18446744073709551615", "[" + "1," * 2000 + "]"]  # fmt: skip
+         "-1", "1e400", ".nan", "-0.0", "{}", "[]", "[[]]", "[.nan]", "''", "~", "true", '"\\0"', '"\\ud800"',
+         '"\\UFFFFFFFF"', "\ud800", "\0", "x" * 5000, "é" * 150, "a\nb: c", "18446744073709551615", "[" + "1," * 2000 + "]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", known_keys({"norm": {"name": "en"}}))
@@ -260,6 +260,14 @@ def test_no_value_of_any_key_is_answered_with_more_than_one_line(key, good, tmp_
         else:
             (tmp_path / "again.yaml").write_text(dump(config))
             assert load_config(str(tmp_path / "again.yaml"), []) == config, value
+
+
+def test_of_a_mistake_that_all_ranks_find_the_first_of_each_node_tells(monkeypatch):
+    for case in ["0 0 tells", "1 1 is silent", "2 0 tells", "x 1 tells", "5 1 tells", "1 7 tells"]:
+        rank, local_rank, *does = case.split()
+        for name, value in {"RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        assert speaks() == (does == ["tells"]), case
 
 
 @pytest.mark.parametrize(
@@ -328,6 +336,7 @@ def test_the_command_ends_with_code_2_and_one_line(good, tmp_path):
     assert "expected a whole number from 0" in refused(command("eval.py", tmp_path, "--recalibrate", "9" * 5_000))
     assert "expected a whole number from 1" in refused(command("scripts/benchmark.py", "norm", "--threads", 10**10))
     assert "--json" in refused(command("scripts/benchmark.py", "norm", "--json", tmp_path))
+    assert "File name too long" in refused(command("scripts/benchmark.py", "norm", "--json", "x" * 5_000))
 
 
 def test_print_config_shows_the_resolved_configuration(good):
