@@ -7,17 +7,17 @@ A run folder means its last.pt. The last line on stdout is one JSON object: top1
 import argparse
 import json
 
-from en.errors import Parser, UserError, exit_on_error
+from en.errors import Parser, exit_on_error, whole_number
 
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
-    parser.add_argument("--recalibrate", metavar="N", type=int, default=0, help="take running averages over N batches")
+    parser.add_argument(
+        "--recalibrate", metavar="N", type=whole_number(0, 10**9), default=0, help="take running averages over N batches"
+    )
     arguments = parser.parse_intermixed_args()
-    if arguments.recalibrate < 0:
-        raise UserError(f"--recalibrate {arguments.recalibrate}: expected a number of batches, at least 0")
 
     from en.distribution import Ranks
     from en.scoring import score

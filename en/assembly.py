@@ -19,10 +19,10 @@ from en.configuring import flatten
 from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
 from en.distribution import Ranks
 from en.errors import UserError
-from en.models import build_model
+from en.models import build_model, check_output
 from en.optimizer import build_optimizer
 from en.provenance import code_digest
-from en.schedule import resolution
+from en.schedule import resolution, training_sides
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -107,13 +107,22 @@ def ranks_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_network(config: Config, classes: int) -> nn.Module:
-    """The configured network, initialized from the seed alone. Raises UserError for one that cannot be built."""
+    """The configured network, initialized from the seed alone.
+
+    Raises: UserError for one that cannot be built, does not take the configured sizes, or is no classifier.
+    """
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm
     try:
-        return build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
+        network = build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
     except ValueError as error:
-        raise UserError(f"model.name={model.name}, norm.name={norm.name}: {error}") from error
+        named = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
+        raise UserError(f"model.name={model.name}, {named}: {error}") from error
+    try:
+        check_output(network, classes, training_sides(config), [config.eval_resolution])
+    except ValueError as error:
+        raise UserError(f"model.name={model.name}, data.resolution={config.data.resolution}: {error}") from error
+    return network
 
 
 def build_learner(config: Config, model: nn.Module, device: torch.device, ranks: Ranks) -> Learner:

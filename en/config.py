@@ -5,35 +5,35 @@ A config key is the field's name here; `norm`'s further keys are the constructor
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import torch
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from en.norm import build_norm
+from en.section import PathText, Section, Text
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Whole = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=1, le=10**6)]
+Seconds = Annotated[float, Field(gt=0, le=10**6)]
+Alpha = Annotated[float, Field(ge=0, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
-Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
-
-
-class Section(BaseModel):
-    """A part of the configuration in which nothing unknown and nothing of another type passes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+Mean = Annotated[float, Field(ge=0, le=255)]
+Spread = Annotated[float, Field(ge=0.001, le=255)]
+Triple = Field(min_length=3, max_length=3)
+Pair = Field(min_length=2, max_length=2)
 
 
 class ModelConfig(Section):
-    name: str  # a torchvision classification network, or timm/NAME
+    name: Text  # a torchvision classification network, or timm/NAME
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability, before the classifier
     zero_init_last_gamma: bool | None = None  # last scale of each residual block; null: the library's way
 
 
 class NormConfig(Section):
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config = ConfigDict(extra="allow")
 
-    name: str  # bn, in, ln, gn, sn, en
+    name: Text  # bn, in, ln, gn, sn, en
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,23 +42,26 @@ class NormConfig(Section):
 
     @model_validator(mode="after")
     def _builds(self) -> "NormConfig":
-        build_norm(self.name, 2**5 * 3**2 * 5 * 7, **self.options)  # divisible by any likely number of groups
+        groups = self.options.get("groups")
+        channels = groups if isinstance(groups, int) and groups > 0 else 1  # whether groups divide a layer's, the network tells
+        with torch.device("meta"):
+            build_norm(self.name, channels, **self.options)
         return self
 
 
 class DataConfig(Section):
-    root: str  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
+    root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
     loader: Literal["ffcv", "folder"] = "ffcv"
     resolution: Pixels = 224  # side of the network's input in training, pixels
     eval_resolution: Pixels | None = None  # the same in evaluation; null: resolution
     centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
-    crop_scale: Pair = [0.08, 1.0]  # training crop's area / image's area
-    crop_ratio: Pair = [3 / 4, 4 / 3]  # training crop's width / height
+    crop_scale: Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Pair] = [0.08, 1.0]  # training crop's area / image's area
+    crop_ratio: Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Pair] = [3 / 4, 4 / 3]  # training crop's width / height
     flip: Share = 0.5  # probability of a horizontal flip
-    mean: Triple = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
-    std: Annotated[list[Positive], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]  # the same scale
-    workers: Annotated[int, Field(ge=0)] | None = None  # for each rank; null: the node's cores / its ranks
-    timeout_s: Positive = 60.0  # seconds without a batch after which a run ends
+    mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
+    std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None  # for each rank; null: the node's cores / its ranks
+    timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
     on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
 
     @model_validator(mode="after")
@@ -66,8 +69,6 @@ class DataConfig(Section):
         for name, (low, high) in {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio}.items():
             if low > high:
                 raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
-        if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale={self.crop_scale}: expected at most 1")
         return self
 
 
@@ -85,8 +86,8 @@ class TrainConfig(Section):
     channels_last: bool = True
     compile: bool = False
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup: NotNegative = 0.0  # alpha of the Beta distribution; 0: off
-    cutmix: NotNegative = 0.0  # the same; with both on, each batch takes one of the two
+    mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
     clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
     progressive: ProgressiveConfig | None = None
@@ -118,7 +119,7 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     name: Literal["step", "cosine", "linear", "polynomial"] = "cosine"
     warmup_epochs: NotNegative = 0.0  # from 0 to optim.lr, linearly; may be a fraction
-    steps: list[Positive] = [30, 60, 90]  # step: epochs at which the rate is multiplied by gamma
+    steps: Annotated[list[Positive], Field(max_length=1000)] = [30, 60, 90]  # step: epochs at which the rate is multiplied by gamma
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     power: Positive = 2.0  # polynomial: (1 - progress) ** power
     final_lr: NotNegative = 0.0  # at the end of training (cosine, linear, polynomial)
@@ -137,7 +138,7 @@ class CheckpointConfig(Section):
 
 
 class DistributedConfig(Section):
-    timeout_s: Positive = 600.0  # seconds that a rank waits for the others before the run ends
+    timeout_s: Seconds = 600.0  # seconds that a rank waits for the others before the run ends
 
 
 class Config(Section):
@@ -152,8 +153,8 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
-    run_dir: str | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
-    resume: str | None = None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
+    run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
+    resume: PathText | None = None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
 
     @property
     def eval_resolution(self) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from en.errors import RunError, UserError
+from en.errors import RunError, UserError, shown
+
+MOST_RANKS = 10**6
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,11 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        values = (int(os.environ.get(name, default)) for name, default in names.items())
-        return Ranks(*values)
+        """Raises UserError for numbers that cannot be or do not go together."""
+        if "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
+            raise UserError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
+        size, local_size = env_number("WORLD_SIZE", 1, 1, MOST_RANKS), env_number("LOCAL_WORLD_SIZE", 1, 1, MOST_RANKS)
+        return Ranks(env_number("RANK", 0, 0, size - 1), size, env_number("LOCAL_RANK", 0, 0, local_size - 1), local_size)
 
     @property
     def is_first(self) -> bool:
@@ -42,6 +47,14 @@ class Ranks:
     def default_workers(self) -> int:
         """Loader workers for each rank: this node's usable cores over its ranks, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+
+def env_number(name: str, default: int | str, low: int, high: int) -> int:
+    """A whole number of the environment. Raises UserError for one that is not from `low` to `high`."""
+    text = os.environ.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise UserError(f"{name}={shown(text)} in the environment: expected a whole number from {low} to {high}")
+    return int(text)
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
@@ -69,6 +82,9 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
     if "WORLD_SIZE" not in os.environ:
         yield None
         return
+    env_number("MASTER_PORT", "", 1, 65535)
+    if not os.environ.get("MASTER_ADDR"):
+        raise UserError("MASTER_ADDR is not set in the environment, but WORLD_SIZE is: expected the name of rank 0's machine")
     timeout = timedelta(seconds=timeout_s)
     own: dict[str, Any] = {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -84,7 +100,7 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
 
 def connect() -> TCPStore:
     """A connection to the store that torchrun's agent, or rank 0, serves."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = os.environ["MASTER_ADDR"], env_number("MASTER_PORT", "", 1, 65535)
     return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
 
 

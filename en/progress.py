@@ -48,7 +48,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, detail=detail)
             return
         now = time.monotonic()
-        if self._shown and now - self._last_line >= PLAIN_LINE_EVERY_S:
+        if self._shown and self.done and now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
             left = (now - self._started) / self.done * (self.total - self.done)
             print(

@@ -1,25 +1,58 @@
 """One table of measured runs with published figures beside them."""
 
+import html
 import json
+import re
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import ConfigDict, Field, ValidationError
 
-from en.errors import UserError
+from en.errors import UserError, in_one_line, shown
+from en.section import Section, explain
+from en.strict_yaml import read_tree
+from en.text_file import read_text
 
 IMAGENET_CLASSES, IMAGENET_VAL_IMAGES, PUBLISHED_RESOLUTION = 1000, 50_000, 224
 NOT_RECIPE = ("norm", "seed", "run_dir", "device")  # config keys in which runs of one recipe may differ
 NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
-NEEDED = [
-    *("model", "norm", "norm_options", "dataset", "classes", "seed", "epochs", "epochs_done", "top1", "top5", "images"),
-    *("params", "gmacs", "norm_gmacs", "images_per_second", "resolution", "eval_resolution", "world_size", "hardware"),
-]
+A_RUN = "a run with at least one finished epoch"
 Row = dict[str, Any]
+Name = Annotated[str, Field(max_length=1000)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+
+
+class Summary(Section):
+    """What a report needs of a run's summary.json: percentages, counts, GMACs, images/s, and names."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Name
+    norm: Name
+    norm_options: dict[Name, Any]
+    dataset: Name
+    classes: Count
+    seed: Count
+    epochs: Count
+    epochs_done: Count
+    top1: Percent
+    top5: Percent
+    images: Count
+    params: Count
+    gmacs: Amount
+    norm_gmacs: Amount
+    images_per_second: Amount | None  # null: resumed after its last training step
+    resolution: Count
+    eval_resolution: Count
+    world_size: Count
+    hardware: Name
 
 
 @dataclass(frozen=True)
@@ -33,14 +66,14 @@ class Measured:
     """
 
     path: Path
-    summary: Row
+    summary: Summary
     recipe: Row
 
     @property
     def group(self) -> str:
         """What runs have in common whose seeds are averaged."""
         own = ("model", "norm", "norm_options", "dataset", "resolution", "eval_resolution", "epochs_done", "hardware")
-        return json.dumps([self.summary[key] for key in own] + [self.recipe], sort_keys=True)
+        return json.dumps([self.summary.model_dump(include=set(own)), self.recipe], sort_keys=True)
 
 
 def write_report(runs: list[str], out: Path) -> str:
@@ -53,26 +86,34 @@ def write_report(runs: list[str], out: Path) -> str:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}: expected a file that can be written") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {out}: {getattr(error, 'strerror', error)}: expected a file that can be written") from error
     return text
 
 
 def read_run(path: Path) -> Measured:
-    """A run folder's summary and recipe."""
-    try:
-        summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}: expected a run with at least one finished epoch") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: expected a run's summary.json and config.yaml: {' '.join(str(error).split())}") from error
-    missing = [key for key in NEEDED if key not in (summary if isinstance(summary, dict) else {})]
-    if missing or not isinstance(config, dict):
-        raise UserError(f"{path / 'summary.json'}: expected the keys of a run's summary; missing {', '.join(missing)}")
+    """A run folder's summary and recipe. Raises UserError that names the file and the key."""
+    summary, config = read_summary(path / "summary.json"), read_tree(path / "config.yaml", A_RUN)
+    if not isinstance(config.get("data"), dict):
+        raise UserError(f"{path / 'config.yaml'}: data={shown(config.get('data'))}: expected a section of keys and values")
     recipe = {key: value for key, value in config.items() if key not in NOT_RECIPE}
     recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in NOT_RECIPE_DATA}
     return Measured(path, summary, recipe)
+
+
+def read_summary(path: Path) -> Summary:
+    try:
+        return Summary.model_validate_json(read_text(path, A_RUN))
+    except ValidationError as error:
+        first, *others = error.errors()
+        reason = f"expected JSON: {first['msg']}" if first["type"] == "json_invalid" else explain(first)
+        raise UserError(f"{path}: {reason}{f' (and {len(others)} more)' if others else ''}") from error
+
+
+def literal(text: object) -> str:
+    """`text` as Markdown that shows it letter for letter, within a table's cell too."""
+    escaped = html.escape(in_one_line(str(text)), quote=False)
+    return re.sub(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", escaped)
 
 
 def measured_table(groups: list[list[Measured]]) -> list[str]:
@@ -85,23 +126,34 @@ def measured_table(groups: list[list[Measured]]) -> list[str]:
     ]
     for runs in groups:
         first = runs[0].summary
-        options = ", ".join(f"{key}={value}" for key, value in first["norm_options"].items())
-        done, planned = first["epochs_done"], first["epochs"]
+        options = ", ".join(f"{key}={plain(value)}" for key, value in first.norm_options.items())
+        done, planned = first.epochs_done, first.epochs
         cells = [
-            first["model"],
-            first["norm"] + (f" ({options})" if options else ""),
-            f"{first['dataset']}, {first['resolution']} px",
+            first.model,
+            first.norm + (f" ({options})" if options else ""),
+            f"{first.dataset}, {first.resolution} px",
             f"{done}" if done == planned else f"{done} of {planned}",
-            spread([run.summary["top1"] for run in runs]),
-            spread([run.summary["top5"] for run in runs]) if first["classes"] > 5 else "-",
+            spread([run.summary.top1 for run in runs]),
+            spread([run.summary.top5 for run in runs]) if first.classes > 5 else "-",
             str(len(runs)),
-            f"{first['params']:,}",
-            f"{first['gmacs']:.3g} (+ {first['norm_gmacs']:.2g})",
-            mean_speed([run.summary["images_per_second"] for run in runs]),
-            f"{first['hardware']}, {first['world_size']} ranks",
+            f"{first.params:,}",
+            f"{first.gmacs:.3g} (+ {first.norm_gmacs:.2g})",
+            mean_speed([run.summary.images_per_second for run in runs]),
+            f"{first.hardware}, {first.world_size} ranks",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_row(cells))
     return lines
+
+
+def table_row(cells: list[str]) -> str:
+    return f"| {' | '.join(map(literal, cells))} |"
+
+
+def plain(value: object) -> str:
+    """An option's value in words."""
+    if isinstance(value, list):
+        return " ".join(map(plain, value))
+    return value if isinstance(value, str) else shown(value)
 
 
 def spread(values: list[float]) -> str:
@@ -118,10 +170,11 @@ def remarks(measured: list[Measured]) -> list[str]:
         "1 MAC = 2 FLOPs; the normalizers' MACs are counted in evaluation. Images/s are of training.",
     ]
     if len(measured) > 1 and (keys := differing_keys([run.recipe for run in measured])):
-        lines += ["", f"**Not one recipe**: the runs differ in {', '.join(keys)}, so their rows do not compare normalizers alone."]
+        differing = ", ".join(map(literal, keys))
+        lines += ["", f"**Not one recipe**: the runs differ in {differing}, so their rows do not compare normalizers alone."]
     repeated = repeated_seeds(measured)
     if repeated:
-        lines += ["", f"**Repeated seeds**: {', '.join(repeated)} are runs of a seed that was counted before."]
+        lines += ["", f"**Repeated seeds**: {', '.join(map(literal, repeated))} are runs of a seed that was counted before."]
     return lines
 
 
@@ -140,9 +193,10 @@ def flatten(tree: Row, prefix: str = "") -> Row:
 
 
 def repeated_seeds(measured: list[Measured]) -> list[str]:
-    seen, repeated = set(), []
+    seen: set[tuple[str, int]] = set()
+    repeated = []
     for run in measured:
-        key = (run.group, run.summary["seed"])
+        key = (run.group, run.summary.seed)
         if key in seen:
             repeated.append(str(run.path))
         seen.add(key)
@@ -157,11 +211,11 @@ def published_figures() -> list[Row]:
 
 def published_table(measured: list[Measured]) -> list[str]:
     """Markdown lines: the published figures of the measured models, and whether the runs can be set against them."""
-    models = {run.summary["model"].removeprefix("timm/") for run in measured}
+    models = {run.summary.model.removeprefix("timm/") for run in measured}
     rows = [row for row in published_figures() if row["model"] in models]
     lines = ["## Published, ImageNet, 224 pixels, single crop", ""]
     if not rows:
-        return [*lines, f"No published figure is on file for {', '.join(sorted(models))}."]
+        return [*lines, f"No published figure is on file for {', '.join(map(literal, sorted(models)))}."]
     lines += [
         "| model | normalizer | top-1 % | top-5 % | parameters | GMACs | source | status |",
         "|---|---|---|---|---|---|---|---|",
@@ -169,7 +223,7 @@ def published_table(measured: list[Measured]) -> list[str]:
     for row in rows:
         numbers = [f"{row[key]:,}" if key in row else "-" for key in ("top1", "top5", "params", "gmacs")]
         status = "**unverified**" if row["status"] == "unverified" else row["status"]
-        lines.append("| " + " | ".join([row["model"], row["norm"], *numbers, row["source"], status]) + " |")
+        lines.append(f"{table_row([row['model'], row['norm'], *numbers, row['source']])} {status} |")
     return [*lines, "", *(f"{reason}" for reason in incomparable(measured)), *gaps(measured, rows)]
 
 
@@ -178,14 +232,15 @@ def incomparable(measured: list[Measured]) -> list[str]:
     reasons = []
     for run in measured:
         s, why = run.summary, []
-        if (s["classes"], s["images"]) != (IMAGENET_CLASSES, IMAGENET_VAL_IMAGES):
-            why.append(f"other data ({s['dataset']}, {s['classes']} classes, {s['images']:,} evaluation images)")
-        if s["eval_resolution"] != PUBLISHED_RESOLUTION:
-            why.append(f"another resolution ({s['eval_resolution']} pixels)")
-        if s["epochs_done"] != s["epochs"]:
-            why.append(f"unfinished ({s['epochs_done']} of {s['epochs']} epochs)")
+        if (s.classes, s.images) != (IMAGENET_CLASSES, IMAGENET_VAL_IMAGES):
+            why.append(f"other data ({literal(s.dataset)}, {s.classes} classes, {s.images:,} evaluation images)")
+        if s.eval_resolution != PUBLISHED_RESOLUTION:
+            why.append(f"another resolution ({s.eval_resolution} pixels)")
+        if s.epochs_done != s.epochs:
+            why.append(f"unfinished ({s.epochs_done} of {s.epochs} epochs)")
         if why:
-            reasons.append(f"{s['model']} with {s['norm']} cannot be compared with the published figures: {'; '.join(why)}.")
+            names = f"{literal(s.model)} with {literal(s.norm)}"
+            reasons.append(f"Runs of {names} cannot be compared with the published figures: {'; '.join(why)}.")
     return list(dict.fromkeys(reasons))
 
 
@@ -194,10 +249,10 @@ def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
     lines = []
     for run in measured:
         for row in rows:
-            same = (row["model"], row["norm"]) == (run.summary["model"], run.summary["norm"])
+            same = (row["model"], row["norm"]) == (run.summary.model, run.summary.norm)
             if same and row["status"] == "published" and not incomparable([run]):
-                gap = run.summary["top1"] - row["top1"]
-                lines.append(f"{run.path}: top-1 {gap:+.2f} against {row['top1']} ({row['source']}).")
+                gap = run.summary.top1 - row["top1"]
+                lines.append(f"Run {literal(run.path)}: top-1 {gap:+.2f} against {row['top1']} ({literal(row['source'])}).")
     return lines
 
 

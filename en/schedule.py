@@ -38,3 +38,10 @@ def resolution(config: Config, epoch: int) -> int:
     start = progressive.start_resolution
     exact = start + (full - start) * epoch / progressive.until_epoch
     return min(full, max(start, progressive.multiple * round(exact / progressive.multiple)))
+
+
+def training_sides(config: Config) -> list[int]:
+    """Every side that the training images have in the course of a run, pixels, ascending."""
+    progressive = config.train.progressive
+    epochs = min(config.train.epochs, math.ceil(progressive.until_epoch) + 1) if progressive else 1
+    return sorted({resolution(config, epoch) for epoch in range(epochs)})

@@ -7,15 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.errors import Parser, UserError, exit_on_error
+from en.errors import Parser, UserError, exit_on_error, whole_number
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("what", choices=("norm", "loader", "train"))
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the median is shown")
+    parser.add_argument("--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there too")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, or workers of a loader")
+    parser.add_argument("--threads", type=whole_number(1, 1024), default=os.cpu_count(), help="CPU threads, or workers of a loader")
     norm = parser.add_argument_group("norm")
     norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0"),
                       default=["layer", "resnet50", "shufflenet_v2_x1_0"])  # fmt: skip
@@ -25,18 +25,15 @@ def main() -> None:
     norm.add_argument("--compile", action="store_true", help="by torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     loader = parser.add_argument_group("loader")
-    loader.add_argument("--images", type=int, default=1024, help="images of an epoch")
+    loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images of an epoch")
     train = parser.add_argument_group("train")
     train.add_argument("--norm", default="en", help="normalizer of the trained ResNet50")
-    train.add_argument("--steps", type=int, default=10, help="training steps of a round")
+    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps of a round")
     arguments = parser.parse_args()
-    for key in ("rounds", "threads", "images", "steps"):
-        if getattr(arguments, key) < 1:
-            raise UserError(f"--{key} {getattr(arguments, key)}: expected at least 1")
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        raise UserError(f"--json {arguments.json}: expected a file in a folder that exists")
+    if arguments.json is not None and (arguments.json.is_dir() or not os.access(arguments.json.absolute().parent, os.W_OK)):
+        raise UserError(f"--json {arguments.json}: expected a file in a folder that exists and can be written")
     import torch
 
     from en.benchmarks.loader import benchmark_loader

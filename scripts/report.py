@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.errors import Parser, exit_on_error
+from en.errors import Parser, exit_on_error, in_one_line
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     from en.report import write_report
 
     write_report(arguments.runs, arguments.out)
-    print(f"{arguments.out}: {len(arguments.runs)} runs")
+    print(in_one_line(f"{arguments.out}: {len(arguments.runs)} runs"))
 
 
 if __name__ == "__main__":

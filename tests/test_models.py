@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from en.models import build_model, complexity
+from en.models import build_model, check_output, complexity
 from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, replace_norm
 
 GOLDEN = {  # torchvision's and timm's model documentation: parameters, GMACs at 224, normalization layers
@@ -86,7 +86,7 @@ def test_eps_momentum_affine_values_and_sharing_are_kept():
         (lambda: nn.Sequential(nn.BatchNorm2d(4), torchvision.ops.FrozenBatchNorm2d(4)), "1 is a FrozenBatchNorm2d"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), type("OtherBatchNorm", (nn.BatchNorm2d,), {})(4)), "OtherBatchNorm"),
         (lambda: nn.Sequential(nn.Linear(4, 4)), "no batch normalization"),
-        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(6)), "groups=4"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(6)), "1: groups=4: expected a divisor of the layer's 6 channels"),
     ],
 )
 def test_a_network_that_cannot_be_converted_is_refused_whole(make, words):
@@ -126,8 +126,44 @@ def test_dropout_acts_before_the_classifier_in_training_only(name):
         ({"name": "vit_b_16"}, "no batch normalization"),
         ({"name": "shufflenet_v2_x0_5", "zero_init_last_gamma": True}, "zero_init_last_gamma=True for shufflenet"),
         ({"name": "squeezenet1_0", "dropout": 0.5}, "dropout=0.5 for squeezenet"),
+        ({"name": "timm/resnet18.unheard_of"}, "network 'timm/resnet18.unheard_of': expected one that its library can build"),
     ],
 )
 def test_an_impossible_network_is_a_value_error_that_says_why(arguments, words):
     with pytest.raises(ValueError, match=words):
         build_model(num_classes=10, **arguments)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_auxiliary_classifiers_are_built_without_them(name):
+    with torch.device("meta"):
+        model = build_model(name, 7, "en")
+    check_output(model, 7, [224], [224])
+    assert not [place for place, _ in model.named_modules() if "aux" in place.lower()]
+
+
+class Odd(nn.Module):
+    """A network whose output is not one tensor (images, classes)."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: torch.Tensor) -> object:
+        return x.mean((2, 3)) if not self.training else self.output
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Odd((torch.zeros(2, 3), torch.zeros(2, 3))), r"one tensor \(2, 3\) for 2 images; in training found a tuple"),
+        (Odd({"logits": torch.zeros(2, 3)}), "found a dict"),
+        (Odd(torch.zeros(2, 4)), r"found a tensor \(2, 4\)"),
+        (Odd(torch.zeros(2, 3, 1)), r"found a tensor \(2, 3, 1\)"),
+        (nn.Sequential(nn.Conv2d(3, 3, 40), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "^32 pixels in training: expected a size"),
+    ],
+)
+def test_what_is_no_classifier_of_a_size_is_a_value_error_that_says_why(model, words):
+    with pytest.raises(ValueError, match=words):
+        check_output(model, 3, [32], [64])
+    check_output(model, 3, [], [64])

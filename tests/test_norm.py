@@ -147,7 +147,7 @@ def test_an_input_of_another_shape_is_refused(name):
         ("en", {"ratios": "learned"}, ["ratios", "static"]),
         ("en", {"mix": "all"}, ["mix", "statistics"]),
         ("en", {"shared_affine": 1}, ["shared_affine"]),
-        ("gn", {"groups": 5}, ["groups=5", "num_features=6"]),
+        ("gn", {"groups": 5}, ["groups=5", "6 channels"]),
         ("bn", {"momentum": 2}, ["momentum=2"]),
         ("in", {"eps": 0}, ["eps=0"]),
         ("in", {"sync": True}, ["sync"]),

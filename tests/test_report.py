@@ -1,6 +1,8 @@
 """The comparison with published tables."""
 
+import html
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -81,13 +83,72 @@ def test_a_network_without_published_figures_says_so(tmp_path):
     assert "No published figure is on file for resnet18" in write_report([run(tmp_path / "a", model="resnet18")], tmp_path / "r.md")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "summary.json").write_text("{}")
-    (tmp_path / "half" / "config.yaml").write_text("a: 1")
-    with pytest.raises(UserError, match="missing model"):
-        write_report([str(tmp_path / "half")], tmp_path / "report.md")
+NAMES = ("a|b", "`c`", "*d* _e_ **f**", "<script>g</script>", "[h](http://i)", "j\nk | l |\n# m", "$n$ ~o~ \\| p", "&lt;")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_stand_in_their_cell_letter_for_letter(tmp_path, name):
+    def rendered(cell: str) -> str:
+        assert not re.search(r"(?<!&)[`*<>\[\]\\$~]|(?<!\w)_|_(?!\w)", cell), cell
+        return html.unescape(cell)
+
+    changes = {"model": name, "norm": name, "norm_options": {name: name}, "dataset": name, "hardware": name}
+    folder = tmp_path / name.replace("/", "-")
+    runs = [run(folder, **changes), run(tmp_path / "second", **changes)]
+    lines = write_report(runs, tmp_path / "report.md").splitlines()
+    (row,) = [line for line in lines if line.startswith("|") and "8 ranks" in line]
+    cells = [rendered(cell.strip()) for cell in row[1:-1].split("|")]
+    shown = name.replace("\n", "\\n")
+    assert len(cells) == 11
+    assert (cells[0], cells[1], cells[2]) == (shown, f"{shown} ({shown}={shown})", f"{shown}, 224 px")
+    assert [rendered(line) for line in lines if line.startswith("No published")] == [f"No published figure is on file for {shown}."]
+
+
+DAMAGE = [
+    ("summary.json", "{}", "summary.json: model: missing"),
+    ("summary.json", "", "summary.json: expected JSON"),
+    ("summary.json", "[" * 50_000, "summary.json: expected JSON"),
+    ("summary.json", "[]", "summary.json: []: expected a section of keys and values"),
+    ("summary.json", {"top1": "77"}, "summary.json: top1='77': expected a number"),
+    ("summary.json", {"top1": None}, "summary.json: top1=None: expected a number"),
+    ("summary.json", {"top1": float("nan")}, "summary.json: top1=nan: expected a finite number"),
+    ("summary.json", {"top5": 1e308}, "summary.json: top5=1e+308: expected at most 100"),
+    ("summary.json", {"params": 10**40}, "summary.json: params="),
+    ("summary.json", {"model": ["resnet50"]}, "summary.json: model=['resnet50']: expected a string"),
+    ("summary.json", {"norm_options": [1]}, "summary.json: norm_options=[1]: expected a section"),
+    ("summary.json", {"images_per_second": {}}, "summary.json: images_per_second=a section: expected a number"),
+    ("config.yaml", "", "config.yaml: expected `key: value` lines, found nothing"),
+    ("config.yaml", "- 1", "config.yaml: expected `key: value` lines, found [1]"),
+    ("config.yaml", "data: 3", "config.yaml: data=3: expected a section"),
+    ("config.yaml", "a: 1", "config.yaml: data=None: expected a section"),
+    ("config.yaml", "a: &a [*a]", "config.yaml: expected YAML: aliases"),
+    ("config.yaml", "\udcff\udcfe", "config.yaml: not UTF-8 text"),
+    ("config.yaml", None, "config.yaml: a folder: expected a run"),
+    ("summary.json", None, "summary.json: a folder: expected a run"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), DAMAGE, ids=[words for _, _, words in DAMAGE])
+def test_a_damaged_run_is_refused_in_one_line_that_names_the_file_and_the_key(tmp_path, name, content, words):
+    runs = [run(tmp_path / "good"), run(tmp_path / "bad", **(content if isinstance(content, dict) else {}))]
+    path = tmp_path / "bad" / name
+    if content is None:
+        path.unlink()
+        path.mkdir()
+    elif isinstance(content, str):
+        path.write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError) as refusal:
+        write_report(runs, tmp_path / "report.md")
+    assert f"{tmp_path / 'bad'}/{words}" in str(refusal.value)
+    assert str(refusal.value).isprintable() and not (tmp_path / "report.md").exists()
+
+
+def test_a_report_that_cannot_be_read_or_written_ends_with_code_2_and_one_line(tmp_path):
     assert "nowhere" in refused(command("scripts/report.py", tmp_path / "nowhere", "--out", tmp_path / "r.md"))
+    good = run(tmp_path / "good")
+    for out in (tmp_path, "a\0b", tmp_path / ("x" * 5000)):
+        with pytest.raises(UserError, match=r"^--out .*expected a file that can be written"):
+            write_report([good], Path(out))
 
 
 def test_every_published_figure_has_a_source_and_a_status():

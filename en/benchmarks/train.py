@@ -31,7 +31,6 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
         config = validate(
             {
                 "model": {"name": "resnet50"},
@@ -45,6 +44,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
             "scripts/benchmark.py train",
         )
         ranks, device = Ranks.from_environment(), torch.device("cpu")
+        prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
         loaders = open_loaders(config, ranks, ("train",))
         prepare_input, mixing = InputStep(config, device), Mixing(config, CLASSES)
         learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))

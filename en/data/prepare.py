@@ -69,8 +69,8 @@ def prepare(source: Source, out: Path, storage: Storage, workers: int, skip_corr
             counts[split] = write_beton(path, encoded, at_most=len(samples))
         counts["skipped"] = len(damaged)
         if damaged and not skip_corrupt:
-            listed = "".join(f"\n  {file.name}: {file.reason}" for file in damaged)
-            raise UserError(f"{len(damaged)} files are not whole images; --skip-corrupt leaves them out:{listed}")
+            listed = (f"{file.name}: {file.reason}" for file in damaged)
+            raise UserError(f"{len(damaged)} files are not whole images; --skip-corrupt leaves them out:", *listed)
         for split, path in partial_files.items():
             if not counts[split]:
                 raise UserError(f"{source.name}: expected images for {split}, found none that is whole")

@@ -2,5 +2,6 @@
 
 from en.models.building import build_model
 from en.models.complexity import Complexity, complexity
+from en.models.output import check_output
 
-__all__ = ["Complexity", "build_model", "complexity"]
+__all__ = ["Complexity", "build_model", "check_output", "complexity"]

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from en.norm import replace_norm
 
+WITHOUT_HEADS = {"aux_logits": False, "init_weights": True}
+LIBRARY_OPTIONS: dict[str, dict[str, bool]] = {"googlenet": WITHOUT_HEADS, "inception_v3": WITHOUT_HEADS}
+
 
 def build_model(
     name: str,
@@ -23,6 +26,9 @@ def build_model(
     dropout: float = 0.0,
 ) -> nn.Module:
     """A freshly initialized classifier, (N, 3, H, W) -> (N, num_classes).
+
+    The auxiliary classifiers of torchvision's googlenet and inception_v3 are left out (our choice). Whether another network has
+    one output in training, `check_output` tells.
 
     Args:
         name: a torchvision classification network, or `timm/` and one of timm's.
@@ -44,7 +50,8 @@ def build_torchvision(name: str, num_classes: int, zero_init: bool | None) -> nn
     if name not in known:
         raise ValueError(unknown_network(name, [*known, "timm/" + name], "a torchvision network or timm/NAME"))
     options = {} if zero_init is None else {"zero_init_residual": zero_init}
-    return with_options(name, options, lambda kw: torchvision.models.get_model(name, num_classes=num_classes, **kw))
+    own = LIBRARY_OPTIONS.get(name, {})
+    return with_options(name, options, lambda kw: torchvision.models.get_model(name, num_classes=num_classes, **own, **kw))
 
 
 def build_timm(name: str, num_classes: int, zero_init: bool | None) -> nn.Module:
@@ -57,15 +64,17 @@ def build_timm(name: str, num_classes: int, zero_init: bool | None) -> nn.Module
 
 
 def with_options(name: str, options: dict[str, bool], build: Callable[[dict[str, bool]], nn.Module]) -> nn.Module:
-    """build(options), with the libraries' refusal of zero-initialization made a ValueError that names the key."""
+    """build(options), with the libraries' refusals made a ValueError that names the network, and the key of zero-initialization."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return build(options)
     except TypeError as error:
         if not options:
-            raise
+            raise ValueError(f"network {name!r}: expected one that takes num_classes: {error}") from error
         reason = "it has no residual blocks with such an option in its library"
         raise ValueError(f"zero_init_last_gamma={next(iter(options.values()))} for {name}: {reason}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"network {name!r}: expected one that its library can build: {error}") from error
 
 
 def unknown_network(name: str, known: list[str], expected: str) -> str:

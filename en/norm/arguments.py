@@ -1,10 +1,13 @@
 """Arguments of the normalizers, checked: every refusal is a ValueError that names the argument and what is allowed."""
 
 from collections.abc import Sequence
+from reprlib import repr as shown
 
 from torch import Tensor
 
 from en.norm import moments
+
+MOST = 2**16  # channels, groups, hidden units: more than any network has, and few enough to be allocated (our choice)
 
 
 def check_input(x: Tensor, num_features: int) -> None:
@@ -18,30 +21,30 @@ def is_number(value: object) -> bool:
 
 
 def whole(name: str, value: int) -> int:
-    """`value` if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+    """`value` if it is a whole number from 1 to MOST."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {MOST}")
     return value
 
 
 def positive(name: str, value: float) -> float:
     """`value` if it is a number above 0."""
     if not is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value!r}: expected a number above 0")
+        raise ValueError(f"{name}={shown(value)}: expected a number above 0")
     return value
 
 
 def flag(name: str, value: bool) -> bool:
     """`value` if it is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: expected true or false")
+        raise ValueError(f"{name}={shown(value)}: expected true or false")
     return value
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """`value` if it is among `allowed`."""
     if value not in allowed:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}")
+        raise ValueError(f"{name}={shown(value)}: expected one of {', '.join(allowed)}")
     return value
 
 
@@ -50,7 +53,7 @@ def check_groups(groups: int | None, num_features: int) -> int:
     if groups is None:
         return moments.default_groups(num_features)
     if num_features % whole("groups", groups):
-        raise ValueError(f"groups={groups}: expected a divisor of num_features={num_features}")
+        raise ValueError(f"groups={groups}: expected a divisor of the layer's {num_features} channels")
     return groups
 
 
@@ -58,8 +61,8 @@ def check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple, if they are known, different and at least one."""
     allowed = ", ".join(moments.NAMES)
     if isinstance(normalizers, str) or not isinstance(normalizers, Sequence) or not normalizers:
-        raise ValueError(f"normalizers={normalizers!r}: expected a list of one or more of {allowed}")
+        raise ValueError(f"normalizers={shown(normalizers)}: expected a list of one or more of {allowed}")
     unknown = [name for name in normalizers if name not in moments.NAMES]
     if unknown or len(set(normalizers)) < len(normalizers):
-        raise ValueError(f"normalizers={list(normalizers)!r}: expected different names out of {allowed}")
+        raise ValueError(f"normalizers={shown(list(normalizers))}: expected different names out of {allowed}")
     return tuple(normalizers)

@@ -22,12 +22,12 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
 def norm_options(name: str) -> dict[str, inspect.Parameter]:
     """The options that `build_norm(name, ...)` takes, with their defaults. Raises ValueError for an unknown name."""
     if name not in NORMALIZERS:
-        raise ValueError(f"normalizer {name!r}: expected one of {', '.join(NORMALIZERS)}{did_you_mean(name, NORMALIZERS)}")
+        raise ValueError(f"name={name!r}: expected one of {', '.join(NORMALIZERS)}{did_you_mean(name, NORMALIZERS)}")
     parameters = inspect.signature(NORMALIZERS[name].__init__).parameters
     return {key: parameter for key, parameter in parameters.items() if key not in ("self", "num_features")}
 
 
-def build_norm(name: str, num_features: int, **options: object) -> Normalizer:
+def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:
     """A normalizer for (N, num_features, H, W), freshly initialized.
 
     Args:

@@ -34,7 +34,7 @@ def replace_norm(model: nn.Module, name: str, **options: object) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no batch normalization to replace")
     for place, layer in layers.items():
         refuse_irreplaceable(place or type(model).__name__, layer)
-    new = {id(layer): successor(layer, name, options) for layer in layers.values()}
+    new = {id(layer): successor(place, layer, name, options) for place, layer in layers.items()}
     if id(model) in new:
         return new[id(model)]
     for parent in list(model.modules()):
@@ -64,12 +64,15 @@ def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
         raise ValueError(f"{place} is a {kind} without {missing}, which no normalizer here stands for")
 
 
-def successor(layer: nn.Module, name: str, options: dict[str, object]) -> nn.Module:
-    """The layer that takes the place of a BatchNorm2d."""
+def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> nn.Module:
+    """The layer that takes the place of a BatchNorm2d. Raises ValueError that names the place."""
     assert isinstance(layer, nn.BatchNorm2d)
     inherited = {"eps": layer.eps, "momentum": layer.momentum}
     known = norm_options(name)
-    norm = build_norm(name, layer.num_features, **{k: v for k, v in inherited.items() if k in known} | options)
+    try:
+        norm = build_norm(name, layer.num_features, **{k: v for k, v in inherited.items() if k in known} | options)
+    except ValueError as error:
+        raise ValueError(f"{place or type(layer).__name__}: {error}") from error
     norm.to(device=layer.weight.device, dtype=layer.weight.dtype)
     with torch.no_grad():
         weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")

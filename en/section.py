@@ -1,0 +1,68 @@
+"""What a configuration and a summary are made of: sections of typed keys, and what is said of a value that does not fit."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from en.errors import shown
+
+
+class Section(BaseModel):
+    """Keys and values among which nothing unknown and nothing of another type passes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def printable(text: str) -> str:
+    """`text` unless it holds control characters, line breaks or broken Unicode."""
+    if not text.isprintable():
+        raise ValueError("expected printable characters only")
+    return text
+
+
+def path_name(text: str) -> str:
+    """`text` if its parts are short enough for a file system."""
+    if any(len(part.encode()) > 255 for part in text.split("/")):
+        raise ValueError("expected a path whose parts have at most 255 bytes")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+PathText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable), AfterValidator(path_name)]
+
+EXPECTED = {  # by pydantic's name of the error
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "string_unicode": "a string of whole Unicode characters",
+    "list_type": "a list",
+    "model_type": "a section of keys and values",
+    "dict_type": "a section of keys and values",
+    "greater_than": "a number greater than {gt:.12g}",
+    "greater_than_equal": "at least {ge:.12g}",
+    "less_than": "a number less than {lt:.12g}",
+    "less_than_equal": "at most {le:.12g}",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
+    "string_too_short": "a string that is not empty",
+    "string_too_long": "at most {max_length} characters",
+    "literal_error": "{expected}",
+}
+
+
+def explain(problem: Any) -> str:
+    """One of pydantic's errors in the form `key=value: expected ...`."""
+    key = ".".join(str(part) for part in problem["loc"])
+    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
+    value = f"{key}={'a section' if isinstance(problem['input'], dict) else shown(problem['input'])}".removeprefix("=")
+    if kind == "missing":
+        return f"{key}: missing: expected a value"
+    if kind in EXPECTED:
+        return f"{value}: expected {EXPECTED[kind].format(**problem.get('ctx', {}))}"
+    if kind != "value_error" or message.startswith("expected"):
+        return f"{value}: {message}"
+    return f"{key}{'.' if re.match(r'[a-z0-9_]+=', message) else ': '}{message}" if key else message
