@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
+from en.configuring import flatten
 from en.errors import UserError, in_one_line, shown
 from en.section import Section, explain
 from en.strict_yaml import read_tree
@@ -20,6 +21,7 @@ from en.text_file import read_text
 
 IMAGENET_CLASSES, IMAGENET_VAL_IMAGES, PUBLISHED_RESOLUTION = 1000, 50_000, 224
 NOT_RECIPE = ("norm", "seed", "run_dir", "device")  # config keys in which runs of one recipe may differ
+OPERATION = ("checkpoint", "distributed")  # sections that change no step
 NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
 A_RUN = "a run with at least one finished epoch"
 Row = dict[str, Any]
@@ -55,6 +57,31 @@ class Summary(Section):
     hardware: Name
 
 
+class Position(Section):
+    """Where a run was resumed: finished epochs, and steps of the next one."""
+
+    epoch: Count = 0
+    step: Count = 0
+
+    def words(self) -> str:
+        return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+
+
+class Start(Section):
+    """What a report needs of one start in a run's provenance.json: where it resumed, and the keys it changed, before and now."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    resumed_at: Position = Position()
+    changed: dict[Name, tuple[Any, Any]] = Field(default_factory=dict)
+
+
+class Provenance(Section):
+    """What a report needs of provenance.json."""
+
+    starts: list[Start]
+
+
 @dataclass(frozen=True)
 class Measured:
     """One finished or unfinished run, as its folder tells.
@@ -63,11 +90,13 @@ class Measured:
         path: the run folder.
         summary: summary.json.
         recipe: config.yaml without what may differ between runs that are compared.
+        starts: of provenance.json; empty without one, None where it is damaged.
     """
 
     path: Path
     summary: Summary
     recipe: Row
+    starts: list[Start] | None
 
     @property
     def group(self) -> str:
@@ -98,7 +127,17 @@ def read_run(path: Path) -> Measured:
         raise UserError(f"{path / 'config.yaml'}: data={shown(config.get('data'))}: expected a section of keys and values")
     recipe = {key: value for key, value in config.items() if key not in NOT_RECIPE}
     recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in NOT_RECIPE_DATA}
-    return Measured(path, summary, recipe)
+    return Measured(path, summary, recipe, read_starts(path / "provenance.json"))
+
+
+def read_starts(path: Path) -> list[Start] | None:
+    """The starts of a run; empty where the file is missing, None where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return Provenance.model_validate_json(path.read_bytes()).starts
+    except (OSError, ValidationError):
+        return None
 
 
 def read_summary(path: Path) -> Summary:
@@ -169,6 +208,7 @@ def remarks(measured: list[Measured]) -> list[str]:
         "Scores are those of the last finished epoch on the whole evaluation set; mean ± sample standard deviation over n seeds. "
         "1 MAC = 2 FLOPs; the normalizers' MACs are counted in evaluation. Images/s are of training.",
     ]
+    lines += [line for run in measured for line in recipe_changes(run)]
     if len(measured) > 1 and (keys := differing_keys([run.recipe for run in measured])):
         differing = ", ".join(map(literal, keys))
         lines += ["", f"**Not one recipe**: the runs differ in {differing}, so their rows do not compare normalizers alone."]
@@ -178,18 +218,28 @@ def remarks(measured: list[Measured]) -> list[str]:
     return lines
 
 
+def recipe_changes(run: Measured) -> list[str]:
+    """A paragraph for a run that was resumed with another recipe than it began with."""
+    if run.starts is None:
+        return ["", f"{literal(run.path)}: provenance.json is damaged, so whether it had one recipe is not known."]
+    changes = []
+    for start in run.starts:
+        own = {key: values for key, values in start.changed.items() if is_recipe(key)}
+        changes += [f"{key}={plain(now)} (was {plain(then)}) after {start.resumed_at.words()}" for key, (then, now) in own.items()]
+    return ["", f"**Two recipes**: {literal(run.path)} was resumed with {literal(', '.join(changes))}."] if changes else []
+
+
+def is_recipe(key: str) -> bool:
+    """Whether a dotted key is one in which runs of one recipe have to agree."""
+    section, _, name = key.partition(".")
+    return section not in (*NOT_RECIPE, *OPERATION) and (section != "data" or name not in NOT_RECIPE_DATA)
+
+
 def differing_keys(recipes: list[Row]) -> list[str]:
     """Dotted keys in which recipes are not all alike."""
     flat = [flatten(recipe) for recipe in recipes]
     keys = sorted({key for recipe in flat for key in recipe})
     return [key for key in keys if len({json.dumps(recipe.get(key)) for recipe in flat}) > 1]
-
-
-def flatten(tree: Row, prefix: str = "") -> Row:
-    flat: Row = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def repeated_seeds(measured: list[Measured]) -> list[str]:

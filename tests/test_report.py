@@ -155,3 +155,15 @@ def test_every_published_figure_has_a_source_and_a_status():
     for row in published_figures():
         assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
     assert yaml.safe_dump(published_figures())
+
+
+def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):
+    folder = Path(run(tmp_path / "en"))
+    changed = {"data.flip": [0.5, 0.0], "data.workers": [1, 4], "checkpoint.keep": [3, 5], "train.epochs": [90, 100]}
+    start = {"resumed_at": {"epoch": 3, "step": 7}, "changed": changed, "command": "train.py"}
+    (folder / "provenance.json").write_text(json.dumps({"starts": [{"seed": 0}, start]}))
+    (line,) = [line for line in write_report([str(folder)], tmp_path / "report.md").splitlines() if "Two recipes" in line]
+    assert "data.flip=0.0 (was 0.5) after epoch 3 and 7 steps" in line and "train.epochs=100 (was 90)" in line
+    assert "workers" not in line and "keep" not in line
+    (folder / "provenance.json").write_text("")
+    assert "provenance.json is damaged" in write_report([str(folder)], tmp_path / "report.md")
