@@ -245,10 +245,10 @@ def test_what_is_no_file_of_text_is_refused_in_one_line_and_never_waited_for(kin
         assert str(refusal.value).isprintable() and len(str(refusal.value)) < 1000
 
 
-NASTY = [LAUGHS.removeprefix("seed: "), "&a [*a]", "!!set {a}", "!!float x", "!!binary aGk=", "{" * 50, "{? [a] : 1}", "9" * 5000,
-         "-1", "1e400", ".nan", "-0.0", "{}", "[]", "[[]]", "[.nan]", "''", "~", "true", '"\\0"', '"\\ud800"',
-         '"\\UFFFFFFFF"', "\ud800", "\0", "x" * 5000, "é" * 150, "a\nb: c",
-           "18446744073709551615", "[" + "1," * 2000 + "]"]  # fmt: skip
+NASTY = [LAUGHS.removeprefix("seed: "), "&a [*a]", "!!set {a}", "!!float x", "!!binary aGk=", "{" * 50, "{? [a] : 1}",
+         "9" * 5000, "-1", "1e400", ".nan", "-0.0", "{}", "[]", "[[]]", "[.nan]", "''", "~", "true", '"\\0"',
+         '"\\ud800"', '"\\UFFFFFFFF"', "\ud800", "\0", "x" * 5000, "é" * 150, "a\nb: c", "18446744073709551615",
+         "[" + "1," * 2000 + "]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", known_keys({"norm": {"name": "en"}}))
