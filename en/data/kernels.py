@@ -6,7 +6,7 @@ functions for three seconds in every process and none of which is needed here.
 Raises: ImportError at import where ffcv is not installed.
 """
 
-from ctypes import CDLL, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import CDLL, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_ulong, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,8 +34,11 @@ LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *
 LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
-LIBRARY.tjGetErrorStr.argtypes = []  # of the libjpeg-turbo that the library is linked with
-LIBRARY.tjGetErrorStr.restype = c_char_p
+LIBRARY.tjInitDecompress.restype = c_void_p  # this and the next of the libjpeg-turbo that the library is linked with
+LIBRARY.tjDecompress2.argtypes = [c_void_p, c_char_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjGetErrorStr2.argtypes, LIBRARY.tjGetErrorStr2.restype = [c_void_p], c_char_p
+LIBRARY.tjDestroy.argtypes = [c_void_p]
+TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
 
 
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
@@ -47,12 +50,22 @@ def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) ->
     return code
 
 
-def jpeg_complaint(content: bytes, height: int, width: int) -> str:
-    """What libjpeg says against a JPEG file; empty when it decodes without an error or a warning."""
-    data = np.frombuffer(content, np.uint8)
-    if not decode_jpeg(data.ctypes.data, data.size, height, width, np.empty(3 * height * width, np.uint8)):
-        return ""
-    return (LIBRARY.tjGetErrorStr() or b"not decodable").decode("ascii", "replace")
+def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
+    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and hears what libjpeg says of it.
+
+    Args:
+        cmyk: the file has four channels, which stay as they are.
+    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning; empty when it had none.
+    """
+    pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
+    handle = LIBRARY.tjInitDecompress()
+    try:
+        layout = (width, 0, height, TJ_CMYK if cmyk else TJ_RGB, 0)
+        if not LIBRARY.tjDecompress2(handle, content, len(content), pixels.ctypes.data, *layout):
+            return pixels, ""
+        return pixels, (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+    finally:
+        LIBRARY.tjDestroy(handle)
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:
