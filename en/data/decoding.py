@@ -108,20 +108,25 @@ def padding_of(content: bytes, pixels: Bytes, complaint: str) -> range | None:
     the same pixels, and when it does not with one byte less: the decoder stopped just where the padding begins. Our choice.
     """
     said = LEFT_OVER.search(complaint)
-    if said is None:
-        return None
-    least, shape = int(said[1]), (pixels.shape[0], pixels.shape[1], pixels.shape[2] == 4)
-    for end in (match.start() for match in END.finditer(content)):
-        filler, start = content[end - 1 : end], end - least
-        if start < 2 or content[start:end] != filler * least:
+    for end in (match.start() for match in END.finditer(content) if said):
+        start = end - int(said[1]) if said else end
+        filler = content[end - 1 : end]
+        if start < 2 or content[start:end] != filler * (end - start):
             continue
-        start = len(content[:end].rstrip(filler))
-        if end - start == 1 and filler != b"\0":
-            continue
-        again, complaint = read_jpeg(content[:start] + content[end:], *shape)
-        if not complaint and np.array_equal(again, pixels) and read_jpeg(content[: start - 1] + content[end:], *shape)[1]:
-            return range(start, end)
+        first = len(content[:end].rstrip(filler))
+        for start in (first, first + 1):  # the scan's own last byte may be the same, as in the pair ff 00
+            if (end - start > 1 or filler == b"\0") and stops_at(start, end, content, pixels):
+                return range(start, end)
     return None
+
+
+def stops_at(start: int, end: int, content: bytes, pixels: Bytes) -> bool:
+    """Whether a JPEG file decodes to the pixels without its bytes from start to end, and not with one byte less."""
+    shape = pixels.shape[0], pixels.shape[1], pixels.shape[2] == 4
+    again, complaint = read_jpeg(content[:start] + content[end:], *shape)
+    if complaint or not np.array_equal(again, pixels):
+        return False
+    return bool(read_jpeg(content[: start - 1] + content[end:], *shape)[1])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
