@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from en.data.sources import Pixels
+
 try:
-    from en.data.kernels import Bytes, read_jpeg
+    from en.data.kernels import read_jpeg
 except ImportError:  # no ffcv here
     HEARS_LIBJPEG = False
 else:
@@ -100,7 +102,7 @@ def decode_jpeg(content: bytes, image: Image.Image) -> Picture:
     return Picture(Image.fromarray(pixels), content, note=note)
 
 
-def padding_of(content: bytes, pixels: Bytes, complaint: str) -> range | None:
+def padding_of(content: bytes, pixels: Pixels, complaint: str) -> range | None:
     """Where a JPEG file that libjpeg complains of has padding before its end marker, if that is all that is wrong with it.
 
     "Extraneous bytes before marker 0xd9" is also said of what a decoder leaves that lost its step in a damaged scan. It is
@@ -120,7 +122,7 @@ def padding_of(content: bytes, pixels: Bytes, complaint: str) -> range | None:
     return None
 
 
-def stops_at(start: int, end: int, content: bytes, pixels: Bytes) -> bool:
+def stops_at(start: int, end: int, content: bytes, pixels: Pixels) -> bool:
     """Whether a JPEG file decodes to the pixels without its bytes from start to end, and not with one byte less."""
     shape = pixels.shape[0], pixels.shape[1], pixels.shape[2] == 4
     again, complaint = read_jpeg(content[:start] + content[end:], *shape)

@@ -1,6 +1,7 @@
 """Where images come from before preparation: class folders, a list file, Fashion-MNIST's files."""
 
 import gzip
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def reading_errors_told(path: Path) -> Iterator[None]:
 
 def shown(name: str) -> str:
     """A file's name as text that any file and terminal takes: bytes that are not UTF-8 become escapes."""
-    return name.encode(errors="backslashreplace").decode()
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def is_hidden(path: Path) -> bool:
