@@ -383,10 +383,17 @@ def lose_a_val_class(root: Path) -> str:
     return victim.name
 
 
-def empty_a_val_class(root: Path) -> str:
-    victim = max((root / "val").rglob("*.jpg"))
-    victim.unlink()
-    return victim.parent.name
+def empty_a_train_class(root: Path) -> str:
+    folder = max((root / "train").iterdir())
+    for path in folder.iterdir():
+        path.unlink()
+    return folder.name
+
+
+def empty_val(root: Path) -> str:
+    for path in (root / "val").rglob("*.jpg"):
+        path.unlink()
+    return "val"
 
 
 def lose_a_linked_class(root: Path) -> str:
@@ -414,7 +421,7 @@ def name_a_class_in_latin1(root: Path) -> str:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lose_a_val_class, empty_a_val_class, lose_a_linked_class, put_a_file_among_the_classes, link_a_folder_to_itself,
+        lose_a_val_class, empty_a_train_class, empty_val, lose_a_linked_class, put_a_file_among_the_classes, link_a_folder_to_itself,
         name_a_class_in_latin1,
     ],
 )  # fmt: skip

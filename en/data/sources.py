@@ -81,6 +81,8 @@ def read_folders(root: Path) -> Source:
         classes = sorted(folders["train"])
         refuse_other_classes(root, classes, set(folders["val"]))
         splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
+        if not splits["val"]:
+            raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
     return Source(shown(root.resolve().name), classes, splits)
 
 
@@ -122,13 +124,13 @@ def refuse_other_classes(root: Path, classes: list[str], val: set[str]) -> None:
     if unknown:
         raise UserError(f"{root / 'val' / unknown[0]}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
     if missing:
-        raise UserError(f"{root / 'val' / missing[0]}: no such folder: expected images of every class of {root / 'train'}")
+        raise UserError(f"{root / 'val' / missing[0]}: no such folder: expected one for every class of {root / 'train'}")
 
 
 def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
     for label, name in enumerate(classes):
         files = list(files_below(folders[name], ()))
-        if not files:
+        if not files and folders[name].parent.name == "train":
             raise UserError(f"{folders[name]}: expected image files, found none")
         yield from (Sample(shown(str(path)), path, label) for path in files)
 
