@@ -421,8 +421,8 @@ def name_a_class_in_latin1(root: Path) -> str:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lose_a_val_class, empty_a_train_class, empty_val, lose_a_linked_class, put_a_file_among_the_classes, link_a_folder_to_itself,
-        name_a_class_in_latin1,
+        lose_a_val_class, empty_a_train_class, empty_val, lose_a_linked_class, put_a_file_among_the_classes,
+        link_a_folder_to_itself, name_a_class_in_latin1,
     ],
 )  # fmt: skip
 def test_folders_of_another_form_are_refused_by_both_loaders_and_named(spoil, untidy):

@@ -6,8 +6,6 @@ from typing import NamedTuple
 from en.data.beton import Encoded
 from en.errors import UserError
 
-ON_WARNING = ("refuse", "skip", "keep")
-
 
 class Checked(NamedTuple):
     """One sample in its stored form, or None for a damaged file.
@@ -30,6 +28,7 @@ class Remarks:
     """Lines about files: what stops preparation, what is left out, and what is kept though it was remarked on.
 
     Attributes:
+        on_warning, skip_corrupt: as in prepare.
         warned: how many files libjpeg or Pillow warned of, left out or kept.
     """
 
