@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,18 @@ def test_whole_files_are_not_named_whatever_follows_or_pads_their_end():
     assert noted >= 80
 
 
+def test_padding_behind_a_decoder_that_stopped_too_early_is_no_excuse():
+    """A height that a changed byte makes 8 pixels less leaves three bytes of the scan, of which libjpeg alone says nothing."""
+    pixels = np.full((32, 32), 128, np.uint8)
+    pixels[:24] = np.random.default_rng(0).integers(0, 255, (24, 32), dtype=np.uint8)
+    whole = jpeg(pixels, "L", quality=50)
+    at = whole.find(b"\xff\xc0") + 5
+    assert whole[at : at + 2] == b"\x00\x20"
+    for content, is_whole in ((whole, True), (whole[: at + 1] + b"\x18" + whole[at + 2 :], False)):
+        assert not is_noticed(content)
+        assert (fault(content[:-2] + bytes(40) + content[-2:]) == "") == is_whole
+
+
 def out_of_step() -> bytes:
     """A baseline JPEG file that Pillow takes, and of which libjpeg says only that bytes are left over before its end."""
     rng = random.Random(3)
@@ -295,7 +308,35 @@ def test_the_folder_loader_refuses_what_preparation_refuses(warned):
         epoch_pixels(loader, 0)
 
 
-def test_without_ffcv_the_folder_loader_says_once_what_it_does_not_hear(warned, capfd):
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """Does some work in a copy of this process, which ends as a command does; gives its process id."""
+    children = []
+
+    def fork(work: Callable[[], object]) -> int:
+        child = os.fork()
+        if child:
+            children.append(child)
+            return child
+        os.setpgid(0, 0)
+        code = 1
+        try:
+            exit_on_error(lambda: work() and None)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    yield fork
+    for child in children:  # what a test that failed has left, and what that has
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+
+
+def test_without_ffcv_the_folder_loader_says_once_what_it_does_not_hear(warned, capfd, forked):
     def open_twice() -> None:
         import sys
 
@@ -435,7 +476,7 @@ def test_folders_of_another_form_are_refused_by_both_loaders_and_named(spoil, un
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_is_damaged(untidy, tmp_path, capfd):
+def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_is_damaged(untidy, tmp_path, capfd, forked):
     for path in (untidy, *untidy.parents[:3]):
         path.chmod(0o755)
     tmp_path.chmod(0o777)
@@ -453,23 +494,6 @@ def test_file_names_that_no_terminal_shows_are_listed_all_the_same(untidy, tmp_p
     Path(victim).write_bytes(b"nothing")
     done = succeed("scripts/prepare_data.py", untidy, tmp_path / "out", "--skip-corrupt", PYTHONIOENCODING="ascii")
     assert "left out" in done.stdout and "1 left out" in done.stdout.splitlines()[-1] and ".jpg: not an image" in done.stdout
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Does `work` in a copy of this process, which ends as a command does. Returns: its process id."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            exit_on_error(lambda: work() and None)
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return child
 
 
 def ended(child: int) -> int:
@@ -498,7 +522,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(tmp_path, folders):
+def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(tmp_path, folders, forked):
     source, out = endless(tmp_path), tmp_path / "out"
     child = forked(lambda: prepare(source, out, Storage("raw"), 2, False))
     workers = workers_of(child, out)
@@ -514,7 +538,7 @@ def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(t
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_preparation_that_is_stopped_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, number, code):
+def test_a_preparation_that_is_stopped_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, number, code, forked):
     source, out = endless(tmp_path), tmp_path / "out"
     rows = "".join(f"{split} large.jpg noise\n" * 20_000 for split in source.splits)
     (tmp_path / "list.txt").write_text(rows)
@@ -540,7 +564,9 @@ def test_a_folder_that_holds_a_set_is_refused_until_it_is_to_be_replaced(folders
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_a_kill_while_the_files_are_put_in_place_leaves_the_old_set_or_none(folders, untidy, tmp_path, renames, monkeypatch):
+def test_a_kill_while_the_files_are_put_in_place_leaves_the_old_set_or_none(
+    folders, untidy, tmp_path, renames, monkeypatch, forked
+):
     out = tmp_path / "out"
     prepare(read_source(str(untidy)), out, Storage(), 1, False)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from en.data.sources import Pixels
-
 try:
     from en.data.kernels import read_jpeg
 except ImportError:  # no ffcv here
@@ -92,7 +90,7 @@ def decode_jpeg(content: bytes, image: Image.Image) -> Picture:
     note = ""
     if complaint:
         image.load()  # raises, where it is not a warning but an error
-        padding = padding_of(content, pixels, complaint)
+        padding = padding_of(content, shape, complaint)
         if padding is None:
             return Picture(to_rgb(image), warning=complaint)
         note = f"{len(padding)} bytes of padding before its end"
@@ -102,33 +100,35 @@ def decode_jpeg(content: bytes, image: Image.Image) -> Picture:
     return Picture(Image.fromarray(pixels), content, note=note)
 
 
-def padding_of(content: bytes, pixels: Pixels, complaint: str) -> range | None:
+def padding_of(content: bytes, shape: tuple[int, int, bool], complaint: str) -> range | None:
     """Where a JPEG file that libjpeg complains of has padding before its end marker, if that is all that is wrong with it.
 
     "Extraneous bytes before marker 0xd9" is also said of what a decoder leaves that lost its step in a damaged scan. It is
-    padding when it is one byte repeated (zero, where it is a single one), when the file without it decodes in silence and to
-    the same pixels, and when it does not with one byte less: the decoder stopped just where the padding begins. Our choice.
+    padding when it is one byte repeated (zero, where it is a single one), when the file without it decodes in silence, and
+    when it does not with one byte less: the decoder stopped just where the padding begins. Our choice.
+
+    Args:
+        shape: height, width, and whether the file is CMYK.
     """
     said = LEFT_OVER.search(complaint)
-    for end in (match.start() for match in END.finditer(content) if said):
-        start = end - int(said[1]) if said else end
+    if said is None:
+        return None
+    for match in END.finditer(content):
+        end = match.start()
         filler = content[end - 1 : end]
-        if start < 2 or content[start:end] != filler * (end - start):
-            continue
         first = len(content[:end].rstrip(filler))
+        if end - first < int(said[1]):
+            continue
         for start in (first, first + 1):  # the scan's own last byte may be the same, as in the pair ff 00
-            if (end - start > 1 or filler == b"\0") and stops_at(start, end, content, pixels):
+            if (end - start > 1 or filler == b"\0") and stops_at(start, end, content, shape):
                 return range(start, end)
     return None
 
 
-def stops_at(start: int, end: int, content: bytes, pixels: Pixels) -> bool:
-    """Whether a JPEG file decodes to the pixels without its bytes from start to end, and not with one byte less."""
-    shape = pixels.shape[0], pixels.shape[1], pixels.shape[2] == 4
-    again, complaint = read_jpeg(content[:start] + content[end:], *shape)
-    if complaint or not np.array_equal(again, pixels):
-        return False
-    return bool(read_jpeg(content[: start - 1] + content[end:], *shape)[1])
+def stops_at(start: int, end: int, content: bytes, shape: tuple[int, int, bool]) -> bool:
+    """Whether a JPEG file decodes in silence without its bytes from start to end, and not with one byte less."""
+    head, tail = content[:start], content[end:]
+    return not read_jpeg(head + tail, *shape)[1] and read_jpeg(head[:-1] + tail, *shape)[1] != ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
