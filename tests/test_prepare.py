@@ -255,9 +255,9 @@ def test_whole_files_are_not_named_whatever_follows_or_pads_their_end():
 
 
 def test_padding_behind_a_decoder_that_stopped_too_early_is_no_excuse():
-    """A height that a changed byte makes 8 pixels less leaves three bytes of the scan, of which libjpeg alone says nothing."""
-    pixels = np.full((32, 32), 128, np.uint8)
-    pixels[:24] = np.random.default_rng(0).integers(0, 255, (24, 32), dtype=np.uint8)
+    """A height that a changed byte makes 8 pixels less leaves two bytes of the scan, of which libjpeg alone says nothing."""
+    pixels = np.full((32, 16), 128, np.uint8)
+    pixels[:24] = np.random.default_rng(0).integers(0, 255, (24, 16), dtype=np.uint8)
     whole = jpeg(pixels, "L", quality=50)
     at = whole.find(b"\xff\xc0") + 5
     assert whole[at : at + 2] == b"\x00\x20"
