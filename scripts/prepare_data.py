@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Prepare a data set for the FFCV loader: SOURCE -> OUT/train.beton, OUT/val.beton, OUT/classes.json."""
+"""Prepare a data set for the FFCV loader: SOURCE -> OUT/train.beton, OUT/val.beton, OUT/dataset.json, OUT/classes.json."""
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,10 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality of reencode, default 90")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one a core")
     parser.add_argument("--skip-corrupt", action="store_true", help="leave damaged files out instead of stopping")
+    parser.add_argument("--on-warning", choices=("refuse", "skip", "keep"), default="refuse",
+                        help="JPEG files that libjpeg warns of: take for damaged (default), leave out, keep their pixels; "
+                        "padding before the end marker is always kept")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the set that OUT holds")
     arguments = parser.parse_args()
 
     if arguments.max_side is not None and (arguments.max_side < 1 or arguments.storage == "jpeg"):
@@ -33,16 +38,21 @@ def main() -> None:
         raise UserError(f"--workers {arguments.workers}: expected at least 1")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out}: expected a folder to write, found a file")
-    from en.data.prepare import Storage, prepare
+    from en.data.prepare import Storage, Terminated, prepare
     from en.data.sources import read_source
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may hold any bytes
+    signal.signal(signal.SIGTERM, Terminated.stop)
     started = time.monotonic()
     source = read_source(arguments.source)
     storage = Storage(arguments.storage, arguments.max_side, arguments.quality)
-    counts = prepare(source, arguments.out, storage, arguments.workers, arguments.skip_corrupt)
+    counts = prepare(
+        source, arguments.out, storage, arguments.workers, arguments.skip_corrupt, arguments.on_warning, arguments.overwrite
+    )
     print(
         f"{arguments.out}: {counts['train']} images for training and {counts['val']} for evaluation, "
-        f"{len(source.classes)} classes, {counts['skipped']} left out, {time.monotonic() - started:.0f} s"
+        f"{len(source.classes)} classes, {counts['skipped']} left out, "
+        f"{counts['warnings']} with warnings ({counts['warnings_kept']} of them kept), {time.monotonic() - started:.0f} s"
     )
 
 

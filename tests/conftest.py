@@ -11,6 +11,7 @@ from commands import succeed
 from kill_loop import Case, Place
 from PIL import Image
 
+from en.data import LOADERS
 from en.data.sources import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
 from en.norm import compiled
 
@@ -37,6 +38,11 @@ def write_folders(root: Path, per_class: dict[str, int]) -> Path:
                 image = image if number % 2 else image.convert("RGB")
                 image.save(folder / f"{number:03d}.jpg", quality=90)
     return root
+
+
+@pytest.fixture(params=LOADERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Preparation and the two loaders on real image files."""
 
 import json
-import os
 import threading
 import time
 from collections import Counter
@@ -10,39 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, refused, succeed
-from conftest import CLASSES, PER_CLASS, jpeg, write_folders
+from conftest import CLASSES, PER_CLASS, write_folders
 from PIL import Image
+from readers import AUGMENTATION, epoch_pixels, reading
 
-from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share, beton
+from en.data import LOADERS, ImageLoader, Reading, Share, beton
 from en.data.beton import BetonFile, Encoded, write_beton
-from en.data.prepare import Storage, prepare
-from en.data.sources import read_source
 from en.errors import RunError, UserError
 
-AUGMENTATION = Augmentation((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
 TRAIN = PER_CLASS["train"] * CLASSES
-
-
-def reading(batch_size: int = 16, rank: int = 0, world_size: int = 1, workers: int = 2, timeout_s: float = 30) -> Reading:
-    return Reading(Share(batch_size, 1, rank, world_size, 7), AUGMENTATION, 0.875, workers, timeout_s, False)
-
-
-@pytest.fixture(params=LOADERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def open_loader(kind: str, folders: Path, betons: Path, split: str = "train", **options: int) -> ImageLoader:
     return LOADERS[kind](betons if kind == "ffcv" else folders, split, reading(**options))
-
-
-def epoch_pixels(loader: ImageLoader, epoch: int, resolution: int = 48) -> dict[int, torch.Tensor]:
-    pixels = {}
-    for batch in loader.train_epoch(epoch, resolution):
-        assert batch.images.shape[1:] == (3, resolution, resolution) and batch.images.dtype == torch.uint8
-        pixels |= dict(zip(batch.samples.tolist(), batch.images.clone(), strict=True))
-    return pixels
 
 
 def test_two_runs_see_the_same_pixels_whatever_the_number_of_workers(kind, folders, betons):
@@ -161,143 +140,6 @@ def test_stock_ffcvs_loader_gives_the_same_images(betons):
     assert np.array_equal(np.asarray(images), batch.images.permute(0, 2, 3, 1).numpy())
 
 
-def test_raw_storage_decodes_to_the_pixels_of_the_files(folders, tmp_path):
-    prepare(read_source(str(folders)), tmp_path, Storage("raw"), 2, False)
-    file = BetonFile(tmp_path / "val.beton")
-    paths = [p for c in sorted((folders / "val").iterdir()) for p in sorted(c.iterdir())]
-    for sample, path in enumerate(paths):
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        out = np.empty((20, 20, 3), np.uint8)
-        file.decode(sample, (3, 5, 20, 20), out, np.empty(0, np.uint8))
-        assert np.array_equal(out, pixels[3:23, 5:25])
-
-
-@pytest.mark.parametrize("storage", [Storage("reencode", 48, 95), Storage("raw", 48), Storage("reencode", None, 60)], ids=str)
-def test_scaled_and_reencoded_images_stay_the_same_pictures(folders, tmp_path, storage):
-    prepare(read_source(str(folders)), tmp_path, storage, 2, False)
-    file = BetonFile(tmp_path / "train.beton")
-    if storage.max_side:
-        assert max(file.heights.max(), file.widths.max()) == storage.max_side
-    name = LOADERS["ffcv"](tmp_path, "train", reading()).name
-    assert ("quality" in name) == (storage.kind == "reencode") and ("side 48" in name) == (storage.max_side == 48)
-    source = read_source(str(folders)).splits["train"]
-    for sample in range(0, TRAIN, 10):
-        original = np.asarray(Image.open(source[sample].image).convert("RGB").resize((24, 24), Image.Resampling.BOX), np.float32)
-        out = np.empty((24, 24, 3), np.uint8)
-        box = (0, 0, int(file.heights[sample]), int(file.widths[sample]))
-        file.decode(sample, box, out, np.empty(file.largest(), np.uint8))
-        assert np.abs(out - original).mean() < 8
-
-
-def test_the_same_source_gives_the_same_bytes_with_any_number_of_workers(folders, tmp_path):
-    for workers in (1, 3):
-        prepare(read_source(str(folders)), tmp_path / str(workers), Storage(), workers, False)
-    for name in ("train.beton", "val.beton", "classes.json", "dataset.json"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
-
-
-def odd_images(root: Path) -> Path:
-    """One class folder each of grey, CMYK, palette, transparent, 16-bit, one-pixel and progressive images."""
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
-    for split in ("train", "val"):
-        folder = root / split / "odd images"
-        folder.mkdir(parents=True)
-        (folder / "grey.jpg").write_bytes(jpeg(pixels, "L"))
-        (folder / "cmyk.jpg").write_bytes(jpeg(pixels, "CMYK"))
-        (folder / "progressive.JPEG").write_bytes(jpeg(pixels, progressive=True))
-        (folder / "png under another name.jpg").write_bytes(b"")
-        Image.fromarray(pixels).save(folder / "png under another name.jpg", "PNG")
-        Image.fromarray(pixels).convert("P").save(folder / "palette.png")
-        Image.fromarray(pixels).convert("RGBA").save(folder / "transparent.png")
-        Image.fromarray(pixels[:1, :1]).save(folder / "pixel.png")
-        (folder / ".hidden").write_text("not an image")
-    return root
-
-
-def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
-    folders = odd_images(tmp_path / "in")
-    counts = prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
-    assert counts == {"train": 7, "val": 7, "skipped": 0}
-    loaders = [LOADERS["ffcv"](tmp_path / "out", "val", reading(7)), LOADERS["folder"](folders, "val", reading(7))]
-    mine, theirs = (next(iter(loader.eval_epoch(32))).images.float() for loader in loaders)
-    assert (mine - theirs).abs().mean() < 6
-
-
-DAMAGE = {
-    "empty.jpg": b"",
-    "text.jpg": b"not an image at all",
-    "truncated.jpg": "half",
-    "overwritten.jpg": "noise",
-    "list.txt": b"a.jpg 3\n",
-    "truncated.png": "png",
-}
-
-
-@pytest.fixture
-def damaged(tmp_path: Path) -> Path:
-    root = write_folders(tmp_path / "damaged", {"train": 3, "val": 2})
-    folder = sorted((root / "train").iterdir())[1]
-    whole = jpeg(np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8), quality=95)
-    for name, content in DAMAGE.items():
-        if content == "half":
-            content = whole[: len(whole) // 2]
-        if content == "noise":
-            middle = len(whole) // 2
-            content = whole[:middle] + b"\xff\xd0\xff\xd9" * 8 + whole[middle + 32 :]
-        if content == "png":
-            Image.effect_noise((50, 50), 50).save(folder / name)
-            content = (folder / name).read_bytes()[:900]
-        (folder / name).write_bytes(content)
-    return root
-
-
-@pytest.mark.parametrize("storage", ["jpeg", "reencode", "raw"])
-def test_damaged_files_are_all_listed_and_nothing_is_written(damaged, tmp_path, storage):
-    out = tmp_path / "out"
-    done = command("scripts/prepare_data.py", damaged, out, "--storage", storage)
-    assert done.returncode == 2 and f"{len(DAMAGE)} files" in done.stderr and "Traceback" not in done.stderr
-    assert all(f"{name}: " in done.stderr for name in DAMAGE)
-    assert not list(out.iterdir())
-
-
-def test_skip_corrupt_leaves_damaged_files_out_and_says_how_many(damaged, tmp_path):
-    done = succeed("scripts/prepare_data.py", damaged, tmp_path / "out", "--skip-corrupt")
-    assert f"{len(DAMAGE)} left out" in done.stdout
-    loader = LOADERS["ffcv"](tmp_path / "out", "train", reading(4))
-    assert loader.samples == 3 * CLASSES and len(epoch_pixels(loader, 0)) == 3 * CLASSES
-
-
-def test_a_list_file_gives_the_same_samples_as_the_folders(folders, betons, tmp_path):
-    rows = [f"{s}\t{p}\t{p.parent.name}" for s in ("train", "val") for p in sorted((folders / s).rglob("*.jpg"))]
-    (tmp_path / "clothes.tsv").write_text("# split path class\n" + "\n".join(rows))
-    prepare(read_source(str(tmp_path / "clothes.tsv")), tmp_path / "out", Storage(), 2, False)
-    for name in ("train.beton", "val.beton", "classes.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (betons / name).read_bytes()
-
-
-def test_bad_sources_and_arguments_are_refused_in_one_line(tmp_path, folders):
-    (tmp_path / "train" / "a").mkdir(parents=True)
-    (tmp_path / "list.txt").write_text("train a.jpg\n")
-    (tmp_path / "unknown.txt").write_text("train a.jpg x\nval b.jpg y\n")
-    (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
-    for source, word in [
-        (tmp_path / "missing", "missing"), (tmp_path, "val"), (tmp_path / "list.txt", "list.txt:1"),
-        (tmp_path / "unknown.txt", "'y'"), (tmp_path / "binary.bin", "text file"), (tmp_path / "train", "train"),
-    ]:  # fmt: skip
-        with pytest.raises(UserError, match="expected") as refusal:
-            read_source(str(source))
-        assert word in str(refusal.value) and "\n" not in str(refusal.value)
-    assert "--max-side" in refused(command("scripts/prepare_data.py", folders, tmp_path / "out", "--max-side", 10))
-    assert "--quality" in refused(command("scripts/prepare_data.py", folders, tmp_path / "out", "--quality", 0))
-
-
-def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
-    root = write_folders(tmp_path / "x", {"train": 2, "val": 2})
-    (root / "val" / "Extra").mkdir()
-    with pytest.raises(UserError, match="Extra"):
-        read_source(str(root))
-
-
 def spoil(betons: Path, copy: Path, what: str) -> Path:
     copy.mkdir()
     for path in betons.iterdir():
@@ -359,19 +201,6 @@ def test_a_stalled_ffcv_loader_is_an_error_within_its_time_limit(betons):
         next(iter(loader.train_epoch(0, 16)))
     assert time.monotonic() - started < 10
     release.set()
-
-
-def test_a_worker_that_dies_while_preparing_ends_it_with_one_line(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("en.data.prepare.encode", die)
-    from en.data import prepare as module
-
-    with pytest.raises(RunError, match="worker process died"):
-        module.prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
-    assert not list((tmp_path / "out").iterdir())
-
-
-def die(sample: object, storage: object) -> Encoded:
-    os._exit(9)
 
 
 def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):

@@ -3,16 +3,18 @@
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
 from en.data.loading import Batch, Reading
 from en.data.sampling import centre_boxes, epoch_order, random_boxes, rank_batches
 from en.data.sources import Sample, read_folders
@@ -27,7 +29,7 @@ Item = tuple[Tensor, int, int, list[str]] | str  # image, label, sample, damaged
 
 
 class Images(Dataset[Item]):
-    """Image files, decoded by Pillow and cropped by torchvision where (seed, epoch, sample) says."""
+    """Image files, decoded as preparation does and cropped by torchvision where (seed, epoch, sample) says."""
 
     def __init__(self, samples: list[Sample], reading: Reading) -> None:
         self._samples, self._reading = samples, reading
@@ -49,10 +51,12 @@ class Images(Dataset[Item]):
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
         try:
-            with Image.open(sample.image) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            return f"{sample.image}: damaged: {error}"
+            picture = decode_image(read_file(sample.image))
+        except DamagedImage as error:
+            return f"{sample.name}: damaged: {error}"
+        if picture.warning:
+            return f"{sample.name}: damaged: {picture.warning}"
+        image = picture.image
         heights, widths = np.array([image.height]), np.array([image.width])
         if mode == TRAIN:
             seed, augmentation = self._reading.share.seed, self._reading.augmentation
@@ -101,10 +105,21 @@ def leave_signals_to_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@cache
+def tell_what_is_not_heard() -> None:
+    print(
+        "warning: data.loader=folder without the package ffcv: JPEG files that libjpeg only warns of count as whole",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
+        if not HEARS_LIBJPEG and reading.share.rank == 0:
+            tell_what_is_not_heard()
         source = read_folders(root)
         samples = source.splits[split]
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)

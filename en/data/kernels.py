@@ -36,12 +36,14 @@ LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
 # of the libjpeg-turbo that the library is linked with
-LIBRARY.tjGetErrorStr.argtypes = []
-LIBRARY.tjGetErrorStr.restype = c_char_p
 LIBRARY.tjInitDecompress.argtypes = []
 LIBRARY.tjInitDecompress.restype = c_void_p
 LIBRARY.tjDecompressHeader3.argtypes = [c_void_p, c_void_p, c_ulong, *[POINTER(c_int)] * 4]
 LIBRARY.tjDecompressHeader3.restype = c_int
+LIBRARY.tjDecompress2.argtypes = [c_void_p, c_char_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjGetErrorStr2.argtypes, LIBRARY.tjGetErrorStr2.restype = [c_void_p], c_char_p
+LIBRARY.tjDestroy.argtypes = [c_void_p]
+TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
 
 
 class HeaderReader(threading.local):
@@ -71,12 +73,22 @@ def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) ->
     return code
 
 
-def jpeg_complaint(content: bytes, height: int, width: int) -> str:
-    """What libjpeg says against a JPEG file; empty when it decodes without an error or a warning."""
-    data = np.frombuffer(content, np.uint8)
-    if not decode_jpeg(data.ctypes.data, data.size, height, width, np.empty(3 * height * width, np.uint8)):
-        return ""
-    return (LIBRARY.tjGetErrorStr() or b"not decodable").decode("ascii", "replace")
+def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
+    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and hears what libjpeg says of it.
+
+    Args:
+        cmyk: the file has four channels, which stay as they are.
+    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning; empty when it had none.
+    """
+    pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
+    handle = LIBRARY.tjInitDecompress()
+    try:
+        layout = (width, 0, height, TJ_CMYK if cmyk else TJ_RGB, 0)
+        if not LIBRARY.tjDecompress2(handle, content, len(content), pixels.ctypes.data, *layout):
+            return pixels, ""
+        return pixels, (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+    finally:
+        LIBRARY.tjDestroy(handle)
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:

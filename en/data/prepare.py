@@ -1,28 +1,37 @@
-"""A source of images made into train.beton, val.beton and classes.json."""
+"""A source of images made into train.beton, val.beton, dataset.json and classes.json."""
 
+import ctypes
 import io
-import json
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from en.data.beton import JPEG, RAW, BetonFile, Encoded, write_beton
-from en.data.kernels import jpeg_complaint
+from en.data.decoding import DamagedImage, Picture, decode_image, read_file, to_rgb
+from en.data.out_folder import OutFolder
+from en.data.remarks import Checked, Remarks
 from en.data.sampling import centre_boxes
 from en.data.sources import SPLITS, Sample, Source
-from en.errors import RunError, UserError
+from en.data.tables import LARGEST_SIDE
+from en.errors import RunError, Stopped, UserError
 from en.progress import Progress
 
 STORAGES = ("jpeg", "reencode", "raw")
-HARMLESS = "extraneous bytes before marker"  # libjpeg's warning about padding, which changes no pixel
-LARGEST_SIDE = 65_535  # FFCV keeps sizes in 16 bits
 CHUNK = 16
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class Storage:
     """How images are stored.
 
     Attributes:
-        kind: jpeg keeps RGB and grey JPEG files byte for byte and all others as raw pixels, so that nothing is lost;
-            reencode makes every image a JPEG; raw stores the pixels of every image.
+        kind: jpeg keeps RGB and grey JPEG files byte for byte (less padding before their end) and all others as raw
+            pixels, so that nothing is lost; reencode makes every image a JPEG; raw stores the pixels of every image.
         max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
         quality: JPEG quality of re-encoded images, 1 to 100.
     """
@@ -41,97 +50,120 @@ class Storage:
     quality: int = 90
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A file that is not a whole image, and why."""
+class Terminated(Stopped):
+    """SIGTERM ended the preparation before anything was put in place."""
 
-    name: str
-    reason: str
+    exit_code = 128 + signal.SIGTERM
+
+    @classmethod
+    def stop(cls, number: int, frame: FrameType | None) -> NoReturn:
+        """A handler of the signal."""
+        raise cls("terminated")
 
 
-def prepare(source: Source, out: Path, storage: Storage, workers: int, skip_corrupt: bool) -> dict[str, int]:
-    """Writes out/train.beton, out/val.beton, out/classes.json and out/dataset.json, all or none of them.
+def prepare(
+    source: Source,
+    out: Path,
+    storage: Storage,
+    workers: int,
+    skip_corrupt: bool,
+    on_warning: str = "refuse",
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Writes out/train.beton, out/val.beton, out/dataset.json and out/classes.json, all or none of them.
 
     Every image is decoded once to be checked, and every stored sample once more after writing. Grey and CMYK images become
     RGB. Samples keep the source's order, so that the same source gives the same bytes.
 
-    Returns: how many samples were stored, by split, and under "skipped" how many were left out.
-    Raises: UserError that lists every damaged file, unless skip_corrupt leaves them out; RunError for a worker that died.
+    Args:
+        skip_corrupt: leaves damaged files out.
+        on_warning: what becomes of files that libjpeg decodes with a warning, apart from padding before their end, which
+            changes no pixel: refuse takes them for damaged, skip leaves them out, keep stores the pixels.
+        overwrite: replaces a set that `out` holds.
+    Returns: how many samples were stored, by split; under "skipped" how many were left out, under "warnings" how many files
+        had a warning, under "warnings_kept" how many of these were stored.
+    Raises: UserError that lists every damaged file, unless skip_corrupt leaves them out, and for an `out` that is in use or
+        holds a set; RunError for a worker that died.
     """
-    partial_files = {split: out / f"{split}.beton.partial" for split in SPLITS}
-    damaged: list[Damaged] = []
-    counts: dict[str, int] = {}
+    folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        for split, path in partial_files.items():
-            samples = source.splits[split]
-            encoded = encode_all(samples, storage, workers, f"{source.name}: {split}", damaged)
-            counts[split] = write_beton(path, encoded, at_most=len(samples))
-        counts["skipped"] = len(damaged)
-        if damaged and not skip_corrupt:
-            listed = (f"{file.name}: {file.reason}" for file in damaged)
-            raise UserError(f"{len(damaged)} files are not whole images; --skip-corrupt leaves them out:", *listed)
-        for split, path in partial_files.items():
-            if not counts[split]:
-                raise UserError(f"{source.name}: expected images for {split}, found none that is whole")
-            verify(path, workers)
-        for split, path in partial_files.items():
-            path.rename(out / f"{split}.beton")
-        write_json(out / "classes.json", source.classes)
-        write_json(out / "dataset.json", {"name": source.name, "storage": asdict(storage), **counts})
+        with folder.held(overwrite):
+            counts = {split: write_split(source, split, folder, storage, workers, remarks) for split in SPLITS}
+            remarks.refuse()
+            for split in SPLITS:
+                if not counts[split]:
+                    raise UserError(f"{source.name}: expected images for {split}, found none that is whole")
+                verify(folder.partial(f"{split}.beton"), workers)
+            counts |= {"skipped": len(remarks.left_out), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
+            folder.write_json("dataset.json", {"name": source.name, "storage": asdict(storage), **counts})
+            folder.write_json("classes.json", source.classes)
+            folder.put_in_place()
     except BrokenProcessPool as error:
         raise RunError(f"{source.name}: a worker process died, perhaps for want of memory; nothing was written") from error
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-    finally:
-        for path in partial_files.values():
-            if path.parent.is_dir():
-                path.unlink(missing_ok=True)
-    for file in damaged:
-        print(f"left out {file.name}: {file.reason}")
+    for what, lines in (("left out", remarks.left_out), ("kept", remarks.kept)):
+        for line in lines:
+            print(f"{what} {line}")
     return counts
 
 
-def encode_all(samples: list[Sample], storage: Storage, workers: int, label: str, damaged: list[Damaged]) -> Iterator[Encoded]:
-    """The samples as they are to be stored, in order, encoded by several processes; damaged ones go to the list."""
-    with ProcessPoolExecutor(workers) as pool, Progress(label, len(samples)) as progress:
-        for outcome in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):
+def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
+    """Writes a split's .beton file beside its place. Returns: the number of samples in it."""
+    samples = source.splits[split]
+    with closing(encode_all(samples, storage, workers, f"{source.name}: {split}", remarks)) as encoded:
+        return write_beton(folder.partial(f"{split}.beton"), encoded, at_most=len(samples))
+
+
+def encode_all(
+    samples: list[Sample], storage: Storage, workers: int, label: str, remarks: Remarks
+) -> Generator[Encoded, None, None]:
+    """The samples as they are to be stored, in order, encoded by several processes; what is said of others is noted."""
+    context = multiprocessing.get_context("fork")
+    with (
+        ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
+        Progress(label, len(samples)) as progress,
+    ):
+        for checked in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):
             progress.advance()
-            if isinstance(outcome, Damaged):
-                damaged.append(outcome)
-            else:
-                yield outcome
+            if remarks.takes(checked) and checked.encoded is not None:
+                yield checked.encoded
 
 
-def encode(sample: Sample, storage: Storage) -> Encoded | Damaged:
+def end_with_parent(parent: int) -> None:
+    """Begins a worker: a signal that stops preparation is left to the parent, and a parent that is killed takes it along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before it could be heard of
+
+
+def encode(sample: Sample, storage: Storage) -> Checked:
     """One sample in its stored form, or what is wrong with its file."""
-    content = b""
-    image: Image.Image
     try:
         if isinstance(sample.image, Path):
-            content = sample.image.read_bytes()
-            image = Image.open(io.BytesIO(content))
-            image.load()
+            picture = decode_image(read_file(sample.image))
         else:
-            image = Image.fromarray(sample.image)
-    except UnidentifiedImageError:
-        return Damaged(sample.name, "not an image" if content else "empty file")
-    except Exception as error:  # Pillow raises errors of many kinds for damaged files
-        return Damaged(sample.name, str(error) or type(error).__name__)
+            picture = Picture(to_rgb(Image.fromarray(sample.image)))
+    except DamagedImage as error:
+        return Checked(sample.name, None, str(error))
+    image = picture.image
     if max(image.size) > LARGEST_SIDE:
-        return Damaged(sample.name, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    is_jpeg = image.format == "JPEG" and image.mode in ("RGB", "L")
-    complaint = jpeg_complaint(content, image.height, image.width) if is_jpeg else ""
-    if complaint and HARMLESS not in complaint:
-        return Damaged(sample.name, complaint)
-    if storage.kind == "jpeg" and is_jpeg and not complaint:
-        return Encoded(JPEG, image.width, image.height, content, sample.label)
-    pixels = scaled(image.convert("RGB"), storage.max_side)
+        return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
+    return Checked(sample.name, encode_picture(picture, storage, sample.label), picture.warning, picture.note)
+
+
+def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:
+    if storage.kind == "jpeg" and picture.jpeg:
+        return Encoded(JPEG, *picture.image.size, picture.jpeg, label)
+    pixels = scaled(picture.image, storage.max_side)
     if storage.kind != "reencode":
-        return Encoded(RAW, pixels.width, pixels.height, pixels.tobytes(), sample.label)
+        return Encoded(RAW, *pixels.size, pixels.tobytes(), label)
     buffer = io.BytesIO()
     pixels.save(buffer, "JPEG", quality=storage.quality)
-    return Encoded(JPEG, pixels.width, pixels.height, buffer.getvalue(), sample.label)
+    return Encoded(JPEG, *pixels.size, buffer.getvalue(), label)
 
 
 def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
@@ -158,7 +190,3 @@ def verify(path: Path, workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool, Progress(f"checking {path.stem}", len(file)) as progress:
         for count in pool.map(decode, parts):
             progress.advance(count)
-
-
-def write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

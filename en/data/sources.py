@@ -1,7 +1,9 @@
 """Where images come from before preparation: class folders, a list file, Fashion-MNIST's files."""
 
 import gzip
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,43 +58,95 @@ def read_source(where: str) -> Source:
     path = Path(where)
     if where == "fashion-mnist":
         return fashion_mnist(find_fashion_mnist())
-    if path.is_file():
-        return read_list(path)
-    if not path.is_dir():
-        raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
-    if (path / "train-images-idx3-ubyte.gz").is_file():
-        return fashion_mnist(path)
-    return read_folders(path)
+    with reading_errors_told(path):
+        if path.is_file():
+            return read_list(path)
+        if not path.is_dir():
+            raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
+        if (path / "train-images-idx3-ubyte.gz").is_file():
+            return fashion_mnist(path)
+        return read_folders(path)
 
 
 def read_folders(root: Path) -> Source:
-    """Samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders. Hidden files are passed over."""
-    classes = sorted(folder.name for folder in subfolders(root / "train"))
-    unknown = sorted({folder.name for folder in subfolders(root / "val")} - set(classes))
+    """Samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders.
+
+    One rule for what is in them: names that begin with "." or "@" are passed over, links to folders are followed, and all
+    else in a class folder is a sample, a dangling link too. What cannot be read as this form is refused.
+
+    Raises: UserError.
+    """
+    with reading_errors_told(root):
+        folders = {split: class_folders(root / split) for split in SPLITS}
+        classes = sorted(folders["train"])
+        refuse_other_classes(root, classes, set(folders["val"]))
+        splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
+        if not splits["val"]:
+            raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
+    return Source(shown(root.resolve().name), classes, splits)
+
+
+@contextmanager
+def reading_errors_told(path: Path) -> Iterator[None]:
+    """Makes a UserError of what the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror or error}: expected to read it") from error
+
+
+def shown(name: str) -> str:
+    """A file's name as text that any file and terminal takes: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "@"))  # @eaDir holds a network storage's thumbnails
+
+
+def class_folders(split: Path) -> dict[str, Path]:
+    """The class folders of a split by name. Raises: UserError for anything else that is not hidden."""
+    if not split.is_dir():
+        raise UserError(f"{split}: expected a folder with one folder of images for each class")
+    found = sorted(path for path in split.iterdir() if not is_hidden(path))
+    for path in found:
+        if not path.is_dir():
+            raise UserError(f"{shown(str(path))}: expected only class folders in {split}, found a file or a dangling link")
+        if shown(path.name) != path.name:
+            raise UserError(f"{shown(str(path))}: expected a class name in UTF-8")
+    if not found:
+        raise UserError(f"{split}: expected one folder of images for each class, found none")
+    return {path.name: path for path in found}
+
+
+def refuse_other_classes(root: Path, classes: list[str], val: set[str]) -> None:
+    unknown, missing = sorted(val - set(classes)), sorted(set(classes) - val)
     if unknown:
         raise UserError(f"{root / 'val' / unknown[0]}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
-    splits = {split: list(folder_samples(root / split, classes)) for split in SPLITS}
-    for split, samples in splits.items():
-        if not samples:
-            raise UserError(f"{root / split}: expected image files in its class folders, found none")
-    return Source(root.resolve().name, classes, splits)
+    if missing:
+        raise UserError(f"{root / 'val' / missing[0]}: no such folder: expected one for every class of {root / 'train'}")
 
 
-def subfolders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"{root}: expected a folder with one folder of images for each class")
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if not folders:
-        raise UserError(f"{root}: expected one folder of images for each class, found none")
-    return folders
-
-
-def folder_samples(split: Path, classes: list[str]) -> Iterator[Sample]:
+def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
     for label, name in enumerate(classes):
-        files = sorted(path for path in (split / name).rglob("*") if path.is_file() and not path.name.startswith("."))
-        yield from (Sample(str(path), path, label) for path in files)
-        if not files and split.name == "train":
-            raise UserError(f"{split / name}: expected image files, found none")
+        files = list(files_below(folders[name], ()))
+        if not files and folders[name].parent.name == "train":
+            raise UserError(f"{folders[name]}: expected image files, found none")
+        yield from (Sample(shown(str(path)), path, label) for path in files)
+
+
+def files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """What is in a folder and its subfolders, sorted; `above` are the folders on the way to it."""
+    place = folder.resolve()
+    if place in above:
+        raise UserError(f"{shown(str(folder))}: expected a folder, found a link to one that it is in")
+    for path in sorted(folder.iterdir()):
+        if is_hidden(path):
+            continue
+        if path.is_dir():
+            yield from files_below(path, (*above, place))
+        else:
+            yield path
 
 
 def read_list(path: Path) -> Source:
@@ -118,7 +172,7 @@ def read_list(path: Path) -> Source:
             raise UserError(f"{path}: class {name!r} of {image}: expected a class that train has too")
     label = {name: index for index, name in enumerate(classes)}
     splits = {s: [Sample(str(image), image, label[name]) for split, image, name in rows if split == s] for s in SPLITS}
-    return Source(path.stem, classes, splits)
+    return Source(shown(path.stem), classes, splits)
 
 
 def find_fashion_mnist() -> Path:
