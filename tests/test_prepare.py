@@ -477,8 +477,8 @@ def test_folders_of_another_form_are_refused_by_both_loaders_and_named(spoil, un
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_is_damaged(untidy, tmp_path, capfd, forked):
-    for path in (untidy, *untidy.parents[:3]):
-        path.chmod(0o755)
+    for path in (untidy, *untidy.parents):
+        path.chmod(path.stat().st_mode | 0o555)  # for another user to pass through
     tmp_path.chmod(0o777)
     folder = max((untidy / "train").iterdir())
     for place, words in (((folder / "000.jpg"), "000.jpg: cannot be read"), (folder, folder.name)):
