@@ -19,8 +19,8 @@ def main() -> None:
     )
     arguments = parser.parse_intermixed_args()
 
-    from en.distribution import Ranks
-    from en.scoring import score
+    from en.distributed.ranks import Ranks
+    from en.evaluation.score import score
 
     scores = score(arguments.checkpoint, arguments.overrides, arguments.recalibrate)
     if Ranks.from_environment().is_first:

@@ -4,7 +4,7 @@
 import json
 
 from en.errors import Parser, exit_on_error
-from en.signals import StopRequest
+from en.training.signals import StopRequest
 
 
 def main(stop: StopRequest) -> None:
@@ -16,7 +16,7 @@ def main(stop: StopRequest) -> None:
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     arguments = parser.parse_intermixed_args()
 
-    from en.configuring import dump, load_config
+    from en.config.reading import dump, load_config
 
     resume = [] if arguments.resume is None else [f"resume={json.dumps(arguments.resume)}"]
     config = load_config(arguments.config, [*arguments.overrides, *resume])
@@ -24,7 +24,7 @@ def main(stop: StopRequest) -> None:
         print(dump(config), end="")
         return
 
-    from en.training import Run
+    from en.training.run import Run
 
     Run(config, arguments.config, stop).train()
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from en.config import Config
+from en.config.schema import Config
 
 
 class Mixing:

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--out", metavar="FILE.md", type=Path, required=True, help="the file to write")
     arguments = parser.parse_args()
 
-    from en.report import write_report
+    from en.reports.tables import write_report
 
     write_report(arguments.runs, arguments.out)
     print(in_one_line(f"{arguments.out}: {len(arguments.runs)} runs"))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from en.data import LOADERS, Augmentation, Reading, Share
-from en.data.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
+from en.data.ffcv.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
 from en.errors import RunError, UserError
 
 BATCH = 50  # mutations of one child

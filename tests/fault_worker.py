@@ -5,7 +5,7 @@ import sys
 import torch
 from torchvision.models import resnet18
 
-from en.distribution import Ranks, process_group, refuse_drift
+from en.distributed.ranks import Ranks, process_group, refuse_drift
 from en.errors import RunError
 
 ranks = Ranks.from_environment()

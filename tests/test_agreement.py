@@ -12,12 +12,12 @@ from commands import ROOT, command, refused, succeed
 from conftest import write_folders
 from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_step
 
-from en.configuring import load_config
+from en.config.reading import load_config
 from en.data import LOADERS
 from en.errors import UserError
-from en.report import write_report
-from en.signals import StopRequest
-from en.training import Run
+from en.reports.tables import write_report
+from en.training.run import Run
+from en.training.signals import StopRequest
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +88,8 @@ def test_the_same_images_prepared_again_are_the_same_set(place, midway, tmp_path
 
 def test_folder_names_are_what_the_folder_loader_knows_of_a_set(folders, tmp_path, place):
     config = load_config(str(place.recipe), [f"data.root={folders}", "data.loader=folder"])
-    from en.assembly import open_loaders
-    from en.distribution import Ranks
+    from en.build import open_loaders
+    from en.distributed.ranks import Ranks
 
     here = open_loaders(config, Ranks(0, 1, 0, 1), ["train"])["train"]
     shutil.copytree(folders, tmp_path / "copy")

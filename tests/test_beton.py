@@ -15,8 +15,8 @@ from conftest import jpeg
 from PIL import Image
 
 from en.data import LOADERS, Augmentation, Reading, Share
-from en.data.beton import BetonFile, Encoded, write_beton
-from en.data.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLE, sealed
+from en.data.ffcv.file import BetonFile, Encoded, write_beton
+from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLE, sealed
 from en.errors import RunError, UserError
 
 READING = Reading(Share(4, 1, 0, 1, 0), Augmentation((0.25, 1.0), (3 / 4, 4 / 3), 0.5), 0.875, 1, 30, False)

@@ -12,13 +12,13 @@ import torch
 from kill_loop import CASES
 from torch import nn
 
-from en import checkpoint
-from en.assembly import build_learner, build_network
-from en.checkpoint import Checkpoint
-from en.configuring import validate
-from en.distribution import Ranks
+from en.build import build_learner, build_network
+from en.config.reading import validate
+from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
-from en.resuming import restore
+from en.runs import checkpoint
+from en.runs.checkpoint import Checkpoint
+from en.runs.start import restore
 
 ONE = Ranks(0, 1, 0, 1)
 

@@ -10,13 +10,13 @@ import torch
 import yaml
 from commands import ROOT, command, refused
 
-from en.assembly import build_network
-from en.configuring import dump, known_keys, load_config
-from en.distribution import Ranks, process_group
+from en.build import build_network
+from en.config.reading import dump, known_keys, load_config
+from en.config.strict_yaml import read_yaml
+from en.distributed.ranks import Ranks, process_group
 from en.errors import UserError, exit_on_error, speaks
 from en.norm import NORMALIZERS
-from en.report import published_figures
-from en.strict_yaml import read_yaml
+from en.reports.tables import published_figures
 
 CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
 GOOD = """

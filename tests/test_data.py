@@ -14,7 +14,7 @@ from PIL import Image
 from readers import AUGMENTATION, epoch_pixels, reading
 
 from en.data import LOADERS, ImageLoader, Reading, Share, beton
-from en.data.beton import BetonFile, Encoded, write_beton
+from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES

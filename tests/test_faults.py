@@ -16,15 +16,15 @@ from conftest import CLASSES
 from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
 from torch import Tensor, nn
 
-from en.assembly import build_learner, build_network, open_loaders
-from en.configuring import load_config
-from en.data.beton import BetonFile
-from en.distribution import Ranks
-from en.epoch import Trainer, train_epoch
+from en.build import build_learner, build_network, open_loaders
+from en.config.reading import load_config
+from en.data.ffcv.file import BetonFile
+from en.data.to_device import InputStep
+from en.distributed.ranks import Ranks
 from en.errors import RunError
-from en.loss_watch import LossWatch
 from en.mixing import Mixing
-from en.pixels import InputStep
+from en.training.epoch import Trainer, train_epoch
+from en.training.record import LossWatch
 
 ONE = Ranks(0, 1, 0, 1)
 CPU = torch.device("cpu")

@@ -19,12 +19,12 @@ from PIL import Image
 from readers import epoch_pixels, reading
 
 from en.data import LOADERS
-from en.data.beton import BetonFile, Encoded
 from en.data.decoding import DamagedImage, decode_image
-from en.data.kernels import decode_jpeg
-from en.data.out_folder import FILES
-from en.data.prepare import Storage, prepare
-from en.data.sources import Sample, Source, read_source
+from en.data.ffcv.file import BetonFile, Encoded
+from en.data.ffcv.kernels import decode_jpeg
+from en.data.ffcv.out_folder import FILES
+from en.data.ffcv.prepare import Storage, prepare
+from en.data.sources.folders import Sample, Source, read_source
 from en.errors import RunError, UserError, exit_on_error
 from scripts.prepare_data import main
 
@@ -169,7 +169,7 @@ def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
 
 
 def test_a_worker_that_dies_while_preparing_ends_it_with_one_line(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("en.data.prepare.encode", die)
+    monkeypatch.setattr("en.data.ffcv.prepare.encode", die)
     from en.data import prepare as module
 
     with pytest.raises(RunError, match="worker process died"):
@@ -340,10 +340,10 @@ def test_without_ffcv_the_folder_loader_says_once_what_it_does_not_hear(warned, 
     def open_twice() -> None:
         import sys
 
-        for name in ("en.data.decoding", "en.data.folder_loader", "en.data.kernels"):
+        for name in ("en.data.decoding", "en.data.folder", "en.data.ffcv.kernels"):
             sys.modules.pop(name, None)
-        sys.modules["en.data.kernels"] = None  # as where ffcv is not installed
-        from en.data.folder_loader import FolderLoader
+        sys.modules["en.data.ffcv.kernels"] = None  # as where ffcv is not installed
+        from en.data.folder import FolderLoader
 
         for split in ("train", "val"):
             loader = FolderLoader(warned, split, reading(4, workers=0))

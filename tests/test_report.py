@@ -10,10 +10,10 @@ import pytest
 import yaml
 from commands import command, refused
 
-from en.config import Config
-from en.configuring import dump
+from en.config.reading import dump
+from en.config.schema import Config
 from en.errors import UserError
-from en.report import published_figures, write_report
+from en.reports.tables import published_figures, write_report
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "dataset": "ImageNet", "classes": 1000, "seed": 0, "epochs": 100,

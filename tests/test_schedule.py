@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from en.config import Config
+from en.config.schema import Config
 from en.models import build_model
 from en.norm import NORMALIZERS, Normalizer
-from en.optimizer import build_optimizer, undecayed
-from en.schedule import learning_rate, resolution
+from en.training.optimizer import build_optimizer, undecayed
+from en.training.schedule import learning_rate, resolution
 
 TREE = {
     "model": {"name": "resnet18"}, "norm": {"name": "en"}, "data": {"root": "x"},

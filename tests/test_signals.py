@@ -11,7 +11,7 @@ import pytest
 from kill_loop import CASES, Case, differences, finish, line, ranks_of, start, wait_for_new_step
 
 from en.errors import RESUME_ME
-from en.signals import SAME_KEY_S, STOPPING, StopRequest
+from en.training.signals import SAME_KEY_S, STOPPING, StopRequest
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.nn import functional as F
 
-from en.assembly import open_loaders
-from en.configuring import load_config
-from en.data.prepare import Storage, prepare
-from en.data.sources import read_source
-from en.distribution import Ranks
-from en.evaluation import evaluate
+from en.build import open_loaders
+from en.config.reading import load_config
+from en.data.ffcv.prepare import Storage, prepare
+from en.data.sources.folders import read_source
+from en.data.to_device import InputStep
+from en.distributed.ranks import Ranks
+from en.evaluation.evaluate import evaluate
 from en.norm import NORMALIZERS, replace_norm
-from en.pixels import InputStep
 
 VAL = PER_CLASS["val"] * CLASSES
 RECIPE = """

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from en.progress import Progress
-from en.provenance import processor
+from en.runs.provenance import processor
 
 Row = dict[str, Any]
 

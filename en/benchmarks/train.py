@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from en import checkpoint
-from en.assembly import build_learner, build_network, describe_data, open_loaders
 from en.benchmarks.timing import hardware, median, show, write
-from en.checkpoint import Checkpoint
-from en.configuring import validate
-from en.data.prepare import Storage, prepare
-from en.data.sources import Sample, Source
-from en.distribution import Ranks
-from en.epoch import Trainer, train_epoch
-from en.loss_watch import LossWatch
+from en.build import build_learner, build_network, describe_data, open_loaders
+from en.config.reading import validate
+from en.data.ffcv.prepare import Storage, prepare
+from en.data.sources.folders import Sample, Source
+from en.data.to_device import InputStep
+from en.distributed.ranks import Ranks
 from en.mixing import Mixing
-from en.pixels import InputStep
-from en.resuming import rank_state
+from en.runs import checkpoint
+from en.runs.checkpoint import Checkpoint
+from en.runs.start import rank_state
+from en.training.epoch import Trainer, train_epoch
+from en.training.record import LossWatch
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
 EVERY = 500  # steps between checkpoints

@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.data.loading import Batch, ImageLoader, Reading, Share
+from en.data.loader import Batch, ImageLoader, Reading, Share
 from en.data.sampling import Augmentation
 from en.errors import RunError, UserError
 
 
 def open_ffcv(root: Path, split: str, reading: Reading) -> ImageLoader:
     try:
-        from en.data.ffcv_loader import FfcvLoader
+        from en.data.ffcv.loader import FfcvLoader
     except ImportError as error:
         raise UserError(f"data.loader=ffcv: expected the package ffcv, which does not import ({error}); try folder") from error
     return FfcvLoader(root, split, reading)
 
 
 def open_folder(root: Path, split: str, reading: Reading) -> ImageLoader:
-    from en.data.folder_loader import FolderLoader
+    from en.data.folder import FolderLoader
 
     return FolderLoader(root, split, reading)
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 try:
-    from en.data.kernels import read_jpeg
+    from en.data.ffcv.kernels import read_jpeg
 except ImportError:  # no ffcv here
     HEARS_LIBJPEG = False
 else:

@@ -1,6 +1,6 @@
 """Networks by name with a chosen normalizer, and what they cost."""
 
-from en.models.building import build_model
+from en.models.build import build_model
 from en.models.complexity import Complexity, complexity
 from en.models.output import check_output
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from en.config.section import PathText, Section, Text
 from en.norm import build_norm
-from en.section import PathText, Section, Text
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.data.sources import SPLITS
+from en.data.sources.folders import SPLITS
 from en.errors import UserError
 
 CLASSES = "classes.json"  # the last to come and the first to go: without it, the others are not a set

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from en.config import Config
+from en.config.schema import Config
 
 
 class InputStep:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from en.checkpoint import Losses
-from en.distribution import Ranks, sum_over_ranks
+from en.distributed.ranks import Ranks, sum_over_ranks
+from en.runs.checkpoint import Losses
 
 WHATS = ("loss", "gradient")
 

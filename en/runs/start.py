@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from en import checkpoint
-from en.assembly import Learner
-from en.checkpoint import Checkpoint, Data, RankState
-from en.config import Config
-from en.configuring import flatten
-from en.distribution import Ranks
+from en.build import Learner
+from en.config.reading import flatten
+from en.config.schema import Config
+from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.loss_watch import LossWatch
-from en.run_folder import new_run_path
+from en.runs import checkpoint
+from en.runs.checkpoint import Checkpoint, Data, RankState
+from en.runs.folder import new_run_path
+from en.training.record import LossWatch
 
 FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on

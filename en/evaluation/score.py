@@ -1,15 +1,15 @@
 """A finished network scored from its checkpoint alone."""
 
-from en import checkpoint
-from en.assembly import build_network, open_loaders, ranks_facts
-from en.config import Config
-from en.configuring import merged, parse_override, validate
+from en.build import build_network, open_loaders, ranks_facts
+from en.config.reading import merged, parse_override, validate
+from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.distribution import Ranks, choose_device, process_group, refuse_differences
+from en.data.to_device import InputStep
+from en.distributed.liveness import departures_told
+from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
-from en.evaluation import Scores, evaluate, recalibrate
-from en.heartbeat import departures_told
-from en.pixels import InputStep
+from en.evaluation.evaluate import Scores, evaluate, recalibrate
+from en.runs import checkpoint
 
 
 def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:

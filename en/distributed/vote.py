@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from en.signals import StopRequest
+from en.training.signals import StopRequest
 
 
 class StopVote:

@@ -4,12 +4,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from en import checkpoint
-from en.assembly import build_learner, build_network, check_batch_size, describe_data, open_loaders, ranks_facts
-from en.checkpoint import Checkpoint
-from en.config import Config
+from en.build import build_learner, build_network, check_batch_size, describe_data, open_loaders, ranks_facts
+from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.distribution import (
+from en.data.to_device import InputStep
+from en.distributed.liveness import departures_told
+from en.distributed.ranks import (
     Ranks,
     average_buffers,
     choose_device,
@@ -19,20 +19,20 @@ from en.distribution import (
     refuse_differences,
     refuse_drift,
 )
-from en.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
+from en.distributed.vote import StopVote
 from en.errors import RESUME_ME, Stopped, UserError
-from en.evaluation import Scores, evaluate, mean_ratios
-from en.heartbeat import departures_told
-from en.loss_watch import LossWatch
+from en.evaluation.evaluate import Scores, evaluate, mean_ratios
 from en.mixing import Mixing
 from en.models import complexity
 from en.norm import record_ratios
-from en.pixels import InputStep
-from en.provenance import circumstances, hardware, provenance
-from en.resuming import check_resumable, find_start, rank_state, restore, resumption, told
-from en.run_folder import Ratios, Row, RunFolder, refuse_used
-from en.signals import StopRequest
-from en.stopping import StopVote
+from en.runs import checkpoint
+from en.runs.checkpoint import Checkpoint
+from en.runs.folder import Ratios, Row, RunFolder, refuse_used
+from en.runs.provenance import circumstances, hardware, provenance
+from en.runs.start import check_resumable, find_start, rank_state, restore, resumption, told
+from en.training.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
+from en.training.record import LossWatch
+from en.training.signals import StopRequest
 
 
 class Run:

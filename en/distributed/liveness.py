@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from en.distribution import Ranks, connect, gather
+from en.distributed.ranks import Ranks, connect, gather
 from en.errors import RunError
 
 BEAT_S = 0.5

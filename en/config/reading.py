@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from en.config import Config
+from en.config.schema import Config
+from en.config.section import explain
+from en.config.strict_yaml import Tree, read_tree, read_yaml, to_yaml
 from en.errors import UserError, shown
 from en.norm.registry import norm_options
-from en.section import explain
-from en.strict_yaml import Tree, read_tree, read_yaml, to_yaml
 
 PARTS = 4  # of a dotted key, at most
 

@@ -11,10 +11,10 @@ from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from en.data import ImageLoader
-from en.distribution import average_buffers, sum_over_ranks
+from en.data.to_device import InputStep
+from en.distributed.ranks import average_buffers, sum_over_ranks
 from en.errors import RunError
 from en.norm import ExemplarNorm2d, RunningNormalizer
-from en.pixels import InputStep
 from en.progress import Progress
 
 

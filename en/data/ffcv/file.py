@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from en.data.kernels import Bytes, decode_jpeg, jpeg_size, scale
-from en.data.tables import (
+from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, scale
+from en.data.ffcv.tables import (
     ALLOCATION,
     FIELD,
     FIELDS,

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from en.assembly import PRECISIONS, Learner
-from en.config import Config
+from en.build import PRECISIONS, Learner
+from en.config.schema import Config
 from en.data import Batch, ImageLoader
 from en.data.sampling import epoch_order, rank_batches
-from en.distribution import Ranks, sum_over_ranks
+from en.data.to_device import InputStep
+from en.distributed.ranks import Ranks, sum_over_ranks
 from en.errors import RunError
-from en.loss_watch import LossWatch
 from en.mixing import Mixing
-from en.pixels import InputStep
 from en.progress import Progress
-from en.schedule import learning_rate, resolution
+from en.training.record import LossWatch
+from en.training.schedule import learning_rate, resolution
 
 
 @dataclass(frozen=True)

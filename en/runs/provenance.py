@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from en.distribution import Ranks
+from en.distributed.ranks import Ranks
 from en.norm import compiled
 
 Row = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = (".py", ".cpp", ".hpp")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from en.config import OptimConfig
+from en.config.schema import OptimConfig
 from en.norm import Normalizer
 
 

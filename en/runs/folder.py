@@ -14,8 +14,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from en import durable
-from en.config import Config
-from en.configuring import dump
+from en.config.reading import dump
+from en.config.schema import Config
 from en.errors import RunError, UserError
 
 Row = dict[str, Any]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from en.data.beton import Encoded
+from en.data.ffcv.file import Encoded
 from en.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from en.config import Config
+from en.config.schema import Config
 
 
 def learning_rate(config: Config, epoch: float) -> float:

@@ -13,16 +13,16 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from en.checkpoint import Data
-from en.config import Config
-from en.configuring import flatten
+from en.config.reading import flatten
+from en.config.schema import Config
 from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
-from en.distribution import Ranks
+from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import build_model, check_output
-from en.optimizer import build_optimizer
-from en.provenance import code_digest
-from en.schedule import resolution, training_sides
+from en.runs.checkpoint import Data
+from en.runs.provenance import code_digest
+from en.training.optimizer import build_optimizer
+from en.training.schedule import resolution, training_sides
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
-from en.configuring import flatten
+from en.config.reading import flatten
+from en.config.section import Section, explain
+from en.config.strict_yaml import read_tree
+from en.config.text_file import read_text
 from en.errors import UserError, in_one_line, shown
-from en.section import Section, explain
-from en.strict_yaml import read_tree
-from en.text_file import read_text
 
 IMAGENET_CLASSES, IMAGENET_VAL_IMAGES, PUBLISHED_RESOLUTION = 1000, 50_000, 224
 NOT_RECIPE = ("norm", "seed", "run_dir", "device")  # config keys in which runs of one recipe may differ
@@ -255,7 +255,7 @@ def repeated_seeds(measured: list[Measured]) -> list[str]:
 
 def published_figures() -> list[Row]:
     """The package's published ImageNet figures."""
-    rows: list[Row] = yaml.safe_load((files("en") / "published.yaml").read_text(encoding="utf-8"))["imagenet"]
+    rows: list[Row] = yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))["imagenet"]
     return rows
 
 
