@@ -8,9 +8,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from commands import ROOT, succeed
-from conftest import write_folders
 
+ROOT = Path(__file__).resolve().parents[1]
 LOADERS, RANKS, STEPS = ("ffcv", "folder"), (1, 2), 10
 IMAGES = {"train": 66, "val": 3}  # of each of four classes: eleven batches of 24, since a finished epoch keeps no losses
 RECIPE = "tests/compare_losses.yaml"
@@ -59,6 +58,9 @@ def first_difference(then: Path, now: Path) -> str:
 
 def main(then: Path, work: Path) -> int:
     """Compares a tree with the working tree; the number of runs that differ."""
+    from commands import succeed  # here, because they import the package, which in a process that trains is the other tree's
+    from conftest import write_folders
+
     write_folders(work / "images", IMAGES)
     succeed("scripts/prepare_data.py", work / "images", work / "betons")
     trees = {"then": then, "now": ROOT}

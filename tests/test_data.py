@@ -13,7 +13,8 @@ from conftest import CLASSES, PER_CLASS, write_folders
 from PIL import Image
 from readers import AUGMENTATION, epoch_pixels, reading
 
-from en.data import LOADERS, ImageLoader, Reading, Share, beton
+from en.data import LOADERS, ImageLoader, Reading, Share
+from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.errors import RunError, UserError
 
@@ -113,17 +114,17 @@ def test_the_layout_is_that_of_the_stock_package():
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
 
-    assert beton.VERSION == types.CURRENT_VERSION
-    assert types.get_metadata_type([RGBImageField(), IntField()]) == beton.SAMPLE
+    assert tables.VERSION == types.CURRENT_VERSION
+    assert types.get_metadata_type([RGBImageField(), IntField()]) == tables.SAMPLE
     for mine, stock in [
-        (beton.HEADER, types.HeaderType),
-        (beton.FIELD, types.FieldDescType),
-        (beton.ALLOCATION, types.ALLOC_TABLE_TYPE),
+        (tables.HEADER, types.HeaderType),
+        (tables.FIELD, types.FieldDescType),
+        (tables.ALLOCATION, types.ALLOC_TABLE_TYPE),
     ]:
         assert mine.itemsize == stock.itemsize and mine.names == stock.names
         assert all(mine.fields[name] == stock.fields[name] for name in mine.names)
-    assert [types.TYPE_ID_HANDLER[number] for number in beton.FIELDS.values()] == [RGBImageField, IntField]
-    assert (IMAGE_MODES["jpg"], IMAGE_MODES["raw"]) == (beton.JPEG, beton.RAW)
+    assert [types.TYPE_ID_HANDLER[number] for number in tables.FIELDS.values()] == [RGBImageField, IntField]
+    assert (IMAGE_MODES["jpg"], IMAGE_MODES["raw"]) == (tables.JPEG, tables.RAW)
 
 
 def test_stock_ffcvs_loader_gives_the_same_images(betons):

@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from en.errors import RunError
 
 TRAIN, EVAL = 0, 1
 STAND_INS = 16  # damaged samples in a row that are not put up with
+GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to tell of it itself
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
@@ -125,7 +127,7 @@ class FolderLoader:
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.digest = names_digest(root, samples)
         self._root, self._reading = root, reading
-        self._keys = Keys()
+        self._keys, self._stalled = Keys(), False
         workers = reading.workers
         self._loader: DataLoader[Item] = DataLoader(
             Images(samples, reading),
@@ -159,10 +161,31 @@ class FolderLoader:
     def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
         self._keys.batches = keys
         try:
-            for batch in self._loader:
+            batches = iter(self._loader)
+            while (batch := self._next(batches)) is not None:
                 if isinstance(batch, str):
                     raise RunError(batch)
                 yield batch
-        except RuntimeError as error:  # a worker that died, or none that answered within the time limit
-            first_line = str(error).splitlines()[0]
-            raise RunError(f"{self._root}: the data loader failed: {first_line} (data.timeout_s)") from error
+        except (RuntimeError, EOFError, OSError) as error:  # a worker that died, or none that answered within the time limit
+            stalled = f"DataLoader workers gave nothing for {self._reading.timeout_s} s" if self._stalled else ""
+            reason = stalled or (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{self._root}: the data loader failed: {reason} (data.timeout_s)") from error
+
+    def _next(self, batches: Iterator[Batch | str]) -> Batch | str | None:
+        """The next batch; None after the last.
+
+        The DataLoader's own time limit does not hold while it receives what a worker has announced. So its workers are killed
+        soon after, which ends that too.
+        """
+        watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, self._kill_workers)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            return next(batches, None)
+        finally:
+            watchdog.cancel()
+
+    def _kill_workers(self) -> None:
+        self._stalled = True
+        for worker in getattr(self._loader._iterator, "_workers", []):
+            worker.kill()

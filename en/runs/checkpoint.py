@@ -213,7 +213,7 @@ def load(path: Path) -> Checkpoint:
     if content is None:
         raise UserError(f"{shown(path)}: no such file: expected a checkpoint")
     digest = hashlib.sha256(content).hexdigest()
-    refuse_changed(path, content, digest)
+    summed = refuse_changed(path, content, digest)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
@@ -222,12 +222,15 @@ def load(path: Path) -> Checkpoint:
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
     try:
-        return Checkpoint.model_validate({**found, "digest": digest} if isinstance(found, dict) else found)
+        checkpoint = Checkpoint.model_validate({**found, "digest": digest} if isinstance(found, dict) else found)
     except (ValidationError, TypeError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else []
         places = dict.fromkeys(".".join(map(str, problem["loc"][:3])) for problem in problems)
         named = ", ".join(list(places)[:8]) or "all of it"
         raise UserError(f"{path}: expected a checkpoint of this package; missing, unknown or of another type: {named}") from error
+    if not summed:
+        warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
+    return checkpoint
 
 
 def shown(path: Path) -> str:
@@ -236,15 +239,15 @@ def shown(path: Path) -> str:
     return text if text.isprintable() and len(text) <= 300 else f"{text[:80]!r}..."
 
 
-def refuse_changed(path: Path, content: bytes, digest: str) -> None:
+def refuse_changed(path: Path, content: bytes, digest: str) -> bool:
     """Raises UserError for a checkpoint that is not the one that was written.
 
-    Where its SHA-256 is missing, by the sums inside the file: with a warning, since they do not cover all of it.
+    Returns: whether its SHA-256 says so; else the sums inside the file do, which do not cover all of it.
     """
     if sum_path(path).is_file():
         if sum_path(path).read_bytes().split()[:1] != [digest.encode()]:
             raise UserError(f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of")
-        return
+        return True
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
@@ -252,7 +255,7 @@ def refuse_changed(path: Path, content: bytes, digest: str) -> None:
         raise UserError(f"{path}: expected a checkpoint, which does not load: {' '.join(str(error).split())[:200]}") from error
     if damaged is not None:
         raise UserError(f"{path}: truncated or changed: expected the content that the sum of its part {damaged!r} was taken of")
-    warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
+    return False
 
 
 def warn(message: str) -> None:
