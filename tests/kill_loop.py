@@ -168,8 +168,9 @@ def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
     """torchrun's processes by rank."""
     found = {}
     for child in psutil.Process(process.pid).children():
-        if "RANK" in child.environ() and "train.py" in " ".join(child.cmdline()):
-            found[int(child.environ()["RANK"])] = child
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "RANK" in child.environ() and "train.py" in " ".join(child.cmdline()):
+                found[int(child.environ()["RANK"])] = child
     return found
 
 
