@@ -12,13 +12,13 @@ import torch
 from kill_loop import CASES
 from torch import nn
 
-from en.build import build_learner, build_network
+from en.build import build_network
 from en.config.reading import validate
 from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
-from en.runs.start import restore
+from en.training.learner import build_learner
 
 ONE = Ranks(0, 1, 0, 1)
 
@@ -64,7 +64,7 @@ def altered(saved: Checkpoint, part: str, value: object) -> Checkpoint:
 def resumed(saved: Checkpoint) -> nn.Module:
     config = validate(saved.config, "x")
     learner = build_learner(config, build_network(config, len(saved.classes)), torch.device("cpu"), ONE)
-    restore(learner, saved, ONE, "some.pt")
+    learner.load_state_dict(saved, ONE, "some.pt")
     return learner.model
 
 

@@ -16,14 +16,15 @@ from conftest import CLASSES
 from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
 from torch import Tensor, nn
 
-from en.build import build_learner, build_network, open_loaders
+from en.build import build_network, open_loaders
 from en.config.reading import load_config
 from en.data.ffcv.file import BetonFile
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import RunError
-from en.mixing import Mixing
+from en.tasks.mixing import Mixing
 from en.training.epoch import Trainer, train_epoch
+from en.training.learner import build_learner
 from en.training.record import LossWatch
 
 ONE = Ranks(0, 1, 0, 1)
@@ -138,7 +139,8 @@ def trainer_of(recipe: Path, betons: Path, at: set[int], what: str, *overrides: 
     torch.manual_seed(0)
     model = Spoilt(build_network(config, CLASSES), at, what)
     learner = build_learner(config, model, CPU, ONE)
-    return Trainer(config, learner, loader, Mixing(config, CLASSES), InputStep(config, CPU), ONE)
+    to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, CPU)
+    return Trainer(config, learner, loader, Mixing(0.0, 0.0, CLASSES), to_device, ONE)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -11,7 +11,7 @@ from en.config.schema import Config
 from en.models import build_model
 from en.norm import NORMALIZERS, Normalizer
 from en.training.optimizer import build_optimizer, undecayed
-from en.training.schedule import learning_rate, resolution
+from en.training.schedule import Schedule
 
 TREE = {
     "model": {"name": "resnet18"}, "norm": {"name": "en"}, "data": {"root": "x"},
@@ -21,6 +21,10 @@ TREE = {
 
 def config(**sections: object) -> Config:
     return Config.model_validate({**TREE, **sections})
+
+
+def learning_rate(c: Config, epoch: float) -> float:
+    return Schedule(peak=c.optim.lr, epochs=c.train.epochs, **c.schedule.model_dump()).rate(epoch)
 
 
 def test_step_divides_at_the_given_epochs():
@@ -56,9 +60,10 @@ def test_warm_up_rises_from_zero_to_the_peak(name):
 def test_progressive_resizing_rises_to_the_full_resolution_in_multiples():
     progressive = {"start_resolution": 160, "until_epoch": 80, "multiple": 32}
     c = config(train={"epochs": 100, "batch_size": 256, "progressive": progressive}, data={"root": "x", "resolution": 224})
-    sizes = [resolution(c, epoch) for epoch in range(100)]
+    sizes = [c.training_resolution.at(epoch) for epoch in range(100)]
     assert sizes == sorted(sizes) and set(sizes) == {160, 192, 224} and sizes[79:] == [224] * 21
-    assert {resolution(config(), epoch) for epoch in range(100)} == {224}
+    assert c.training_resolution.sides(100) == [160, 192, 224] and c.training_resolution.sides(1) == [160]
+    assert {config().training_resolution.at(epoch) for epoch in range(100)} == {224}
 
 
 @pytest.mark.parametrize("norm", NORMALIZERS)
@@ -71,7 +76,7 @@ def test_weight_decay_spares_every_normalizer_and_bias_and_nothing_else(network,
     }
     biases = {name for name, _ in model.named_parameters() if name.endswith("bias")} - inside
     assert spared == inside | biases
-    decayed, kept = build_optimizer(model, config().optim).param_groups
+    decayed, kept = build_optimizer(model, **config().optim.model_dump()).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (1e-4, 0.0)
     weights = [layer.weight for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     gates = {id(p) for m in model.modules() if isinstance(m, Normalizer) for p in m.parameters()}
@@ -80,7 +85,7 @@ def test_weight_decay_spares_every_normalizer_and_bias_and_nothing_else(network,
 
 def test_decay_on_all_puts_every_parameter_into_one_group():
     model = build_model("resnet18", 10, "en")
-    groups = build_optimizer(model, config(optim={"lr": 0.1, "decay_on": "all"}).optim).param_groups
+    groups = build_optimizer(model, **config(optim={"lr": 0.1, "decay_on": "all"}).optim.model_dump()).param_groups
     assert len(groups) == 1 and len(groups[0]["params"]) == len(list(model.parameters()))
 
 

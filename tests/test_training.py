@@ -22,7 +22,7 @@ from en.build import open_loaders
 from en.config.reading import load_config
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources.folders import read_source
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.evaluation.evaluate import evaluate
 from en.norm import NORMALIZERS, replace_norm
@@ -148,7 +148,7 @@ def more_betons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_small_network_with_any_normalizer_learns_to_tell_clothes_apart(norm, more_betons, recipe):
     config = load_config(str(recipe), [f"data.root={more_betons}", "train.batch_size=40", "data.crop_scale=[0.5,1.0]"])
     loaders = open_loaders(config, Ranks(0, 1, 0, 1), ("train", "val"))
-    prepare_input = InputStep(config, torch.device("cpu"))
+    prepare_input = ToDevice(config.data.mean, config.data.std, True, torch.device("cpu"))
     torch.manual_seed(0)
     widths = [(3, 16), (16, 32), (32, 32)]
     layers = [part for i, o in widths for part in (nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())]

@@ -9,17 +9,18 @@ import torch
 from torch.nn import functional as F
 
 from en.benchmarks.timing import hardware, median, show, write
-from en.build import build_learner, build_network, describe_data, open_loaders
+from en.build import build_network, open_loaders
 from en.config.reading import validate
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources.folders import Sample, Source
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
-from en.mixing import Mixing
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
-from en.runs.start import rank_state
+from en.runs.start import describe_data
+from en.tasks.mixing import Mixing
 from en.training.epoch import Trainer, train_epoch
+from en.training.learner import build_learner
 from en.training.record import LossWatch
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
@@ -46,10 +47,11 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         ranks, device = Ranks.from_environment(), torch.device("cpu")
         prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
         loaders = open_loaders(config, ranks, ("train",))
-        prepare_input, mixing = InputStep(config, device), Mixing(config, CLASSES)
+        to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
+        mixing = Mixing(0.0, 0.0, CLASSES)
         learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
-        trainer = Trainer(config, learner, loaders["train"], mixing, prepare_input, ranks)
-        images, labels = prepare_input(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
+        trainer = Trainer(config, learner, loaders["train"], mixing, to_device, ranks)
+        images, labels = to_device(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
 
         def bare_epoch() -> float:
             bare.forward.train()
@@ -88,12 +90,12 @@ def checkpoint_seconds(trainer: Trainer, folder: Path) -> float:
             **trainer.learner.state_dict(),
             epoch=0,
             step=step,
-            ranks=[rank_state(trainer.learner, LossWatch(torch.device("cpu")))],
+            ranks=[{"watch": LossWatch(torch.device("cpu")).state(), "buffers": trainer.learner.buffers()}],
             best={"top1": 0.0, "epoch": 0},
             summary=None,
             config=trainer.config.model_dump(),
             classes=list("0123456789"),
-            data=describe_data(trainer.config, {"train": trainer.loader, "val": trainer.loader}),
+            data=describe_data("ffcv", trainer.loader, trainer.loader),
             circumstances={},
         )
         checkpoint.save(state, checkpoint.step_path(folder, 0, step))

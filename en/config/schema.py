@@ -9,6 +9,7 @@ import torch
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from en.config.section import PathText, Section, Text
+from en.data.resolution import Resolution
 from en.norm import build_norm
 
 Positive = Annotated[float, Field(gt=0)]
@@ -155,6 +156,14 @@ class Config(Section):
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
     run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
     resume: PathText | None = None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
+
+    @property
+    def training_resolution(self) -> Resolution:
+        """Sides of the training images, epoch by epoch."""
+        full, progressive = self.data.resolution, self.train.progressive
+        if progressive is None:
+            return Resolution(full, full, 0, 1)
+        return Resolution(full, progressive.start_resolution, progressive.until_epoch, progressive.multiple)
 
     @property
     def eval_resolution(self) -> int:

@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from en.data import ImageLoader
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.ranks import average_buffers, sum_over_ranks
 from en.errors import RunError
 from en.norm import ExemplarNorm2d, RunningNormalizer
@@ -38,7 +38,7 @@ class Scores:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: InputStep, shown: bool) -> Scores:
+def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool) -> Scores:
     """Scores of the bare model over every image of a set, the same on all ranks.
 
     The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are added up.
@@ -54,18 +54,18 @@ def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, prepare: In
             "images": SumMetric(),
         },
         compute_groups=False,
-    ).to(prepare.device)
+    ).to(to_device.device)
     metrics.set_dtype(torch.float64)
     was_training = model.training
     model.eval()
     with Progress("evaluating", loader.samples, shown) as progress:
         for batch in loader.eval_epoch(resolution):
-            images, labels = prepare(batch.images, batch.labels)
+            images, labels = to_device(batch.images, batch.labels)
             logits = model(images).float()
             metrics["top1"].update(logits, labels)
             metrics["top5"].update(logits, labels)
             metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
-            metrics["images"].update(torch.full((), len(labels), device=prepare.device))
+            metrics["images"].update(torch.full((), len(labels), device=to_device.device))
             progress.advance(len(labels))
     model.train(was_training)
     values = {name: float(value) for name, value in metrics.compute().items()}
@@ -89,7 +89,7 @@ def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[s
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution: int, prepare: InputStep) -> None:
+def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution: int, to_device: ToDevice) -> None:
     """Replaces running averages by plain averages over training batches, everything else in evaluation mode.
 
     This is the "batch average" of the SN paper. A model without running averages is left as it is.
@@ -105,7 +105,7 @@ def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution:
         layer.train()
     seen = 0
     for batch in islice(loader.train_epoch(0, resolution), batches):
-        model(prepare(batch.images, batch.labels)[0])
+        model(to_device(batch.images, batch.labels)[0])
         seen += 1
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -1,15 +1,16 @@
 """A finished network scored from its checkpoint alone."""
 
-from en.build import build_network, open_loaders, ranks_facts
+from en.build import build_network, open_loaders
 from en.config.reading import merged, parse_override, validate
 from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
 from en.evaluation.evaluate import Scores, evaluate, recalibrate
 from en.runs import checkpoint
+from en.runs.provenance import ranks_facts
 
 
 def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
@@ -41,11 +42,11 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
     with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s) as group, departures_told(ranks, group):
         refuse_differences(facts, group)
-        prepare = InputStep(config, device)
-        model.to(device=device, memory_format=prepare.memory_format)  # type: ignore[call-overload]
+        to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
+        model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
-            recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, prepare)
-        scores = evaluate(model, loaders["val"], config.eval_resolution, prepare, ranks.is_first)
+            recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)
+        scores = evaluate(model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
     for loader in loaders.values():
         loader.close()
     return scores

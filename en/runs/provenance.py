@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 
 import torch
 
+from en.config.reading import flatten
+from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.norm import compiled
 
 Row = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
 PACKAGE = Path(__file__).resolve().parents[1]
+OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may differ from node to node
 SOURCES = (".py", ".cpp", ".hpp")
 
 
@@ -56,6 +60,12 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
         "torch": str(torch.__version__),
         "code": code_digest(),
     }
+
+
+def ranks_facts(config: Config, data: Mapping[str, Any]) -> Row:
+    """What ranks that work together have to have in common: configuration, code, torch and data."""
+    keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in OF_A_NODE}
+    return keys | {"code": code_digest(), "torch": str(torch.__version__)} | flatten({"data": dict(data)})
 
 
 @cache

@@ -5,17 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from en.build import Learner
 from en.config.reading import flatten
 from en.config.schema import Config
+from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint, Data, RankState
+from en.runs.checkpoint import Checkpoint, Data
 from en.runs.folder import new_run_path
-from en.training.record import LossWatch
 
 FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
@@ -60,58 +57,6 @@ def refuse_elsewhere(config: Config, start: Path) -> None:
         raise UserError(f"run_dir={config.run_dir}: expected {home}, the folder of --resume {config.resume}, or none")
 
 
-def rank_state(learner: Learner, watch: LossWatch) -> RankState:
-    """What the future of an unfinished epoch depends on and each rank has of its own: its losses and running averages.
-
-    Random numbers are not among it: each step's come from a generator seeded by (seed, epoch, step, rank).
-    """
-    buffers = [{name: value.cpu() for name, value in floating_buffers(network)} for network in learner.networks()]
-    return {"watch": watch.state(), "buffers": buffers}
-
-
-def floating_buffers(network: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [(name, value) for name, value in network.named_buffers() if value.is_floating_point()]
-
-
-@torch.no_grad()
-def restore(learner: Learner, saved: Checkpoint, ranks: Ranks, origin: str) -> None:
-    """Puts a checkpoint's state into a learner.
-
-    With another number of ranks than it was written with, each takes the mean of their running averages. What the configuration
-    says of the optimizer holds, not what the checkpoint does.
-
-    Raises: UserError when it does not fit; RunError for weights that are not finite.
-    """
-    path = Path(origin)
-    checkpoint.load_weights(learner.model, saved.model, path)
-    if learner.ema:
-        checkpoint.load_weights(learner.ema.module, saved.ema or saved.model, path)
-    try:
-        restore_buffers(learner, saved.ranks, ranks)
-        groups = learner.optimizer.state_dict()["param_groups"]
-        learner.optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
-        for parameter, state in learner.optimizer.state.items():
-            momentum = state["momentum_buffer"]
-            if momentum is not None and (momentum.shape != parameter.shape or not momentum.isfinite().all()):
-                raise ValueError(f"a momentum of {tuple(momentum.shape)} for a parameter of {tuple(parameter.shape)}")
-        if learner.scaler.is_enabled() and saved.scaler:
-            learner.scaler.load_state_dict(saved.scaler)
-    except Exception as error:  # torch raises errors of many kinds for what it did not save
-        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{path}: expected the state of this configuration's optimizer and ranks: {detail}") from error
-
-
-def restore_buffers(learner: Learner, states: list[RankState], ranks: Ranks) -> None:
-    """Gives a rank its own running averages, or the mean of all ranks' where there are more or fewer of them now."""
-    chosen = [states[ranks.rank]] if len(states) == ranks.world_size else states
-    for index, network in enumerate(learner.networks() if states else []):
-        for name, value in floating_buffers(network):
-            buffers = [state["buffers"][min(index, len(state["buffers"]) - 1)][name] for state in chosen]
-            if any(buffer.dtype != value.dtype or buffer.shape != value.shape for buffer in buffers):
-                raise ValueError(f"{name}: expected {tuple(value.shape)} of {value.dtype}")
-            value.copy_(torch.stack(buffers).mean(0))
-
-
 def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: str) -> None:
     """Raises UserError when a run would go on with another task than it began with, or with another epoch than the one in hand."""
     if saved.classes != classes:
@@ -150,6 +95,20 @@ def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
     then, now = flatten(saved.config), flatten(config.model_dump())
     keys = [key for key in {**now, **then} if key not in PLACES]
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+
+
+def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
+    """What a checkpoint keeps of the images of both splits.
+
+    Args:
+        loader: data.loader, whose digests they are.
+    """
+    return {
+        "name": train.name,
+        "loader": loader,
+        "train": {"samples": train.samples, "digest": train.digest},
+        "val": {"samples": val.samples, "digest": val.digest},
+    }
 
 
 def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from en.build import PRECISIONS, Learner
 from en.config.schema import Config
 from en.data import Batch, ImageLoader
 from en.data.sampling import epoch_order, rank_batches
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks, sum_over_ranks
 from en.errors import RunError
-from en.mixing import Mixing
 from en.progress import Progress
+from en.tasks.mixing import Mixing
+from en.training.learner import PRECISIONS, Learner
 from en.training.record import LossWatch
-from en.training.schedule import learning_rate, resolution
+from en.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,14 @@ class Trainer:
     learner: Learner
     loader: ImageLoader
     mixing: Mixing
-    prepare: InputStep
+    to_device: ToDevice
     ranks: Ranks
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the learning rate."""
+        config = self.config
+        return Schedule(peak=config.optim.lr, epochs=config.train.epochs, **config.schedule.model_dump())
 
     @property
     def steps(self) -> int:
@@ -77,7 +83,7 @@ def train_epoch(
     Raises: RunError for a loss or gradient that is not finite, naming step, learning rate and batch.
     """
     config, loader, ranks, steps = trainer.config, trainer.loader, trainer.ranks, trainer.steps
-    size = resolution(config, epoch)
+    size, schedule = config.training_resolution.at(epoch), trainer.schedule
     waited, started = 0.0, time.perf_counter()
     batches = loader.train_epoch(epoch, size, first_step)
     trainer.learner.forward.train()
@@ -86,7 +92,7 @@ def train_epoch(
         for step in range(first_step, steps):
             torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch, step, ranks.rank]).generate_state(1)[0]))
             for group in trainer.learner.optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch + step / steps)
+                group["lr"] = schedule.rate(epoch + step / steps)
             waited += train_step(trainer, batches, watch, epoch, step)
             detail = ""
             if (step + 1) % config.train.check_every == 0 or step + 1 == steps:
@@ -97,13 +103,13 @@ def train_epoch(
     seconds = time.perf_counter() - started
     images = (steps - first_step) * config.train.batch_size
     speed = images / seconds if images else None
-    lr = learning_rate(config, epoch + (steps - 1) / steps)
+    lr = schedule.rate(epoch + (steps - 1) / steps)
     return EpochStats(watch.mean(ranks), lr, speed, waited / seconds, seconds, size)
 
 
 def train_step(trainer: Trainer, batches: Iterator[Batch], watch: LossWatch, epoch: int, step: int) -> float:
     """One step over its accumulated micro-batches; the seconds waited for data."""
-    config, learner, device = trainer.config.train, trainer.learner, trainer.prepare.device
+    config, learner, device = trainer.config.train, trainer.learner, trainer.to_device.device
     waited, total = 0.0, torch.zeros((), device=device)
     buffers = [buffer.clone() for buffer in learner.model.buffers()] if config.on_nonfinite == "skip" else []
     for micro in range(config.accumulation):
@@ -113,7 +119,7 @@ def train_step(trainer: Trainer, batches: Iterator[Batch], watch: LossWatch, epo
         for message in batch.damaged:
             print(f"warning: {message}: left out", file=sys.stderr, flush=True)
             watch.notes.append({"epoch": epoch + 1, "step": step + 1, "damaged": message})
-        images, labels = trainer.mixing(*trainer.prepare(batch.images, batch.labels))
+        images, labels = trainer.mixing(*trainer.to_device(batch.images, batch.labels))
         with without_sync(learner.forward) if micro + 1 < config.accumulation else nullcontext():
             dtype = PRECISIONS[config.precision]
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -203,7 +209,7 @@ def refuse_bad_step(trainer: Trainer, watch: LossWatch, epoch: int) -> None:
     batches = rank_batches(order, train.batch_size, train.accumulation, rank, trainer.ranks.world_size)
     batch = np.concatenate(batches[step * train.accumulation : (step + 1) * train.accumulation])
     shown = ", ".join(map(str, batch[:8].tolist())) + (", ..." if len(batch) > 8 else "")
-    lr = learning_rate(config, epoch + step / steps)
+    lr = trainer.schedule.rate(epoch + step / steps)
     raise RunError(
         f"the {what} is not finite at step {step + 1}/{steps} of epoch {epoch + 1} on rank {rank}, learning rate {lr:.6g}, "
         f"batch of {len(batch)} training samples {shown}"

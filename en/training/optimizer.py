@@ -5,20 +5,25 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from en.config.schema import OptimConfig
 from en.norm import Normalizer
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with (Nesterov) momentum in two groups: with and without weight decay."""
-    kept = set() if config.decay_on == "all" else set(undecayed(model))
+def build_optimizer(
+    model: nn.Module, lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_on: str
+) -> torch.optim.SGD:
+    """SGD with (Nesterov) momentum in two groups: with and without weight decay.
+
+    Args:
+        decay_on: weights, or all parameters.
+    """
+    kept = set() if decay_on == "all" else set(undecayed(model))
     parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for name, p in parameters if name not in kept], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in parameters if name not in kept], "weight_decay": weight_decay},
         {"params": [p for name, p in parameters if name in kept], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
 
 def undecayed(model: nn.Module) -> Iterator[str]:

@@ -4,10 +4,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from en.build import build_learner, build_network, check_batch_size, describe_data, open_loaders, ranks_facts
+from en.build import build_network, check_batch_size, open_loaders
 from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.data.to_device import InputStep
+from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import (
     Ranks,
@@ -19,18 +19,19 @@ from en.distributed.ranks import (
     refuse_differences,
     refuse_drift,
 )
-from en.distributed.vote import StopVote
+from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import Scores, evaluate, mean_ratios
-from en.mixing import Mixing
 from en.models import complexity
 from en.norm import record_ratios
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.folder import Ratios, Row, RunFolder, refuse_used
-from en.runs.provenance import circumstances, hardware, provenance
-from en.runs.start import check_resumable, find_start, rank_state, restore, resumption, told
+from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
+from en.runs.start import check_resumable, describe_data, find_start, resumption, told
+from en.tasks.mixing import Mixing
 from en.training.epoch import EpochStats, Trainer, refuse_bad_step, train_epoch
+from en.training.learner import build_learner
 from en.training.record import LossWatch
 from en.training.signals import StopRequest
 
@@ -52,7 +53,10 @@ class Run:
         if self.ranks.is_first and not self.saved and config.resume is None:
             refuse_used(self.path)
         self.loaders = open_loaders(config, self.ranks, ("train", "val"))
-        self.classes, self.data = self.loaders["train"].classes, describe_data(config, self.loaders)
+        self.classes, self.data = (
+            self.loaders["train"].classes,
+            describe_data(config.data.loader, self.loaders["train"], self.loaders["val"]),
+        )
         check_batch_size(config, self.ranks, self.loaders["train"].samples)
         if self.saved:
             check_resumable(self.saved, config, self.data, self.classes, self.origin)
@@ -74,22 +78,23 @@ class Run:
         """
         config, ranks = self.config, self.ranks
         with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group:
-            self.group, self.stop = group, StopVote(self.request, group)
+            self.group, self.vote = group, Vote(group)
             with departures_told(ranks, group):
                 # From here on a signal waits for a checkpoint. Rank 0 touches the folder only once every rank has come this far.
                 self.request.defer()
                 refuse_differences(self.facts(), group)
-                if self.stop.agreed(wait=True):
+                if self.asked(wait=True):
                     raise Stopped(f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})")
                 self.circumstances = circumstances(ranks, self.device)
                 if ranks.is_first:
                     self.folder = self.begin(RunFolder(self.path))
                 learner = build_learner(config, self.model, self.device, ranks)
-                prepare, mixing = InputStep(config, self.device), Mixing(config, len(self.classes))
-                self.trainer = Trainer(config, learner, self.loaders["train"], mixing, prepare, ranks)
+                to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, self.device)
+                mixing = Mixing(config.train.mixup, config.train.cutmix, len(self.classes))
+                self.trainer = Trainer(config, learner, self.loaders["train"], mixing, to_device, ranks)
                 watch, first_step = LossWatch(self.device), 0
                 if self.saved:
-                    restore(learner, self.saved, ranks, self.origin)
+                    learner.load_state_dict(self.saved, ranks, self.origin)
                     if first_step := self.saved.step:
                         watch.restore([state["watch"] for state in self.saved.ranks], ranks)
                     if self.folder:
@@ -98,7 +103,7 @@ class Run:
                 for epoch in range(self.epochs_done, config.train.epochs):
                     self.train_one(epoch, watch, first_step)
                     watch, first_step = LossWatch(self.device), 0
-                    if epoch + 1 < config.train.epochs and self.stop.agreed(wait=True):
+                    if epoch + 1 < config.train.epochs and self.asked(wait=True):
                         raise self.stopped(epoch + 1, 0)
         for loader in self.loaders.values():
             loader.close()
@@ -123,7 +128,7 @@ class Run:
         steps = self.trainer.steps
 
         def after_step(done: int) -> None:
-            stop = self.stop.agreed(wait=done == steps)
+            stop = self.asked(wait=done == steps)
             due = every is not None and (epoch * steps + done) % every == 0 and done < steps
             if stop or due:
                 refuse_bad_step(self.trainer, watch, epoch)
@@ -137,7 +142,7 @@ class Run:
         refuse_drift(learner.networks(), self.ranks, self.group)
         scored = learner.networks()[-1]
         with record_ratios(scored) as record:
-            scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, self.trainer.prepare, self.ranks.is_first)
+            scores = evaluate(scored, self.loaders["val"], self.config.eval_resolution, self.trainer.to_device, self.ranks.is_first)
         ratios = mean_ratios(scored, record)
         notes = [note for state in gather(watch.notes, self.group) for note in state]
         self.epochs_done = epoch + 1
@@ -161,8 +166,7 @@ class Run:
     def save(self, epoch: int, step: int, watch: LossWatch | None, summary: Row | None = None) -> Path | None:
         """Writes a checkpoint, all ranks together, and keeps the newest; rank 0 is told where it lies."""
         learner = self.trainer.learner
-        own = None if watch is None else rank_state(learner, watch)
-        ranks = [] if own is None else gather(own, self.group)
+        ranks = [] if watch is None else gather({"watch": watch.state(), "buffers": learner.buffers()}, self.group)
         if self.folder is None:
             return None
         state = Checkpoint(
@@ -198,6 +202,10 @@ class Run:
         where = f"after step {step}/{self.trainer.steps} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
         path = self.folder.path if self.folder else ""
         return Stopped(f"stopped by {self.asked_by()} {where}, checkpoint written: --resume {path} goes on (exit code {RESUME_ME})")
+
+    def asked(self, wait: bool) -> bool:
+        """Whether all ranks stop here, because one was asked to (see Vote.agreed)."""
+        return self.vote.agreed(bool(self.request.signal), wait)
 
     def asked_by(self) -> str:
         return self.request.signal or "a signal to another rank"

@@ -1,47 +1,47 @@
-"""Learning rate and resolution as pure functions of the real-valued epoch."""
+"""The learning rate as a pure function of the real-valued epoch."""
 
 import math
+from dataclasses import dataclass
 
-from en.config.schema import Config
 
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes (our choice: at every step).
 
-def learning_rate(config: Config, epoch: float) -> float:
-    """The rate at `epoch`, counted from 0.0 at the first step to train.epochs at the end (our choice: set at every step).
-
-    Warm-up rises linearly from 0 to optim.lr. After it, cosine, linear and polynomial fall from optim.lr to final_lr over
-    the epochs that are left; step multiplies by gamma at each of `steps`, counted from the start of training.
+    Attributes:
+        name: step, cosine, linear or polynomial.
+        peak: the rate after warm-up.
+        epochs: of the whole training.
+        warmup_epochs: from 0 to the peak, linearly.
+        steps, gamma: of step: epochs, counted from the start of training, at which the rate is multiplied by gamma.
+        power: of polynomial.
+        final_lr: at the end, except with step.
     """
-    schedule, peak = config.schedule, config.optim.lr
-    if epoch < schedule.warmup_epochs:
-        return peak * epoch / schedule.warmup_epochs
-    if schedule.name == "step":
-        passed = sum(epoch >= step for step in schedule.steps)
-        return peak * float(schedule.gamma**passed)
-    left = config.train.epochs - schedule.warmup_epochs
-    progress = min(1.0, (epoch - schedule.warmup_epochs) / left) if left else 1.0
-    falls = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": 1 - progress,
-        "polynomial": math.pow(1 - progress, schedule.power),
-    }
-    return schedule.final_lr + (peak - schedule.final_lr) * falls[schedule.name]
 
+    name: str
+    peak: float
+    epochs: float
+    warmup_epochs: float
+    steps: list[float]
+    gamma: float
+    power: float
+    final_lr: float
 
-def resolution(config: Config, epoch: int) -> int:
-    """Side of the training images in an epoch, pixels: data.resolution, or on the way there (progressive resizing).
+    def rate(self, epoch: float) -> float:
+        """The rate at `epoch`, counted from 0.0 at the first step to `epochs` at the end.
 
-    Rises linearly from start_resolution to data.resolution at until_epoch, rounded to `multiple`.
-    """
-    full, progressive = config.data.resolution, config.train.progressive
-    if progressive is None or epoch >= progressive.until_epoch:
-        return full
-    start = progressive.start_resolution
-    exact = start + (full - start) * epoch / progressive.until_epoch
-    return min(full, max(start, progressive.multiple * round(exact / progressive.multiple)))
-
-
-def training_sides(config: Config) -> list[int]:
-    """Every side that the training images have in the course of a run, pixels, ascending."""
-    progressive = config.train.progressive
-    epochs = min(config.train.epochs, math.ceil(progressive.until_epoch) + 1) if progressive else 1
-    return sorted({resolution(config, epoch) for epoch in range(epochs)})
+        Cosine, linear and polynomial fall from the peak to final_lr over the epochs that are left after warm-up.
+        """
+        if epoch < self.warmup_epochs:
+            return self.peak * epoch / self.warmup_epochs
+        if self.name == "step":
+            passed = sum(epoch >= step for step in self.steps)
+            return self.peak * float(self.gamma**passed)
+        left = self.epochs - self.warmup_epochs
+        progress = min(1.0, (epoch - self.warmup_epochs) / left) if left else 1.0
+        falls = {
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+            "linear": 1 - progress,
+            "polynomial": math.pow(1 - progress, self.power),
+        }
+        return self.final_lr + (self.peak - self.final_lr) * falls[self.name]
