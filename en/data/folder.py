@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +129,7 @@ class FolderLoader:
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.digest = names_digest(root, samples)
         self._root, self._reading = root, reading
-        self._keys, self._stalled = Keys(), False
+        self._keys, self._asked_at = Keys(), 0.0
         workers = reading.workers
         self._loader: DataLoader[Item] = DataLoader(
             Images(samples, reading),
@@ -156,7 +158,10 @@ class FolderLoader:
         return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
 
     def close(self) -> None:
-        self._loader._iterator = None  # the only way to end persistent workers early
+        end_workers = getattr(self._loader._iterator, "_shutdown_workers", None)  # torch has no other way to end them early
+        if end_workers is not None:
+            end_workers()
+        self._loader._iterator = None
 
     def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
         self._keys.batches = keys
@@ -167,7 +172,8 @@ class FolderLoader:
                     raise RunError(batch)
                 yield batch
         except (RuntimeError, EOFError, OSError) as error:  # a worker that died, or none that answered within the time limit
-            stalled = f"DataLoader workers gave nothing for {self._reading.timeout_s} s" if self._stalled else ""
+            limit = self._reading.timeout_s
+            stalled = f"DataLoader workers gave nothing for {limit} s" if time.monotonic() - self._asked_at > limit else ""
             reason = stalled or (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(f"{self._root}: the data loader failed: {reason} (data.timeout_s)") from error
 
@@ -177,15 +183,17 @@ class FolderLoader:
         The DataLoader's own time limit does not hold while it receives what a worker has announced. So its workers are killed
         soon after, which ends that too.
         """
-        watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, self._kill_workers)
+        workers = getattr(self._loader._iterator, "_workers", [])  # not self, which the thread would keep alive for a moment
+        watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, kill, [workers])
         watchdog.daemon = True
         watchdog.start()
+        self._asked_at = time.monotonic()
         try:
             return next(batches, None)
         finally:
             watchdog.cancel()
 
-    def _kill_workers(self) -> None:
-        self._stalled = True
-        for worker in getattr(self._loader._iterator, "_workers", []):
-            worker.kill()
+
+def kill(workers: list[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
