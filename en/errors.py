@@ -4,7 +4,9 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from reprlib import Repr
@@ -15,6 +17,7 @@ FAILURE = 1
 INTERRUPTED = 130
 RESUME_ME = 75  # EX_TEMPFAIL: stopped by a signal after a checkpoint
 REFUSED_NAMES = {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
+OTHERS_S = 3.0
 LONGEST = 1000  # characters of a message
 
 
@@ -37,6 +40,7 @@ class UserError(Told):
     """Bad input: a key, file or argument that has to change. One line that names it, its value and what was expected."""
 
     exit_code = MISTAKE
+    common = False  # whether every rank is known to have met it
 
 
 class RunError(Told):
@@ -104,6 +108,18 @@ def speaks() -> bool:
     return not (is_later("RANK", "WORLD_SIZE") and is_later("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
 
+def own_words(error: UserError) -> str:
+    """The message of a mistake, with this rank's number where it alone seems to have met it.
+
+    A later rank waits: where the first has met the mistake too and told it, the launcher ends this process meanwhile.
+    """
+    if speaks():
+        return str(error)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(OTHERS_S)
+    return f"rank {os.environ['RANK']}: {error}"
+
+
 def is_later(rank: str, size: str) -> bool:
     """Whether these variables of the environment say that others come before this process."""
     values = [os.environ.get(name, "") for name in (rank, size)]
@@ -127,8 +143,8 @@ def exit_on_error(command: Callable[[], None]) -> None:
         with refused_names_told():
             command()
     except UserError as error:
-        if speaks():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        if speaks() or not error.common:
+            print(f"error: {own_words(error)}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":

@@ -156,6 +156,13 @@ def test_ranks_that_differ_are_refused_by_key_and_rank(place, untouched, tmp_pat
     assert not run.exists()
 
 
+def test_a_mistake_that_only_a_later_rank_meets_is_told_with_its_number(place, tmp_path):
+    arguments = [place.recipe, f"data.root={place.data['ffcv']}", f"run_dir={tmp_path / 'run'}"]
+    done = command("tests/differing_ranks.py", ROOT / "train.py", f"data.root={tmp_path / 'nowhere'}", *arguments, ranks=2)
+    assert done.returncode != 0 and "error: rank 1: " in done.stderr and "nowhere" in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_evaluation_of_weights_that_are_not_finite_is_an_error(untouched, tmp_path):
     saved = torch.load(untouched(CASES[0]) / "last.pt", weights_only=True)
     name = next(name for name in saved["ema"] if name.endswith("conv1.0.weight"))

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import json
 import random
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+from en.runs.folder import RunFolder
 from en.training.learner import build_learner
 
 ONE = Ranks(0, 1, 0, 1)
@@ -77,10 +80,14 @@ def test_state_that_does_not_fit_is_refused_before_the_first_step(content):
     missing = copy.deepcopy(rank) | {"buffers": [{}]}
     optimizer = copy.deepcopy(saved.optimizer)
     optimizer["state"][0]["momentum_buffer"] = torch.zeros(3)
+    whole_numbers, endless = copy.deepcopy(saved.optimizer), copy.deepcopy(saved.optimizer)
+    whole_numbers["state"][0]["momentum_buffer"] = whole_numbers["state"][0]["momentum_buffer"].to(torch.int8)
+    endless["state"][0]["momentum_buffer"].fill_(torch.inf)
     nameless = copy.deepcopy(saved.optimizer)
     nameless["state"][0] = {}
     odd = [("ranks", [short]), ("ranks", [missing]), ("ranks", [rank | {"buffers": []}]), ("optimizer", optimizer)]
     odd += [("optimizer", nameless), ("optimizer", {}), ("optimizer", {"state": {99_999: {"momentum_buffer": torch.zeros(1)}}})]
+    odd += [("optimizer", whole_numbers), ("optimizer", endless)]
     odd += [("optimizer", {"state": 3}), ("model", {}), ("ema", {"weight": torch.zeros(1)})]
     for part, value in odd:
         with pytest.raises(UserError, match=r"^some.pt: expected the (state|weights)") as refusal:
@@ -131,3 +138,26 @@ def test_a_checkpoint_without_its_sum_is_used_with_a_warning(whole, tmp_path, ca
     assert "warning: " in (said := capsys.readouterr().err) and "last.pt.sha256 is missing" in said and said.count("\n") == 1
     (tmp_path / "last.pt.sha256").write_bytes((whole / "last.pt.sha256").read_bytes())
     assert checkpoint.load(path).digest == found.digest and capsys.readouterr().err == ""
+
+
+def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run_stay(whole, tmp_path, capsys):
+    run, names = tmp_path / "run", {"last.pt", "best.pt", "summary.json"}
+    shutil.copytree(whole, run)
+    folder, saved = RunFolder(run), checkpoint.load(run / "last.pt")
+    folder.drop_later(saved.epoch, saved.best)
+    assert names <= {path.name for path in run.iterdir()} and capsys.readouterr().err == ""
+    folder.drop_later(saved.epoch - 1, {"top1": 0.5, "epoch": 1})
+    assert not names & {path.name for path in run.iterdir()} and "best.pt" in capsys.readouterr().err
+    folder._lock.close()
+
+
+@pytest.mark.parametrize("key", ["notes", "summary", "circumstances", "config"])
+def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
+    changed = {**content, "model": {}, "ema": None, key: {"x": torch.zeros(1)}}
+    if key == "notes":
+        rank = content["ranks"][0]
+        changed = {**content, "ranks": [{**rank, "watch": {**rank["watch"], "notes": [{"epoch": torch.zeros(1)}]}}]}
+    torch.save(changed, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match=r"odd.pt: expected a checkpoint of this package.*(ranks|summary|circumstances|config)"):
+        checkpoint.load(tmp_path / "odd.pt")
+    assert json.dumps(content["circumstances"])

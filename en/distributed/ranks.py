@@ -153,7 +153,9 @@ def refuse_differences(facts: dict[str, Any], group: dist.ProcessGroup | None) -
         for rank, own in enumerate(every):
             holders.setdefault(shortened(repr(own.get(key))), []).append(rank)
         problems.append(f"{key} is " + ", ".join(f"{value} on rank {', '.join(map(str, r))}" for value, r in holders.items()))
-    raise UserError(f"the ranks differ: {'; '.join(problems)}: expected the same on all")
+    error = UserError(f"the ranks differ: {'; '.join(problems)}: expected the same on all")
+    error.common = True
+    raise error
 
 
 def shortened(text: str, limit: int = 100) -> str:

@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, to_device: 
         {
             "top1": MulticlassAccuracy(classes, top_k=1, average="micro"),
             "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-            "loss": MeanMetric(),
+            "loss": MeanMetric(nan_strategy="disable"),  # looked at below
             "images": SumMetric(),
         },
         compute_groups=False,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
@@ -24,22 +24,23 @@ from en.errors import RunError, UserError, speaks
 STEPS = "checkpoints"
 Weights = dict[str, Tensor]
 Count = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+Row = dict[str, JsonValue]
 
 
 class Best(TypedDict):
     """The best score on the evaluation set so far, %, and the epoch after which it was reached, counted from 1."""
 
-    top1: Finite
+    top1: Annotated[float, Field(ge=-1, le=100)]
     epoch: Count
 
 
 class Losses(TypedDict):
     """One rank's losses of the epoch in hand: see LossWatch."""
 
-    sum: Finite
+    sum: Sum
     steps: Count
-    notes: list[dict[str, Any]]
+    notes: list[Row]
     left_out: Count
 
 
@@ -93,11 +94,11 @@ class Checkpoint(BaseModel):
     step: Count
     ranks: list[RankState]
     best: Best
-    summary: dict[str, Any] | None
-    config: dict[str, Any]
+    summary: Row | None
+    config: Row
     classes: list[str]
     data: Data
-    circumstances: dict[str, Any]
+    circumstances: Row
     digest: str = ""
 
     def content(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from en import durable
 from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError
+from en.runs import checkpoint
+from en.runs.checkpoint import Best, Checkpoint
 
 Row = dict[str, Any]
 Ratios = dict[str, dict[str, float]]
@@ -88,6 +90,25 @@ class RunFolder:
                     self._writer.add_scalar(f"ratios/{layer}/{name}", share, row["epoch"])
             self._writer.flush()
 
+    def drop_later(self, epoch: int, best: Best) -> None:
+        """Removes last.pt, best.pt and summary.json of epochs that the run is to do again, or that another run did.
+
+        Args:
+            epoch, best: of the checkpoint that the run resumes from. best.pt comes back where its epoch's checkpoint is there.
+        """
+        last, top = self.path / "last.pt", self.path / "best.pt"
+        if last.exists() and getattr(whole_checkpoint(last), "epoch", None) != epoch:
+            checkpoint.remove([last])
+        if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
+            checkpoint.remove([top])
+            own = checkpoint.step_path(self.path, best["epoch"], 0)
+            if own.exists():
+                checkpoint.link(own, top)
+            else:
+                warn(f"{top}: not of this run's epochs up to the one resumed from: removed")
+        if not last.exists():
+            (self.path / "summary.json").unlink(missing_ok=True)
+
     def write_summary(self, summary: Row) -> None:
         """Replaces summary.json, whole or not at all."""
         with self.writing():
@@ -112,6 +133,14 @@ class RunFolder:
 
     def _write(self, name: str, content: str) -> None:
         durable.replace(self.path / name, content.encode())
+
+
+def whole_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint, unless it is damaged."""
+    try:
+        return checkpoint.load(path)
+    except UserError:
+        return None
 
 
 def to_json(content: Row) -> str:

@@ -71,12 +71,9 @@ class Learner:
             checkpoint.load_weights(self.ema.module, saved.ema or saved.model, path)
         try:
             restore_buffers(self, saved.ranks, ranks)
+            check_momenta(self.optimizer, saved.optimizer["state"])
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
-            for parameter, state in self.optimizer.state.items():
-                momentum = state["momentum_buffer"]
-                if momentum is not None and (momentum.shape != parameter.shape or not momentum.isfinite().all()):
-                    raise ValueError(f"a momentum of {tuple(momentum.shape)} for a parameter of {tuple(parameter.shape)}")
             if self.scaler.is_enabled() and saved.scaler:
                 self.scaler.load_state_dict(saved.scaler)
         except Exception as error:  # torch raises errors of many kinds for what it did not save
@@ -93,6 +90,20 @@ def restore_buffers(learner: Learner, states: list[RankState], ranks: Ranks) -> 
             if any(buffer.dtype != value.dtype or buffer.shape != value.shape for buffer in buffers):
                 raise ValueError(f"{name}: expected {tuple(value.shape)} of {value.dtype}")
             value.copy_(torch.stack(buffers).mean(0))
+
+
+def check_momenta(optimizer: torch.optim.SGD, states: dict[int, dict[str, Tensor | None]]) -> None:
+    """Raises ValueError for a momentum that is not of its parameter's type and shape, or not finite."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, state in states.items():
+        parameter, momentum = parameters[number], state["momentum_buffer"]
+        if momentum is None:
+            continue
+        if momentum.dtype != parameter.dtype or momentum.shape != parameter.shape:
+            found, expected = ([part.dtype, *part.shape] for part in (momentum, parameter))
+            raise ValueError(f"momentum {number}: expected {expected}, found {found}")
+        if not momentum.isfinite().all():
+            raise ValueError(f"momentum {number} is not finite")
 
 
 def floating_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:

@@ -86,18 +86,19 @@ class Run:
                 if self.asked(wait=True):
                     raise Stopped(f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})")
                 self.circumstances = circumstances(ranks, self.device)
-                if ranks.is_first:
-                    self.folder = self.begin(RunFolder(self.path))
                 learner = build_learner(config, self.model, self.device, ranks)
                 to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, self.device)
                 mixing = Mixing(config.train.mixup, config.train.cutmix, len(self.classes))
                 self.trainer = Trainer(config, learner, self.loaders["train"], mixing, to_device, ranks)
                 watch, first_step = LossWatch(self.device), 0
                 if self.saved:
+                    # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
                     learner.load_state_dict(self.saved, ranks, self.origin)
                     if first_step := self.saved.step:
                         watch.restore([state["watch"] for state in self.saved.ranks], ranks)
-                    if self.folder:
+                if ranks.is_first:
+                    self.folder = self.begin(RunFolder(self.path))
+                    if self.saved:
                         self.take_up(self.folder, self.saved)
                 self.saved = None
                 for epoch in range(self.epochs_done, config.train.epochs):
@@ -117,7 +118,7 @@ class Run:
         """Writes what is about to run into the folder, and says it."""
         start = provenance(self.config.seed, self.ranks, self.device)
         resumed = resumption(self.saved, self.config, self.circumstances) if self.saved else {}
-        folder.start(self.config, self.epochs_done, start | resumed)
+        folder.start(self.config.model_copy(update={"resume": None}), self.epochs_done, start | resumed)
         for line in [self.headline(), *(told(resumed) if resumed else [])]:
             print(line, file=sys.stderr, flush=True)
         return folder
@@ -192,8 +193,9 @@ class Run:
         here = checkpoint.step_path(folder.path, saved.epoch, saved.step)
         with folder.writing():
             checkpoint.link(Path(self.origin), here)
+            folder.drop_later(saved.epoch, saved.best)
         if saved.summary is not None:
-            self.publish(folder, here, saved.summary)
+            self.publish(folder, here, saved.summary | {"epochs": self.config.train.epochs})
         with folder.writing():
             checkpoint.remove(path for path in checkpoint.step_paths(folder.path) if path > here)
 
