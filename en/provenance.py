@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from en.distribution import Ranks
-from en.norm import compiled
+from en.norm.kernels import compiled
 
 Row = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")

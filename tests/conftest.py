@@ -12,7 +12,7 @@ from kill_loop import Case, Place
 from PIL import Image
 
 from en.data.sources import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
-from en.norm import compiled
+from en.norm.kernels import compiled
 
 PER_CLASS = {"train": 24, "val": 5}
 CLASSES = 4

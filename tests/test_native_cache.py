@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from en.norm import compiled
-from en.norm.cache import kept_library
+from en.norm.kernels import compiled
+from en.norm.kernels.cache import kept_library
 
 
 class Compiler:

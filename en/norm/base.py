@@ -7,9 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from en.norm import cpu_mixed, fused, mixtures, moments
+from en.norm import statistics
 from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
-from en.norm.passes import accumulation_dtype
+from en.norm.kernels import autograd, cpu
+from en.norm.kernels.passes import accumulation_dtype
 
 
 class Normalizer(nn.Module):
@@ -38,7 +39,7 @@ class Normalizer(nn.Module):
         self.eps = positive("eps", eps)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift from the moments.
+        """Scale and shift from the statistics.
 
         Args:
             mean, var: (N, C), the input's mean and biased variance over (H, W).
@@ -52,20 +53,20 @@ class Normalizer(nn.Module):
         if torch.compiler.is_compiling() or x.is_meta:
             return self.plain(x)
         recipe = self.recipe()
-        if recipe is not None and cpu_mixed.usable(x, recipe):
-            y, ratios = cpu_mixed.normalize(x, recipe)
+        if recipe is not None and cpu.usable(x, recipe):
+            y, ratios = cpu.normalize(x, recipe)
             self.observe(ratios)
             return y
-        return fused.normalize(x, self.coefficients, list(self.parameters()))
+        return autograd.normalize(x, self.coefficients, list(self.parameters()))
 
     def plain(self, x: Tensor) -> Tensor:
         """What `forward` computes, in plain differentiable operations: the reference, and what torch.compile is given."""
-        with fused.full_precision(x.device.type):
-            mean, var, centred = moments.instance_moments(x.to(accumulation_dtype(x.dtype)))
+        with autograd.full_precision(x.device.type):
+            mean, var, centred = statistics.instance_moments(x.to(accumulation_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
+    def recipe(self) -> cpu.Recipe | None:
         """The same as `coefficients` in the terms of the compiled CPU code; None for what that cannot compute."""
         return None
 
@@ -123,10 +124,10 @@ class RunningNormalizer(Normalizer):
         if not self.training:
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
-            batch_mean, batch_var, count = moments.synced_batch_moments(mean, var, pixels)
+            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
-            batch_mean, batch_var = moments.pool(mean, var, dim=0)
+            batch_mean, batch_var = statistics.pool(mean, var, dim=0)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], mean.shape[0] * pixels)
         return batch_mean, batch_var
 
@@ -168,7 +169,7 @@ class MixedNormalizer(RunningNormalizer):
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
-        return mixtures.statistics(mean, var, self.normalizers, self.groups, batch)
+        return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
     @property
     def running(self) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import cpu_mixed, mixtures
+from en.norm import statistics
 from en.norm.arguments import flag, one_of, whole
 from en.norm.base import MixedNormalizer
+from en.norm.kernels import cpu
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
@@ -92,8 +93,8 @@ class ExemplarNorm2d(MixedNormalizer):
         self.observe(ratios.detach())
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if self.mix == "statistics":
-            return mixtures.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
-        return mixtures.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
+            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
+        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
 
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
@@ -113,11 +114,11 @@ class ExemplarNorm2d(MixedNormalizer):
         if self.ratio_source == "correlation":
             kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
             kernel = kernel.to(pooled.dtype).view(c)
-            inputs = mixtures.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
+            inputs = statistics.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
         first, activation, last = self.gate
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
+    def recipe(self) -> cpu.Recipe | None:
         if self.synced or type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
             return None
         parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
@@ -129,7 +130,7 @@ class ExemplarNorm2d(MixedNormalizer):
             first, _, last = self.gate
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             parameters |= {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
-        return cpu_mixed.Recipe(
+        return cpu.Recipe(
             normalizers=self.normalizers,
             groups=self.groups,
             eps=self.eps,

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import cpu_mixed, moments
+from en.norm import statistics
 from en.norm.arguments import check_groups, check_input
 from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.kernels import cpu
 
 
 class BatchNorm2d(RunningNormalizer):
@@ -56,7 +57,7 @@ class InstanceNorm2d(Normalizer):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         return affine(self.weight, self.bias, mean, mean, var, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
+    def recipe(self) -> cpu.Recipe | None:
         return single_recipe("in", 1, self.weight, self.bias, self.eps) if type(self) is InstanceNorm2d else None
 
 
@@ -76,10 +77,10 @@ class GroupNorm2d(Normalizer):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        group_mean, group_var = moments.group_moments(mean, var, self.groups)
+        group_mean, group_var = statistics.group_moments(mean, var, self.groups)
         return affine(self.weight, self.bias, mean, group_mean, group_var, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
+    def recipe(self) -> cpu.Recipe | None:
         own = type(self) in (GroupNorm2d, LayerNorm2d)  # a subclass may have coefficients of its own
         return single_recipe("gn", self.groups, self.weight, self.bias, self.eps) if own else None
 
@@ -98,10 +99,10 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(num_features, eps, groups=1)
 
 
-def single_recipe(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> cpu_mixed.Recipe:
+def single_recipe(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> cpu.Recipe:
     """One normalizer as a mixture of one, whose ratio is 1."""
     parameters = {"weight": weight, "bias": bias, "logits": weight.new_zeros(1)}
-    return cpu_mixed.Recipe((name,), groups, eps, parameters, "logits", mix_statistics=True)
+    return cpu.Recipe((name,), groups, eps, parameters, "logits", mix_statistics=True)
 
 
 def affine(weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from en.norm import cpu_mixed, mixtures
+from en.norm import statistics
 from en.norm.base import MixedNormalizer
+from en.norm.kernels import cpu
 
 
 class SwitchableNorm2d(MixedNormalizer):
@@ -45,13 +46,13 @@ class SwitchableNorm2d(MixedNormalizer):
         mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0).expand(shape)
         var_ratios = torch.softmax(self.var_weight.to(mean.dtype), dim=0).expand(shape)
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-        return mixtures.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
+    def recipe(self) -> cpu.Recipe | None:
         if self.synced or type(self) is not SwitchableNorm2d:  # a subclass may have coefficients of its own
             return None
         parameters = {"weight": self.weight, "bias": self.bias, "logits": self.mean_weight, "var_logits": self.var_weight}
-        return cpu_mixed.Recipe(
+        return cpu.Recipe(
             normalizers=self.normalizers,
             groups=self.groups,
             eps=self.eps,

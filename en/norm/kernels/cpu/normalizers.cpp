@@ -7,7 +7,7 @@
 #include <type_traits>
 
 #include "passes.hpp"
-#include "mixtures.hpp"
+#include "statistics.hpp"
 #include "gate.hpp"
 
 namespace {

@@ -1,6 +1,6 @@
 """The normalizers of cpu/, compiled on first use and kept in the user's cache.
 
-Nothing here is needed for right results: passes.py and mixtures.py have everything in torch's operations too.
+Nothing here is needed for right results: passes.py and statistics.py have everything in torch's operations too.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from en.norm.cache import kept_library
+from en.norm.kernels.cache import kept_library
 
 FOLDER = Path(__file__).with_name("cpu")
 FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
@@ -103,7 +103,7 @@ def check_layout(library: ctypes.CDLL) -> None:
     """Raises TypeError where a structure is not as long as the library's: each would read the other's memory wrongly."""
     for here, there in ((Shape, library.en_shape_size()), (Mixed, library.en_mixed_size())):
         if ctypes.sizeof(here) != there:
-            raise TypeError(f"en.norm.compiled.{here.__name__} has {ctypes.sizeof(here)} bytes: expected {there}, as in cpu/")
+            raise TypeError(f"en.norm: {here.__name__} has {ctypes.sizeof(here)} bytes: expected {there}, as in cpu/")
 
 
 def _compiled(compiler: str) -> ctypes.CDLL:

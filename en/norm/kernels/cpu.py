@@ -1,7 +1,7 @@
 """A mixed normalizer on a CPU: its whole forward, and its whole backward, as one call of cpu/normalizers.cpp each.
 
-The same as fused.py with the coefficients of switchable.py and exemplar.py; tests compare them. It exists because on small inputs
-the time goes into calls: some hundred operations on (N, K, C) take longer than the four passes over (N, C, H, W).
+The same as autograd.py with the coefficients of switchable.py and exemplar.py; tests compare them. It exists because on small
+inputs the time goes into calls: some hundred operations on (N, K, C) take longer than the four passes over (N, C, H, W).
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm import compiled, passes
+from en.norm.kernels import compiled, passes
 
 _KINDS = {"in": 0, "given": 1, "bn": 2, "ln": 3, "gn": 3}
 _SOURCES = ("correlation", "pooled", "logits")

@@ -11,13 +11,13 @@ With m, s = mean and biased variance of X over (H, W), stored as `stats`, and Y 
 that a huge mean with a small spread stays accurate: float32 holds 1e4 + 1e-4 no better than 1e4.
 
 On a CPU the passes are those of cpu/passes.hpp, where it can be compiled; everywhere else they are torch's operations below.
-Nothing here is differentiable: fused.py puts the gradient together.
+Nothing here is differentiable: autograd.py puts the gradient together.
 """
 
 import torch
 from torch import Tensor
 
-from en.norm import compiled
+from en.norm.kernels import compiled
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

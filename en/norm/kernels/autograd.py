@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm import compiled, passes
+from en.norm.kernels import compiled, passes
 
 Coefficients = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 

@@ -1,0 +1,1 @@
+"""How the normalizers are fast."""
