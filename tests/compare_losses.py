@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from commands import ROOT, succeed
-from conftest import write_folders
 
 LOADERS, RANKS, STEPS = ("ffcv", "folder"), (1, 2), 10
 IMAGES = {"train": 66, "val": 3}  # of each of four classes: eleven batches of 24, since a finished epoch keeps no losses
@@ -59,6 +58,8 @@ def first_difference(then: Path, now: Path) -> str:
 
 def main(then: Path, work: Path) -> int:
     """Compares a tree with the working tree; the number of runs that differ."""
+    from conftest import write_folders  # not above, where another tree's modules are imported
+
     write_folders(work / "images", IMAGES)
     succeed("scripts/prepare_data.py", work / "images", work / "betons")
     trees = {"then": then, "now": ROOT}

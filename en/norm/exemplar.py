@@ -6,17 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import statistics
+from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
-from en.norm.base import MixedNormalizer
-from en.norm.kernels import cpu
+from en.norm.base import CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
 MIXES = ("outputs", "statistics")
 
 
-class ExemplarNorm2d(MixedNormalizer):
+class ExemplarNorm2d(CombinedNormalizer):
     """Exemplar normalization: every sample learns its own mixture of normalizers in every layer.
 
     Y[n] = sum_k (weight_k * lambda[n, k] * (X[n] - mu_k) / sqrt(var_k + eps) + bias_k), with moments over (N, H, W) for bn
@@ -118,9 +117,7 @@ class ExemplarNorm2d(MixedNormalizer):
         first, activation, last = self.gate
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 
-    def recipe(self) -> cpu.Recipe | None:
-        if self.synced or type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
-            return None
+    def native_plan(self) -> kernels.NativePlan | None:
         parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
         if self.ratio_source == "static":
             parameters["logits"] = self.ratio_logits
@@ -130,16 +127,10 @@ class ExemplarNorm2d(MixedNormalizer):
             first, _, last = self.gate
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             parameters |= {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
-        return cpu.Recipe(
-            normalizers=self.normalizers,
-            groups=self.groups,
-            eps=self.eps,
-            parameters=parameters,
-            source="logits" if self.ratio_source == "static" else self.ratio_source,
+        return self.plan_with(
+            parameters,
+            self.ratio_source,
             mix_statistics=self.mix == "statistics",
-            training=self.training,
-            running=self.running,
-            momentum=self.momentum,
             activation=self.activation,
             reduced=self.reduce.groups if "kernel" in parameters and self.convolution else self.num_features,
         )

@@ -7,6 +7,7 @@ mean(m) and mean(s + (m - mean(m))^2), because every cell holds the same number 
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,18 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 NAMES = ("bn", "in", "ln", "gn")
+
+
+def moments_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which moments and coefficients are computed: float64 for float64 input, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def full_precision(device_type: str) -> AbstractContextManager[None]:
+    """Autocast switched off, so that moments and coefficients keep their type; nothing on the meta device, which has none."""
+    if device_type == "meta":
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
