@@ -126,6 +126,7 @@ class RunningNormalizer(Normalizer):
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
         self.num_batches_tracked.add_(1)
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
@@ -191,6 +192,12 @@ class CombinedNormalizer(RunningNormalizer):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"
+
+
+def refuse_vmap(values: Tensor) -> None:
+    """Raises RuntimeError where vmap stands for many batches, which one running average cannot follow."""
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(values):
+        raise RuntimeError("running averages cannot be taken under vmap: expected evaluation mode, layer.eval()")
 
 
 def per_channel(values: Tensor) -> Tensor:

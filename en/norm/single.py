@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input
-from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.base import Normalizer, RunningNormalizer, refuse_vmap
 
 
 class BatchNorm2d(RunningNormalizer):
@@ -31,6 +31,7 @@ class BatchNorm2d(RunningNormalizer):
         if self.training and (self.synced or one_value or self.momentum is None):
             return super().forward(x)
         if self.training:
+            refuse_vmap(x)
             self.num_batches_tracked.add_(1)
         momentum = 0.0 if self.momentum is None else self.momentum
         mean, var = self.running_mean, self.running_var
