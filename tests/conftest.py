@@ -4,16 +4,16 @@ import io
 from pathlib import Path
 
 import kill_loop
+import norm_cases
 import numpy as np
 import pytest
-import torch
 from commands import succeed
 from kill_loop import Case, Place
 from PIL import Image
 
 from en.data import LOADERS
 from en.data.sources.folders import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
-from en.norm import compiled
+from en.norm import kernels
 
 PER_CLASS = {"train": 24, "val": 5}
 CLASSES = 4
@@ -67,11 +67,11 @@ def jpeg(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
 
 @pytest.fixture(autouse=True)
 def chosen_form(request, monkeypatch):
-    """Tests with a `form` run with the compiled CPU code, and with torch's operations as on a machine without a compiler."""
+    """Tests with a `form` run with whole layers in C++, with its four passes only, and as on a machine without a compiler."""
     form = request.node.callspec.params.get("form") if hasattr(request.node, "callspec") else None
     if form is not None:
-        monkeypatch.setenv("EN_COMPILED", "1" if form == "compiled" else "0")
-    assert form != "compiled" or compiled.library_for(torch.zeros(1)) is not None
+        monkeypatch.setenv(kernels.SWITCH, norm_cases.FORMS[form])
+        assert kernels.native_parts() == form
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,10 @@ def case_id(case: tuple[str, dict[str, object]]) -> str:
 
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 every_norm = pytest.mark.parametrize("name", NORMALIZERS)
-every_form = pytest.mark.parametrize("form", ["compiled", "torch"])
+FORMS = {"layers": "1", "passes": "passes", "nothing": "0"}
+"""What of a layer is C++, by the value of EN_NATIVE; then autograd is between the passes, and then they are torch's too."""
+
+every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def randomized(name: str, channels: int, seed: int = 0, **options: object) -> Normalizer:

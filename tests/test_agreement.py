@@ -117,8 +117,8 @@ def test_what_else_a_resumed_run_changes_is_said_kept_and_shown_in_reports(place
     assert "resumes, but not bit for bit: threads=2 (was 1)" in lines and len([x for x in lines if x.startswith("resumes")]) == 3
     first, second = json.loads((run / "provenance.json").read_text())["starts"]
     assert second["changed"] == {"train.epochs": [4, 1], "data.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
-    assert (first["threads"], second["threads"]) == (1, 2) and first["compiled"] is True and "changed" not in first
-    assert "EN_COMPILED" in first and first["code"] == second["code"] and first["processor"]
+    assert (first["threads"], second["threads"]) == (1, 2) and first["native"] == "layers" and "changed" not in first
+    assert "EN_NATIVE" in first and first["code"] == second["code"] and first["processor"]
     text = write_report([str(run)], tmp_path / "report.md")
     assert "Two recipes" in text and "data.flip" in text and "0.5" in text and str(run.name) in text
 

@@ -20,7 +20,7 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NEVER = {("reports", "training"), ("reports", "evaluation"), ("models", "data"), ("data", "models")}
-MODULES = sorted(path for path in (ROOT / "en").rglob("*.py"))
+MODULES = sorted((ROOT / "en").rglob("*.py"))
 
 
 def part_of(module: str) -> str:

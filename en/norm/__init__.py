@@ -2,9 +2,9 @@
 
 from en.norm.base import Normalizer, RunningNormalizer
 from en.norm.exemplar import ExemplarNorm2d
-from en.norm.recording import record_ratios
+from en.norm.ratios import record_ratios
 from en.norm.registry import NORMALIZERS, build_norm, norm_options
-from en.norm.replacing import replace_norm
+from en.norm.replace import replace_norm
 from en.norm.switchable import SwitchableNorm2d
 
 __all__ = [

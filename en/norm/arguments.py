@@ -5,7 +5,7 @@ from reprlib import repr as shown
 
 from torch import Tensor
 
-from en.norm import moments
+from en.norm import statistics
 
 MOST = 2**16  # channels, groups, hidden units: more than any network has, and few enough to be allocated (our choice)
 
@@ -51,7 +51,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 def check_groups(groups: int | None, num_features: int) -> int:
     """The number of groups for gn: as given if it divides num_features, gcd(32, C) for None."""
     if groups is None:
-        return moments.default_groups(num_features)
+        return statistics.default_groups(num_features)
     if num_features % whole("groups", groups):
         raise ValueError(f"groups={groups}: expected a divisor of the layer's {num_features} channels")
     return groups
@@ -59,10 +59,10 @@ def check_groups(groups: int | None, num_features: int) -> int:
 
 def check_normalizers(normalizers: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple, if they are known, different and at least one."""
-    allowed = ", ".join(moments.NAMES)
+    allowed = ", ".join(statistics.NAMES)
     if isinstance(normalizers, str) or not isinstance(normalizers, Sequence) or not normalizers:
         raise ValueError(f"normalizers={shown(normalizers)}: expected a list of one or more of {allowed}")
-    unknown = [name for name in normalizers if name not in moments.NAMES]
+    unknown = [name for name in normalizers if name not in statistics.NAMES]
     if unknown or len(set(normalizers)) < len(normalizers):
         raise ValueError(f"normalizers={shown(list(normalizers))}: expected different names out of {allowed}")
     return tuple(normalizers)

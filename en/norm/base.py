@@ -1,15 +1,15 @@
 """What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from en.norm import cpu_mixed, fused, mixtures, moments
+from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
-from en.norm.passes import accumulation_dtype
+from en.norm.statistics import full_precision, moments_dtype
 
 
 class Normalizer(nn.Module):
@@ -38,7 +38,7 @@ class Normalizer(nn.Module):
         self.eps = positive("eps", eps)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift from the moments.
+        """Scale and shift from the statistics.
 
         Args:
             mean, var: (N, C), the input's mean and biased variance over (H, W).
@@ -49,24 +49,17 @@ class Normalizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
         check_input(x, self.num_features)
-        if torch.compiler.is_compiling() or x.is_meta:
-            return self.plain(x)
-        recipe = self.recipe()
-        if recipe is not None and cpu_mixed.usable(x, recipe):
-            y, ratios = cpu_mixed.normalize(x, recipe)
-            self.observe(ratios)
-            return y
-        return fused.normalize(x, self.coefficients, list(self.parameters()))
+        return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """What `forward` computes, in plain differentiable operations: the reference, and what torch.compile is given."""
-        with fused.full_precision(x.device.type):
-            mean, var, centred = moments.instance_moments(x.to(accumulation_dtype(x.dtype)))
+        """What `forward` computes, in torch's differentiable operations: the definition that every other form is tested against."""
+        with full_precision(x.device.type):
+            mean, var, centred = statistics.instance_moments(x.to(moments_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        """The same as `coefficients` in the terms of the compiled CPU code; None for what that cannot compute."""
+    def native_plan(self) -> kernels.NativePlan | None:
+        """What `coefficients` computes, for the C++ of a CPU; None for what that cannot do. Not inherited by subclasses."""
         return None
 
     def observe(self, ratios: Tensor) -> None:
@@ -123,16 +116,17 @@ class RunningNormalizer(Normalizer):
         if not self.training:
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
-            batch_mean, batch_var, count = moments.synced_batch_moments(mean, var, pixels)
+            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
-            batch_mean, batch_var = moments.pool(mean, var, dim=0)
+            batch_mean, batch_var = statistics.pool(mean, var, dim=0)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], mean.shape[0] * pixels)
         return batch_mean, batch_var
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
         self.num_batches_tracked.add_(1)
         share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
@@ -143,7 +137,7 @@ class RunningNormalizer(Normalizer):
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
 
 
-class MixedNormalizer(RunningNormalizer):
+class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
 
     Args:
@@ -168,15 +162,42 @@ class MixedNormalizer(RunningNormalizer):
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
-        return mixtures.statistics(mean, var, self.normalizers, self.groups, batch)
+        return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
-    @property
-    def running(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Running mean and variance and the count of batches, where bn is mixed in."""
-        return (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
+    def plan_with(
+        self,
+        parameters: Mapping[str, Tensor],
+        ratios: str,
+        mix_statistics: bool,
+        activation: str = "tanh",
+        reduced: int = 1,
+    ) -> kernels.NativePlan | None:
+        """A native plan with this layer's statistics, and the rest as for NativePlan; None where those are of all ranks."""
+        if self.synced:
+            return None
+        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
+        return kernels.NativePlan(
+            normalizers=self.normalizers,
+            groups=self.groups,
+            eps=self.eps,
+            parameters=parameters,
+            ratios=ratios,
+            mix_statistics=mix_statistics,
+            training=self.training,
+            running=buffers,
+            momentum=self.momentum,
+            activation=activation,
+            reduced=reduced,
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"
+
+
+def refuse_vmap(values: Tensor) -> None:
+    """Raises RuntimeError where vmap stands for many batches, which one running average cannot follow."""
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(values):
+        raise RuntimeError("running averages cannot be taken under vmap: expected evaluation mode, layer.eval()")
 
 
 def per_channel(values: Tensor) -> Tensor:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import cpu_mixed, mixtures
+from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
-from en.norm.base import MixedNormalizer
+from en.norm.base import CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
 MIXES = ("outputs", "statistics")
 
 
-class ExemplarNorm2d(MixedNormalizer):
+class ExemplarNorm2d(CombinedNormalizer):
     """Exemplar normalization: every sample learns its own mixture of normalizers in every layer.
 
     Y[n] = sum_k (weight_k * lambda[n, k] * (X[n] - mu_k) / sqrt(var_k + eps) + bias_k), with moments over (N, H, W) for bn
@@ -92,8 +92,8 @@ class ExemplarNorm2d(MixedNormalizer):
         self.observe(ratios.detach())
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if self.mix == "statistics":
-            return mixtures.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
-        return mixtures.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
+            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
+        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
 
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
@@ -113,13 +113,11 @@ class ExemplarNorm2d(MixedNormalizer):
         if self.ratio_source == "correlation":
             kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
             kernel = kernel.to(pooled.dtype).view(c)
-            inputs = mixtures.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
+            inputs = statistics.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
         first, activation, last = self.gate
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        if self.synced or type(self) is not ExemplarNorm2d:  # a subclass may have coefficients of its own
-            return None
+    def native_plan(self) -> kernels.NativePlan | None:
         parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
         if self.ratio_source == "static":
             parameters["logits"] = self.ratio_logits
@@ -129,16 +127,10 @@ class ExemplarNorm2d(MixedNormalizer):
             first, _, last = self.gate
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             parameters |= {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
-        return cpu_mixed.Recipe(
-            normalizers=self.normalizers,
-            groups=self.groups,
-            eps=self.eps,
-            parameters=parameters,
-            source="logits" if self.ratio_source == "static" else self.ratio_source,
+        return self.plan_with(
+            parameters,
+            self.ratio_source,
             mix_statistics=self.mix == "statistics",
-            training=self.training,
-            running=self.running,
-            momentum=self.momentum,
             activation=self.activation,
             reduced=self.reduce.groups if "kernel" in parameters and self.convolution else self.num_features,
         )

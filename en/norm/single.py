@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.norm import cpu_mixed, moments
+from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input
-from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.base import Normalizer, RunningNormalizer, refuse_vmap
 
 
 class BatchNorm2d(RunningNormalizer):
@@ -31,6 +31,7 @@ class BatchNorm2d(RunningNormalizer):
         if self.training and (self.synced or one_value or self.momentum is None):
             return super().forward(x)
         if self.training:
+            refuse_vmap(x)
             self.num_batches_tracked.add_(1)
         momentum = 0.0 if self.momentum is None else self.momentum
         mean, var = self.running_mean, self.running_var
@@ -56,8 +57,8 @@ class InstanceNorm2d(Normalizer):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         return affine(self.weight, self.bias, mean, mean, var, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        return single_recipe("in", 1, self.weight, self.bias, self.eps) if type(self) is InstanceNorm2d else None
+    def native_plan(self) -> kernels.NativePlan | None:
+        return single_plan("in", 1, self.weight, self.bias, self.eps)
 
 
 class GroupNorm2d(Normalizer):
@@ -76,12 +77,11 @@ class GroupNorm2d(Normalizer):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        group_mean, group_var = moments.group_moments(mean, var, self.groups)
+        group_mean, group_var = statistics.group_moments(mean, var, self.groups)
         return affine(self.weight, self.bias, mean, group_mean, group_var, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        own = type(self) in (GroupNorm2d, LayerNorm2d)  # a subclass may have coefficients of its own
-        return single_recipe("gn", self.groups, self.weight, self.bias, self.eps) if own else None
+    def native_plan(self) -> kernels.NativePlan | None:
+        return single_plan("gn", self.groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
@@ -97,11 +97,13 @@ class LayerNorm2d(GroupNorm2d):
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps, groups=1)
 
+    native_plan = GroupNorm2d.native_plan
 
-def single_recipe(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> cpu_mixed.Recipe:
-    """One normalizer as a mixture of one, whose ratio is 1."""
+
+def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:
+    """One normalizer, whose ratio is 1."""
     parameters = {"weight": weight, "bias": bias, "logits": weight.new_zeros(1)}
-    return cpu_mixed.Recipe((name,), groups, eps, parameters, "logits", mix_statistics=True)
+    return kernels.NativePlan((name,), groups, eps, parameters, "static", mix_statistics=True)
 
 
 def affine(weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from en.norm import cpu_mixed, mixtures
-from en.norm.base import MixedNormalizer
+from en.norm import kernels, statistics
+from en.norm.base import CombinedNormalizer
 
 
-class SwitchableNorm2d(MixedNormalizer):
+class SwitchableNorm2d(CombinedNormalizer):
     """Switchable normalization: every layer learns one mixture of statistics for all samples.
 
     Y = weight * (X - sum_k w_k mu_k) / sqrt(sum_k w'_k var_k + eps) + bias, with w = softmax(mean_weight) and
@@ -45,20 +45,8 @@ class SwitchableNorm2d(MixedNormalizer):
         mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0).expand(shape)
         var_ratios = torch.softmax(self.var_weight.to(mean.dtype), dim=0).expand(shape)
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-        return mixtures.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
 
-    def recipe(self) -> cpu_mixed.Recipe | None:
-        if self.synced or type(self) is not SwitchableNorm2d:  # a subclass may have coefficients of its own
-            return None
+    def native_plan(self) -> kernels.NativePlan | None:
         parameters = {"weight": self.weight, "bias": self.bias, "logits": self.mean_weight, "var_logits": self.var_weight}
-        return cpu_mixed.Recipe(
-            normalizers=self.normalizers,
-            groups=self.groups,
-            eps=self.eps,
-            parameters=parameters,
-            source="logits",
-            mix_statistics=True,
-            training=self.training,
-            running=self.running,
-            momentum=self.momentum,
-        )
+        return self.plan_with(parameters, "static", mix_statistics=True)

@@ -18,7 +18,7 @@ import torch
 from en.config.reading import flatten
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
-from en.norm import compiled
+from en.norm import kernels
 
 Row = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
@@ -40,7 +40,7 @@ def provenance(seed: int, ranks: Ranks, device: torch.device) -> Row:
         "hardware": hardware(ranks, device),
         "seed": seed,
         "world_size": ranks.world_size,
-        compiled.SWITCH: os.environ.get(compiled.SWITCH),
+        kernels.SWITCH: os.environ.get(kernels.SWITCH),
         **circumstances(ranks, device),
     }
 
@@ -48,15 +48,15 @@ def provenance(seed: int, ranks: Ranks, device: torch.device) -> Row:
 def circumstances(ranks: Ranks, device: torch.device) -> Row:
     """What, besides the configuration and the data, the bits of a step depend on.
 
-    Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; compiled, whether the normalizers run as
-        compiled code (None on a GPU, where they do not); torch, its version; code, the digest of this package's source.
+    Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; native, what of the normalizers
+        runs as C++ (None on a GPU, where nothing does); torch, its version; code, the digest of this package's source.
     """
     on_cpu = device.type == "cpu"
     return {
         "ranks": ranks.world_size,
         "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "compiled": compiled.library_for(torch.zeros(1)) is not None if on_cpu else None,
+        "native": kernels.native_parts() if on_cpu else None,
         "torch": str(torch.__version__),
         "code": code_digest(),
     }

@@ -1,20 +1,20 @@
-// What en/norm calls on a CPU: the four passes by themselves, and a mixed normalizer (SN, EN) whole, forward and backward.
+// What en/norm calls on a CPU: the four passes by themselves, and a layer (IN, LN, GN, SN, EN) whole, forward and backward.
 //
 // One call each way for a whole layer, because on small inputs the time goes into calls: some hundred operations of torch on
-// (N, K, C) take longer than the four passes over (N, C, H, W). compiled.py compiles this file and has these structures again.
+// (N, K, C) take longer than the four passes over (N, C, H, W). ../cpu.py has these structures again.
 
 #include <memory>
 #include <type_traits>
 
 #include "passes.hpp"
-#include "mixtures.hpp"
+#include "statistics.hpp"
 #include "gate.hpp"
 
 namespace {
 
 enum source : int64_t { from_correlations, from_pooled, from_logits };   // SN's ratios are logits, two sets of them
 
-struct mixed {
+struct plan {
     int64_t samples, channels, pixels, threads, channels_last;
     int64_t kinds, kind[4], groups[4];                       // the statistics that are mixed
     int64_t source, reduced, hidden, activation;             // where the ratios come from
@@ -41,7 +41,7 @@ struct mixed {
 // The parts of `saved`, one after the other; ratios first, where Python finds them.
 template <class A> struct saved_parts {
     A *ratios, *var_ratios, *stats, *offset, *var, *scale, *shift, *mixed_offset, *batch, *z, *v, *hidden, *end;
-    saved_parts(const mixed& m, A* at) {
+    saved_parts(const plan& m, A* at) {
         const int64_t ratio = m.samples * m.kinds, cells = m.samples * m.channels;
         const auto take = [&](int64_t count) {
             A* const here = at;
@@ -64,17 +64,17 @@ template <class A> struct saved_parts {
     }
 };
 
-template <class A> gate<A> gate_of(const mixed& m) {
+template <class A> gate<A> gate_of(const plan& m) {
     return {m.gate_inputs(), m.hidden, m.kinds, m.activation, (A*)m.w1, (A*)m.b1, (A*)m.w2, (A*)m.b2};
 }
 
-template <class A> void same_for_all(const mixed& m, const A* logits, A* ratios) {
+template <class A> void same_for_all(const plan& m, const A* logits, A* ratios) {
     std::vector<A> row(logits, logits + m.kinds);
     softmax(m.kinds, row.data());
     for (int64_t n = 0; n < m.samples; ++n) std::copy(row.begin(), row.end(), ratios + n * m.kinds);
 }
 
-template <class A> void same_for_all_backward(const mixed& m, const A* ratios, const A* d_ratios, A* d_logits) {
+template <class A> void same_for_all_backward(const plan& m, const A* ratios, const A* d_ratios, A* d_logits) {
     std::fill(d_logits, d_logits + m.kinds, A(0));
     for (int64_t n = 0; n < m.samples; ++n)
         for (int64_t k = 0; k < m.kinds; ++k) d_logits[k] += d_ratios[n * m.kinds + k];
@@ -82,7 +82,7 @@ template <class A> void same_for_all_backward(const mixed& m, const A* ratios, c
 }
 
 // As nn.BatchNorm2d: the running variance is the unbiased one.
-template <class A> void update_running(const mixed& m, const A* batch) {
+template <class A> void update_running(const plan& m, const A* batch) {
     const A share = A(m.share), count = A(m.samples * m.pixels), unbiased = count / std::max(count - 1, A(1));
     A *mean = (A*)m.running_mean, *var = (A*)m.running_var;
     for (int64_t c = 0; c < m.channels; ++c) {
@@ -91,7 +91,7 @@ template <class A> void update_running(const mixed& m, const A* batch) {
     }
 }
 
-template <class T> void forward(const mixed& m) {
+template <class T> void forward(const plan& m) {
     using A = accumulator<T>;
     const saved_parts<A> p(m, (A*)m.saved);
     const sizes s = m.small();
@@ -122,7 +122,7 @@ template <class T> void forward(const mixed& m) {
     map_cells(m.cells(), (const T*)m.x, (const T*)m.x, (T*)m.y, forward_map<A>{{p.stats, cells}, p.scale, p.shift});
 }
 
-template <class T> void backward(const mixed& m) {
+template <class T> void backward(const plan& m) {
     using A = accumulator<T>;
     const saved_parts<A> p(m, (A*)m.saved);
     const sizes s = m.small();
@@ -193,15 +193,15 @@ int en_has_float16() {
 
 // What Python's structures, matched by position, have to be as long as.
 int en_shape_size() { return sizeof(shape); }
-int en_mixed_size() { return sizeof(mixed); }
+int en_plan_size() { return sizeof(plan); }
 
-int64_t en_saved_size(const mixed* m) { return saved_parts<char>(*m, nullptr).end - (char*)nullptr; }
+int64_t en_saved_size(const plan* m) { return saved_parts<char>(*m, nullptr).end - (char*)nullptr; }
 
-void en_mixed_forward(int64_t type, const mixed* m) {
+void en_forward(int64_t type, const plan* m) {
     by_type(type, [&](auto* t) { EN_TYPE(t); forward<T>(*m); });
 }
 
-void en_mixed_backward(int64_t type, const mixed* m) {
+void en_backward(int64_t type, const plan* m) {
     by_type(type, [&](auto* t) { EN_TYPE(t); backward<T>(*m); });
 }
 

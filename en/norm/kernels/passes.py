@@ -10,19 +10,14 @@ With m, s = mean and biased variance of X over (H, W), stored as `stats`, and Y 
 `stats` is (4, N, C): m, s, a centre near m, and m minus that centre. X is centred before it is scaled, in two steps, so
 that a huge mean with a small spread stays accurate: float32 holds 1e4 + 1e-4 no better than 1e4.
 
-On a CPU the passes are those of cpu/passes.hpp, where it can be compiled; everywhere else they are torch's operations below.
-Nothing here is differentiable: fused.py puts the gradient together.
+In torch's operations, for every device; cpu.py has them in C++. Nothing here is differentiable: autograd.py puts the gradient
+together.
 """
 
 import torch
 from torch import Tensor
 
-from en.norm import compiled
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which moments are taken: float64 for float64 input, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from en.norm.statistics import moments_dtype
 
 
 def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
@@ -33,14 +28,15 @@ def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if like.stride(1) == 1 else x.contiguous()
 
 
+def refuse_second_derivative() -> None:
+    """Raises RuntimeError inside a backward pass that is itself recorded."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("a normalizer's gradient cannot be differentiated again (create_graph=True): use layer.plain(x)")
+
+
 def moments(x: Tensor) -> Tensor:
-    """`stats` of a dense (N, C, H, W), in the accumulation type."""
-    library = compiled.library_for(x)
-    if library is not None:
-        stats = torch.empty((4, *x.shape[:2]), dtype=accumulation_dtype(x.dtype))
-        compiled.run(library.en_moments, x, x, stats)
-        return stats
-    values = x.to(accumulation_dtype(x.dtype))
+    """`stats` of a dense (N, C, H, W), in the moments' type."""
+    values = x.to(moments_dtype(x.dtype))
     if x.is_cuda:  # Welford's in one pass there; on a CPU it is 7 to 30 times slower than the two passes below
         var, mean = torch.var_mean(values, (2, 3), correction=0)
         return torch.stack([mean, var, mean, torch.zeros_like(mean)])
@@ -53,11 +49,6 @@ def moments(x: Tensor) -> Tensor:
 
 def affine(x: Tensor, stats: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Y in x's type; scale and shift (N, C), contiguous."""
-    library = compiled.library_for(x)
-    if library is not None:
-        y = torch.empty_like(x)
-        compiled.run(library.en_affine, x, x, stats, scale, shift, y)
-        return y
     _, _, centre, rest = stats
     shift = torch.addcmul(shift, scale, rest, value=-1)
     return torch.addcmul(_per_pixel(shift), x - _per_pixel(centre), _per_pixel(scale)).to(x.dtype)
@@ -65,11 +56,6 @@ def affine(x: Tensor, stats: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def gradient_sums(dy: Tensor, x: Tensor, stats: Tensor) -> Tensor:
     """(2, N, C): sums over (H, W) of dY and of dY * (X - m); dy as dense as x and of its type."""
-    library = compiled.library_for(x)
-    if library is not None:
-        sums = torch.empty((2, *x.shape[:2]), dtype=stats.dtype)
-        compiled.run(library.en_gradient_sums, x, dy, x, stats, sums)
-        return sums
     _, _, centre, rest = stats
     total = dy.sum((2, 3), dtype=stats.dtype)
     dot = (x - _per_pixel(centre)).mul_(dy).sum((2, 3))
@@ -78,11 +64,6 @@ def gradient_sums(dy: Tensor, x: Tensor, stats: Tensor) -> Tensor:
 
 def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor) -> Tensor:
     """dX in x's type; the gradients with respect to m and s are (N, C), contiguous, and so are sum_dy and scale."""
-    library = compiled.library_for(x)
-    if library is not None:
-        dx = torch.empty_like(x)
-        compiled.run(library.en_input_gradient, x, dy, x, stats, sum_dy, scale, d_mean, d_var, dx)
-        return dx
     _, _, centre, rest = stats
     pixels = x.shape[2] * x.shape[3]
     slope = 2 / pixels * d_var

@@ -1,13 +1,46 @@
-"""Compiled libraries kept from one start to the next, in a folder that no other user can put code into."""
+"""C++ compiled once for each processor and kept for the next start, in a folder that no other user can put code into."""
 
 import ctypes
 import hashlib
 import os
+import platform
+import shutil
 import stat
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
+
+
+def compiled_library(source: Path) -> ctypes.CDLL:
+    """The library of a source file and of all that lies beside it, for this compiler and processor.
+
+    Raises: OSError without a compiler or a place to keep it, subprocess.SubprocessError where it does not compile.
+    """
+    compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
+    if compiler is None:
+        raise OSError("there is no g++ and no clang++")
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *FLAGS, version, processor()])
+
+    def make(target: Path) -> None:
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True, capture_output=True, text=True)
+
+    return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make)
+
+
+def processor() -> str:
+    """What -march=native depends on: a cache on a shared disk serves machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    kinds = ("model name", "flags", "Features", "CPU part")
+    return "\n".join([platform.machine(), platform.processor(), *sorted({line for line in lines if line.startswith(kinds)})])
 
 
 def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:

@@ -1,20 +1,32 @@
 """A normalizer's forward and backward with its input touched twice each way, and only the input kept in between.
 
-The four passes of passes.py do all work on (N, C, H, W). What lies between, from each cell's moments to its scale and shift, is
-(N, K, C) or smaller, and is left to autograd: a small graph is recorded in the forward pass and differentiated in the backward
-one, between the two passes. So a new normalizer needs no backward of its own.
+The four passes, of passes.py or of cpu.py where that can take x, do all work on (N, C, H, W). What lies between, from each cell's
+moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small graph is recorded in the forward pass and
+differentiated in the backward one, between the two passes. So a new normalizer needs no backward of its own.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm import compiled, passes
+from en.norm.kernels import cpu, passes
+from en.norm.statistics import full_precision
 
 Coefficients = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+class Passes(Protocol):
+    """A module that has the four passes: see passes.py."""
+
+    def moments(self, x: Tensor) -> Tensor: ...
+    def affine(self, x: Tensor, stats: Tensor, scale: Tensor, shift: Tensor) -> Tensor: ...
+    def gradient_sums(self, dy: Tensor, x: Tensor, stats: Tensor) -> Tensor: ...
+    def input_gradient(
+        self, dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor
+    ) -> Tensor: ...
 
 
 def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor]) -> Tensor:
@@ -28,17 +40,15 @@ def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor
     """
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
         return _Normalize.apply(x, coefficients, *parameters)  # type: ignore[no-any-return]
-    x = passes.dense(x)
-    stats = passes.moments(x)
+    x, run = passes.dense(x), passes_for(x)
+    stats = run.moments(x)
     scale, shift = _per_cell(coefficients, stats[0], stats[1], x)
-    return passes.affine(x, stats, scale, shift)
+    return run.affine(x, stats, scale, shift)
 
 
-def full_precision(device_type: str) -> AbstractContextManager[None]:
-    """Autocast switched off; nothing on the meta device, which has none."""
-    if device_type == "meta":
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
+def passes_for(x: Tensor) -> Passes:
+    """Who runs the four passes over `x`."""
+    return passes if cpu.library_for(x) is None else cpu
 
 
 def _per_cell(coefficients: Coefficients, mean: Tensor, var: Tensor, x: Tensor) -> list[Tensor]:
@@ -50,23 +60,23 @@ def _per_cell(coefficients: Coefficients, mean: Tensor, var: Tensor, x: Tensor) 
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, coefficients: Coefficients, *parameters: Tensor) -> Tensor:
-        x = passes.dense(x)
-        stats = passes.moments(x)
+        x, run = passes.dense(x), passes_for(x)
+        stats = run.moments(x)
         with torch.enable_grad():
             mean, var = (part.detach().requires_grad_() for part in stats[:2])
             outputs = _per_cell(coefficients, mean, var, x)
         scale, shift = (part.detach() for part in outputs)
         ctx.save_for_backward(x, stats, scale)
         ctx.graph = [mean, var, *parameters], outputs  # type: ignore[attr-defined]
-        return passes.affine(x, stats, scale, shift)
+        return run.affine(x, stats, scale, shift)
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        compiled.refuse_second_derivative()
+        passes.refuse_second_derivative()
         x, stats, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         inputs, outputs = ctx.graph  # type: ignore[attr-defined]
-        dy = passes.dense(dy, like=x)
-        sum_dy, dot = passes.gradient_sums(dy, x, stats)
+        dy, run = passes.dense(dy, like=x), passes_for(x)
+        sum_dy, dot = run.gradient_sums(dy, x, stats)
         wanted = [i for i, part in enumerate(inputs) if part.requires_grad]
         pairs = [(out, grad) for out, grad in zip(outputs, (dot, sum_dy), strict=True) if out.requires_grad]
         found = torch.autograd.grad(
@@ -83,5 +93,5 @@ class _Normalize(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
             d_mean, d_var = (grad.contiguous() for grad in found[:2])
-            dx = passes.input_gradient(dy, x, stats, sum_dy, scale, d_mean, d_var)
+            dx = run.input_gradient(dy, x, stats, sum_dy, scale, d_mean, d_var)
         return dx, None, *grads[2:]

@@ -1,0 +1,46 @@
+"""How the normalizers are fast: normalize(layer, x) is all that a layer calls, and NativePlan all that it may offer.
+
+    native     the whole layer in one call of C++ each way: on a CPU, for a layer with a plan
+    autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
+    plain      the layer's definition: for whoever wants to see each operation, as torch.compile and torch.func do
+
+The four passes are C++ on a CPU, where it can be compiled, and torch's operations elsewhere. SPEED.md says what each gives.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from en.norm.kernels import autograd, cpu
+from en.norm.kernels.cpu import SWITCH, NativePlan, native_parts
+
+__all__ = ["SWITCH", "NativePlan", "native_parts", "normalize"]
+
+
+class Layer(Protocol):
+    """What normalize() asks of a layer: see en.norm.base.Normalizer."""
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]: ...
+    def plain(self, x: Tensor) -> Tensor: ...
+    def native_plan(self) -> NativePlan | None: ...
+    def observe(self, ratios: Tensor) -> None: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def normalize(layer: Layer, x: Tensor) -> Tensor:
+    """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
+    if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
+        return layer.plain(x)
+    plan = native_plan(layer)
+    if plan is not None and cpu.can_run(plan, x):
+        y, ratios = cpu.normalize(plan, x)
+        layer.observe(ratios)
+        return y
+    return autograd.normalize(x, layer.coefficients, list(layer.parameters()))
+
+
+def native_plan(layer: Layer) -> NativePlan | None:
+    """The plan that the layer's own class defines: a subclass may compute something else than the plan it inherits."""
+    return layer.native_plan() if "native_plan" in vars(type(layer)) else None
