@@ -170,7 +170,7 @@ def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
 
 def test_a_worker_that_dies_while_preparing_ends_it_with_one_line(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("en.data.ffcv.prepare.encode", die)
-    from en.data import prepare as module
+    from en.data.ffcv import prepare as module
 
     with pytest.raises(RunError, match="worker process died"):
         module.prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
@@ -480,6 +480,7 @@ def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_i
     for path in (untidy, *untidy.parents):
         path.chmod(path.stat().st_mode | 0o555)  # for another user to pass through
     tmp_path.chmod(0o777)
+    prepare(read_source(str(untidy)), tmp_path / "mine", Storage(), 1, True)  # loads what the other user may not read
     folder = max((untidy / "train").iterdir())
     for place, words in (((folder / "000.jpg"), "000.jpg: cannot be read"), (folder, folder.name)):
         place.chmod(0)
