@@ -108,6 +108,12 @@ def speaks() -> bool:
     return not (is_later("RANK", "WORLD_SIZE") and is_later("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
 
+def warn(message: str) -> None:
+    """Says, once a node, what is odd and stops nothing."""
+    if speaks():
+        print(f"warning: {in_one_line(message)}", file=sys.stderr, flush=True)
+
+
 def own_words(error: UserError) -> str:
     """The message of a mistake, with this rank's number where it alone seems to have met it.
 

@@ -161,3 +161,11 @@ def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
     with pytest.raises(UserError, match=r"odd.pt: expected a checkpoint of this package.*(ranks|summary|circumstances|config)"):
         checkpoint.load(tmp_path / "odd.pt")
     assert json.dumps(content["circumstances"])
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    paths = checkpoint.step_paths(run)
+    checkpoint.step_path(run, 9, 0).mkdir()
+    assert checkpoint.step_paths(run) == paths

@@ -151,15 +151,12 @@ def refuse_differences(facts: dict[str, Any], group: dist.ProcessGroup | None) -
     for key in differing:
         holders: dict[str, list[int]] = {}
         for rank, own in enumerate(every):
-            holders.setdefault(shortened(repr(own.get(key))), []).append(rank)
-        problems.append(f"{key} is " + ", ".join(f"{value} on rank {', '.join(map(str, r))}" for value, r in holders.items()))
+            holders.setdefault(repr(own.get(key)), []).append(rank)
+        named = (f"{shown(every[r[0]].get(key))} on rank {', '.join(map(str, r))}" for r in holders.values())
+        problems.append(f"{key} is {', '.join(named)}")
     error = UserError(f"the ranks differ: {'; '.join(problems)}: expected the same on all")
     error.common = True
     raise error
-
-
-def shortened(text: str, limit: int = 100) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def refuse_drift(networks: Sequence[nn.Module], ranks: Ranks, group: dist.ProcessGroup | None) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import shutil
-import sys
 import warnings
 import zipfile
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from typing_extensions import TypedDict
 
 from en import durable
 from en.durable import PARTIAL
-from en.errors import RunError, UserError, speaks
+from en.errors import RunError, UserError, warn
 
 STEPS = "checkpoints"
 Weights = dict[str, Tensor]
@@ -174,7 +173,7 @@ def step_path(folder: Path, epoch: int, step: int) -> Path:
 
 def step_paths(folder: Path) -> list[Path]:
     """A run's checkpoints, the newest first."""
-    return sorted((folder / STEPS).glob("step_*.pt"), reverse=True)
+    return sorted((path for path in (folder / STEPS).glob("step_*.pt") if path.is_file()), reverse=True)
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -210,9 +209,9 @@ def load(path: Path) -> Checkpoint:
     try:
         content = path.read_bytes() if path.is_file() else None
     except (OSError, ValueError) as error:
-        raise UserError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
     if content is None:
-        raise UserError(f"{shown(path)}: no such file: expected a checkpoint")
+        raise UserError(f"{path}: no such file: expected a checkpoint")
     digest = hashlib.sha256(content).hexdigest()
     summed = refuse_changed(path, content, digest)
     try:
@@ -234,12 +233,6 @@ def load(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def shown(path: Path) -> str:
-    """A path as messages show it: on one line, and cut where nobody would read on."""
-    text = str(path)
-    return text if text.isprintable() and len(text) <= 300 else f"{text[:80]!r}..."
-
-
 def refuse_changed(path: Path, content: bytes, digest: str) -> bool:
     """Raises UserError for a checkpoint that is not the one that was written.
 
@@ -257,11 +250,6 @@ def refuse_changed(path: Path, content: bytes, digest: str) -> bool:
     if damaged is not None:
         raise UserError(f"{path}: truncated or changed: expected the content that the sum of its part {damaged!r} was taken of")
     return False
-
-
-def warn(message: str) -> None:
-    if speaks():
-        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def locate(where: str) -> Path:

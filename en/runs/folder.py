@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from en import durable
 from en.config.reading import dump
 from en.config.schema import Config
-from en.errors import RunError, UserError
+from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
 
@@ -176,10 +175,6 @@ def earlier_starts(folder: Path) -> list[Row]:
         pass
     warn(f"{path}: damaged: begun anew, without the starts before this one")
     return []
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def new_run_path(config: Config, config_path: str) -> Path:

@@ -9,7 +9,7 @@ from en.config.reading import flatten
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
-from en.errors import UserError
+from en.errors import UserError, in_one_line
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint, Data
 from en.runs.folder import new_run_path
@@ -130,7 +130,9 @@ def told(resumed: dict[str, Any]) -> list[str]:
     """The lines that say what a resumed run does otherwise than before."""
     lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
     other = [f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()]
-    return [*lines, *([f"resumes, but not bit for bit: {', '.join(other)}"] if other else [])]
+    return [in_one_line(line) for line in lines] + (
+        [in_one_line(f"resumes, but not bit for bit: {', '.join(other)}")] if other else []
+    )
 
 
 def shorten(value: Any) -> str:

@@ -3,13 +3,13 @@
 import fcntl
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from en import durable
 from en.data.sources.folders import SPLITS
-from en.errors import UserError
+from en.errors import UserError, warn
 
 CLASSES = "classes.json"  # the last to come and the first to go: without it, the others are not a set
 FILES = (*(f"{split}.beton" for split in SPLITS), "dataset.json", CLASSES)
@@ -46,29 +46,19 @@ class OutFolder:
 
     def partial(self, name: str) -> Path:
         """Where one of FILES is written before it is put in place."""
-        return self.path / f"{name}.partial"
+        return self.path / f"{name}{durable.PARTIAL}"
 
     def write_json(self, name: str, content: object) -> None:
-        with self.partial(name).open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write(self.partial(name), f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode())
 
     def put_in_place(self) -> None:
         """Replaces the old set by the one that is written. Killed in between, it leaves a folder that no loader opens."""
-        self._sync()
+        durable.sync_folder(self.path)
         (self.path / CLASSES).unlink(missing_ok=True)
-        self._sync()
+        durable.sync_folder(self.path)
         for name in FILES:
             self.partial(name).replace(self.path / name)
-        self._sync()
-
-    def _sync(self) -> None:
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.sync_folder(self.path)
 
     def _lock(self, descriptor: int) -> None:
         try:  # of the folder itself, so that no file is left behind; it ends with this process and its workers
@@ -76,7 +66,7 @@ class OutFolder:
         except BlockingIOError as error:
             raise UserError(f"{self.path}: another preparation is writing into it: expected a folder of its own") from error
         except OSError as error:
-            print(f"warning: {self.path}: no locks here ({error.strerror}): two preparations are not kept apart", file=sys.stderr)
+            warn(f"{self.path}: no locks here ({error.strerror}): two preparations are not kept apart")
 
     def _refuse_used(self, overwrite: bool) -> None:
         held = [name for name in FILES if (self.path / name).exists()]

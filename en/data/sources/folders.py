@@ -83,7 +83,7 @@ def read_folders(root: Path) -> Source:
         splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
         if not splits["val"]:
             raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
-    return Source(shown(root.resolve().name), classes, splits)
+    return Source(as_text(root.resolve().name), classes, splits)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def reading_errors_told(path: Path) -> Iterator[None]:
         raise UserError(f"{error.filename or path}: {error.strerror or error}: expected to read it") from error
 
 
-def shown(name: str) -> str:
+def as_text(name: str) -> str:
     """A file's name as text that any file and terminal takes: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
@@ -111,9 +111,9 @@ def class_folders(split: Path) -> dict[str, Path]:
     found = sorted(path for path in split.iterdir() if not is_hidden(path))
     for path in found:
         if not path.is_dir():
-            raise UserError(f"{shown(str(path))}: expected only class folders in {split}, found a file or a dangling link")
-        if shown(path.name) != path.name:
-            raise UserError(f"{shown(str(path))}: expected a class name in UTF-8")
+            raise UserError(f"{as_text(str(path))}: expected only class folders in {split}, found a file or a dangling link")
+        if as_text(path.name) != path.name:
+            raise UserError(f"{as_text(str(path))}: expected a class name in UTF-8")
     if not found:
         raise UserError(f"{split}: expected one folder of images for each class, found none")
     return {path.name: path for path in found}
@@ -132,14 +132,14 @@ def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sam
         files = list(files_below(folders[name], ()))
         if not files and folders[name].parent.name == "train":
             raise UserError(f"{folders[name]}: expected image files, found none")
-        yield from (Sample(shown(str(path)), path, label) for path in files)
+        yield from (Sample(as_text(str(path)), path, label) for path in files)
 
 
 def files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """What is in a folder and its subfolders, sorted; `above` are the folders on the way to it."""
     place = folder.resolve()
     if place in above:
-        raise UserError(f"{shown(str(folder))}: expected a folder, found a link to one that it is in")
+        raise UserError(f"{as_text(str(folder))}: expected a folder, found a link to one that it is in")
     for path in sorted(folder.iterdir()):
         if is_hidden(path):
             continue
@@ -172,7 +172,7 @@ def read_list(path: Path) -> Source:
             raise UserError(f"{path}: class {name!r} of {image}: expected a class that train has too")
     label = {name: index for index, name in enumerate(classes)}
     splits = {s: [Sample(str(image), image, label[name]) for split, image, name in rows if split == s] for s in SPLITS}
-    return Source(shown(path.stem), classes, splits)
+    return Source(as_text(path.stem), classes, splits)
 
 
 def find_fashion_mnist() -> Path:
