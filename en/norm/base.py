@@ -1,6 +1,6 @@
 """What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -166,7 +166,7 @@ class CombinedNormalizer(RunningNormalizer):
 
     def plan_with(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: tuple[Tensor, ...],
         ratios: str,
         mix_statistics: bool,
         activation: str = "tanh",

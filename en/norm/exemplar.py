@@ -118,21 +118,19 @@ class ExemplarNorm2d(CombinedNormalizer):
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 
     def native_plan(self) -> kernels.NativePlan | None:
-        parameters: dict[str, Tensor] = {"weight": self.weight, "bias": self.bias}
         if self.ratio_source == "static":
-            parameters["logits"] = self.ratio_logits
-        else:
-            if self.ratio_source == "correlation":
-                parameters["kernel"] = self.reduce.weight if self.convolution else self.weight.new_ones(self.num_features)
-            first, _, last = self.gate
-            assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-            parameters |= {"w1": first.weight, "b1": first.bias, "w2": last.weight, "b2": last.bias}
+            return self.plan_with((self.weight, self.bias, self.ratio_logits), "static", self.mix == "statistics")
+        first, _, last = self.gate
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
+        if self.ratio_source == "correlation":
+            gate = (self.reduce.weight if self.convolution else self.weight.new_ones(self.num_features), *gate)
         return self.plan_with(
-            parameters,
+            (self.weight, self.bias, *gate),
             self.ratio_source,
-            mix_statistics=self.mix == "statistics",
+            self.mix == "statistics",
             activation=self.activation,
-            reduced=self.reduce.groups if "kernel" in parameters and self.convolution else self.num_features,
+            reduced=self.reduce.groups if self.ratio_source == "correlation" and self.convolution else self.num_features,
         )
 
 

@@ -102,7 +102,7 @@ class LayerNorm2d(GroupNorm2d):
 
 def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:
     """One normalizer, whose ratio is 1."""
-    parameters = {"weight": weight, "bias": bias, "logits": weight.new_zeros(1)}
+    parameters = (weight, bias, weight.new_zeros(1))
     return kernels.NativePlan((name,), groups, eps, parameters, "static", mix_statistics=True)
 
 

@@ -48,5 +48,5 @@ class SwitchableNorm2d(CombinedNormalizer):
         return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
 
     def native_plan(self) -> kernels.NativePlan | None:
-        parameters = {"weight": self.weight, "bias": self.bias, "logits": self.mean_weight, "var_logits": self.var_weight}
+        parameters = (self.weight, self.bias, self.mean_weight, self.var_weight)
         return self.plan_with(parameters, "static", mix_statistics=True)

@@ -12,7 +12,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
+
 FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS += ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11, the oldest that is supported
 FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 
 
@@ -28,7 +31,9 @@ def compiled_library(source: Path) -> ctypes.CDLL:
     key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *FLAGS, version, processor()])
 
     def make(target: Path) -> None:
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(target)], check=True, capture_output=True, text=True)
+        torch_folder = Path(torch.__file__).parent
+        parts = [f"-I{torch_folder / 'include'}", str(source), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-o", str(target)]
+        subprocess.run([compiler, *FLAGS, *parts], check=True, capture_output=True, text=True)
 
     return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make)
 

@@ -1,8 +1,9 @@
 """The normalizers on a CPU, in C++ that is compiled when first used: the four passes, and a whole layer in one call each way.
 
 The passes are those of passes.py. The whole layer is what autograd.py makes of them and of the coefficients of single.py,
-switchable.py and exemplar.py; it exists because on small inputs the time goes into calls: some hundred operations on (N, K, C)
-take longer than the four passes over (N, C, H, W). Nothing here is needed for right results; the tests compare both.
+switchable.py and exemplar.py; it exists because on small inputs the time goes into calls: some hundred operations on
+(N, K, C) take longer than the four passes over (N, C, H, W). Nothing here is needed for right results; the tests compare
+both. The C++ is torch's operators, `torch.ops.en_norm`, which torch.compile and torch.export take as they are.
 """
 
 import ctypes
@@ -10,7 +11,6 @@ import functools
 import os
 import subprocess
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,13 @@ SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 SWITCH = "EN_NATIVE"
 """Environment variable: 0 keeps to torch's operations, `passes` to the four passes."""
 
-PARAMETERS = ("weight", "bias", "kernel", "w1", "b1", "w2", "b2", "logits", "var_logits")
-"""What a layer may have: see `plan` in cpu/normalizers.cpp."""
-
-TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+# By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
 RATIOS = ("correlation", "pooled", "static")
 ACTIVATIONS = ("tanh", "relu")
+
+Settings = tuple[list[int], list[int], int, int, int, bool, float]
+"""kinds, groups, source, reduced, activation, statistics, eps of the operators."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,10 @@ class NativePlan:
 
     Attributes:
         normalizers, groups, eps: as for CombinedNormalizer.
-        parameters: by their names in PARAMETERS; weight and bias at least.
-        ratios: correlation, pooled or static (one vector of logits, or two, for means and for variances).
+        parameters: weight, bias, then what the ratios need. correlation: the convolution's kernel, weight and bias of the
+            gate's first layer and of its second; pooled: the same without a kernel; static: logits, and, where variances
+            have ratios of their own, theirs.
+        ratios: correlation, pooled or static.
         mix_statistics: as SN does; else the normalized maps are mixed.
         training: batch statistics rather than the running averages.
         running: mean, variance and count of batches, where bn is among the normalizers.
@@ -54,7 +56,7 @@ class NativePlan:
     normalizers: tuple[str, ...]
     groups: int
     eps: float
-    parameters: Mapping[str, Tensor]
+    parameters: tuple[Tensor, ...]
     ratios: str
     mix_statistics: bool
     training: bool = False
@@ -63,108 +65,76 @@ class NativePlan:
     activation: str = "tanh"
     reduced: int = 1
 
+    def settings(self) -> Settings:
+        """All but tensors, as the operators take it."""
+        return (
+            [STATISTICS["running" if name == "bn" and not self.training else name] for name in self.normalizers],
+            [self.groups if name == "gn" else 1 for name in self.normalizers],
+            RATIOS.index(self.ratios),
+            self.reduced,
+            ACTIVATIONS.index(self.activation),
+            self.mix_statistics,
+            self.eps,
+        )
 
-def native_parts() -> str:
-    """What runs as C++ on a CPU: layers, passes, or nothing, where it is switched off or cannot be compiled."""
-    if library_for(torch.zeros(1)) is None:
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def native_parts(dtype: torch.dtype = torch.float32) -> str:
+    """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing, where it is off or does not compile."""
+    known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    switch = os.environ.get(SWITCH)
+    library = library_or_none() if known and switch != "0" else None
+    if library is None or (dtype == torch.float16 and not library.en_has_float16()):
         return "nothing"
-    return "passes" if os.environ.get(SWITCH) == "passes" else "layers"
-
-
-def library_for(x: Tensor) -> ctypes.CDLL | None:
-    """The compiled functions, if they can be used on `x`; None if not, or where they are switched off or do not compile."""
-    usable = x.numel() and x.dtype in TYPES and plain_cpu(x) and os.environ.get(SWITCH) != "0"
-    library = library_or_none() if usable else None
-    if x.dtype == torch.float16 and library is not None and not library.en_has_float16():
-        return None
-    return library
-
-
-def plain_cpu(x: Tensor) -> bool:
-    """Whether `x` is a tensor of its own on the CPU: not a subclass, and not one that only stands for values."""
-    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    return "passes" if switch == "passes" else "layers"
 
 
 @functools.cache
 def library_or_none() -> ctypes.CDLL | None:
-    """The compiled functions, or a warning."""
+    """The library, whose operators are registered as it is loaded, or a warning."""
     try:
         library = compiled_library(SOURCE)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2)
         return None
-    check_layout(library)
+    torch.library.register_fake("en_norm::layer_forward", fake_forward)
+    torch.library.register_fake("en_norm::layer_backward", fake_backward)
+    torch.library.register_fake("en_norm::track", lambda *_: None)
     return library
 
 
-def loaded(x: Tensor) -> ctypes.CDLL:
-    library = library_for(x)
-    assert library is not None
-    return library
+def can_take(x: Tensor) -> bool:
+    """Whether the four passes can run as C++ on `x`."""
+    return on_cpu(x) and x.numel() > 0 and native_parts(x.dtype) != "nothing"
 
 
-class Shape(ctypes.Structure):
-    """`shape` of cpu/passes.hpp."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("samples", "channels", "pixels", "threads")] + [
-        ("channels_last", ctypes.c_bool)
-    ]
-
-
-class Plan(ctypes.Structure):
-    """`plan` of cpu/normalizers.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("samples", "channels", "pixels", "threads", "channels_last", "kinds")),
-        *((name, ctypes.c_int64 * 4) for name in ("kind", "groups")),
-        *((name, ctypes.c_int64) for name in ("source", "reduced", "hidden", "activation", "statistics", "affine_rows", "update")),
-        *((name, ctypes.c_double) for name in ("eps", "share")),
-        *((name, ctypes.c_void_p) for name in PARAMETERS),
-        *((f"d_{name}", ctypes.c_void_p) for name in PARAMETERS),
-        *((name, ctypes.c_void_p) for name in ("running_mean", "running_var", "x", "y", "dy", "dx", "saved")),
-    ]
-
-
-def check_layout(library: ctypes.CDLL) -> None:
-    """Raises TypeError where a structure is not as long as the library's: each would read the other's memory wrongly."""
-    for here, there in ((Shape, library.en_shape_size()), (Plan, library.en_plan_size())):
-        if ctypes.sizeof(here) != there:
-            raise TypeError(f"en.norm: {here.__name__} has {ctypes.sizeof(here)} bytes: expected {there}, as in cpu/")
+def on_cpu(x: Tensor) -> bool:
+    """Whether `x` has values of its own on the CPU: not a subclass, unless it stands for such values in a compiled graph."""
+    return x.device.type == "cpu" and (torch.compiler.is_compiling() or type(x) in (Tensor, torch.nn.Parameter))
 
 
 # ---- the four passes of passes.py ----
 
 
 def moments(x: Tensor) -> Tensor:
-    stats = torch.empty((4, *x.shape[:2]), dtype=moments_dtype(x.dtype))
-    run(loaded(x).en_moments, x, x, stats)
+    stats: Tensor = torch.ops.en_norm.moments.default(x)
     return stats
 
 
 def affine(x: Tensor, stats: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    y = torch.empty_like(x)
-    run(loaded(x).en_affine, x, x, stats, scale, shift, y)
+    y: Tensor = torch.ops.en_norm.affine.default(x, stats, scale, shift)
     return y
 
 
 def gradient_sums(dy: Tensor, x: Tensor, stats: Tensor) -> Tensor:
-    sums = torch.empty((2, *x.shape[:2]), dtype=stats.dtype)
-    run(loaded(x).en_gradient_sums, x, dy, x, stats, sums)
+    sums: Tensor = torch.ops.en_norm.gradient_sums.default(dy, x, stats)
     return sums
 
 
 def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor) -> Tensor:
-    dx = torch.empty_like(x)
-    run(loaded(x).en_input_gradient, x, dy, x, stats, sum_dy, scale, d_mean, d_var, dx)
+    dx: Tensor = torch.ops.en_norm.input_gradient.default(dy, x, stats, sum_dy, scale, d_mean, d_var)
     return dx
-
-
-def run(function: Callable[..., object], x: Tensor, *tensors: Tensor) -> None:
-    """Calls one of the passes for a dense x (N, C, H, W) with where the tensors lie."""
-    n, c, h, w = x.shape
-    shape = Shape(n, c, h * w, torch.get_num_threads(), not x.is_contiguous())
-    function(ctypes.c_int64(TYPES[x.dtype]), ctypes.byref(shape), *(ctypes.c_void_p(part.data_ptr()) for part in tensors))
 
 
 # ---- a whole layer ----
@@ -172,82 +142,81 @@ def run(function: Callable[..., object], x: Tensor, *tensors: Tensor) -> None:
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the layer can run as C++ on `x`: this knows its ratios, and all else is on the CPU and of the moments' type."""
-    if plan.ratios not in RATIOS or os.environ.get(SWITCH) == "passes" or library_for(x) is None:
+    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers":
+        return False
+    averaging = plan.training and plan.running is not None and plan.momentum is None
+    if averaging and torch.compiler.is_compiling():  # how many batches there were is no constant of a graph
         return False
     dtype = moments_dtype(x.dtype)
-    others = [*plan.parameters.values(), *(plan.running or ())[:2]]
-    return all(part.dtype == dtype and plain_cpu(part) for part in others)
+    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
 def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
-    return _Layer.apply(plan, x, *plan.parameters.values())  # type: ignore[no-any-return]
+    x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
+    running = plan.running[:2] if plan.running and not plan.training else (None, None)
+    y, ratios, batch = _Layer.apply(x, running, plan.settings(), *parameters)
+    if plan.running and plan.training:
+        mean, var, count = plan.running
+        count.add_(1)
+        share = 1 / count.item() if plan.momentum is None else plan.momentum
+        torch.ops.en_norm.track.default(mean, var, batch, x.numel() // x.shape[1], share)
+    return y, ratios
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, plan: NativePlan, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        x = dense(x)
-        parameters = tuple(part.contiguous() for part in parameters)
-        library = loaded(x)
-        call = _call(plan, x, parameters)
-        saved = torch.empty(library.en_saved_size(ctypes.byref(call)), dtype=moments_dtype(x.dtype))
-        y = torch.empty_like(x)
-        call.x, call.y, call.saved = x.data_ptr(), y.data_ptr(), saved.data_ptr()
-        if plan.running is not None:
-            mean, var, count = plan.running
-            call.running_mean, call.running_var = mean.data_ptr(), var.data_ptr()
-            if plan.training:
-                count.add_(1)
-                call.update, call.share = 1, 1 / count.item() if plan.momentum is None else plan.momentum
-        library.en_forward(ctypes.c_int64(TYPES[x.dtype]), ctypes.byref(call))
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        running: tuple[Tensor | None, Tensor | None],
+        settings: Settings,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, parameters, *running, *settings)
         ctx.save_for_backward(x, saved, *parameters)
-        ctx.plan = plan  # type: ignore[attr-defined]
-        n, k = len(x), len(plan.normalizers)
-        ratios = saved[: n * k].view(n, k).clone()
-        ctx.mark_non_differentiable(ratios)
-        return y, ratios
+        ctx.settings = settings  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(ratios, batch)
+        return y, ratios, batch
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
         x, saved, *parameters = ctx.saved_tensors  # type: ignore[attr-defined]
-        plan = ctx.plan  # type: ignore[attr-defined]
-        dy = dense(dy, like=x)
-        call = _call(plan, x, parameters)
-        call.x, call.dy, call.saved = x.data_ptr(), dy.data_ptr(), saved.data_ptr()
-        dx = torch.empty_like(x) if ctx.needs_input_grad[1] else None  # type: ignore[attr-defined]
-        if dx is not None:
-            call.dx = dx.data_ptr()
-        grads = [torch.empty_like(part) for part in parameters]
-        for name, grad in zip(plan.parameters, grads, strict=True):
-            setattr(call, f"d_{name}", grad.data_ptr())
-        loaded(x).en_backward(ctypes.c_int64(TYPES[x.dtype]), ctypes.byref(call))
-        return None, dx, *grads
+        wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        dx, grads = torch.ops.en_norm.layer_backward.default(
+            dense(dy, like=x),
+            x,
+            saved,
+            parameters,
+            wanted,
+            *ctx.settings,  # type: ignore[attr-defined]
+        )
+        return dx if wanted else None, None, None, *grads
 
 
-def _call(plan: NativePlan, x: Tensor, parameters: tuple[Tensor, ...]) -> Plan:
-    """All but the tensors that only one direction has."""
-    n, c, h, w = x.shape
-    kinds = [STATISTICS["running" if name == "bn" and not plan.training else name] for name in plan.normalizers]
-    groups = [plan.groups if name == "gn" else 1 for name in plan.normalizers]
-    hidden = plan.parameters["w1"].shape[0] if "w1" in plan.parameters else 0
-    weight = plan.parameters["weight"]
-    return Plan(
-        samples=n,
-        channels=c,
-        pixels=h * w,
-        threads=torch.get_num_threads(),
-        channels_last=not x.is_contiguous(),
-        kinds=len(kinds),
-        kind=(*kinds,),
-        groups=(*groups,),
-        source=RATIOS.index(plan.ratios),
-        reduced=plan.reduced,
-        hidden=hidden,
-        activation=ACTIVATIONS.index(plan.activation),
-        statistics=plan.mix_statistics,
-        affine_rows=weight.numel() // c,
-        eps=plan.eps,
-        **{name: part.data_ptr() for name, part in zip(plan.parameters, parameters, strict=True)},
-    )
+# ---- what the operators give, without values: for torch.compile and torch.export ----
+
+
+def fake_forward(x: Tensor, parameters: list[Tensor], *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, _, kinds, _, source, reduced, _, statistics, _ = rest
+    assert isinstance(kinds, list) and isinstance(source, int) and isinstance(reduced, int)
+    n, c, k = x.shape[0], x.shape[1], len(kinds)
+    hidden = parameters[3 if RATIOS[source] == "correlation" else 2].shape[0]
+    size = saved_size(n, c, k, RATIOS[source], reduced, hidden, bool(statistics))
+    averaged = c if STATISTICS["bn"] in kinds else 0
+    small = x.new_empty(0, dtype=moments_dtype(x.dtype))
+    return torch.empty_like(x), small.new_empty(n, k), small.new_empty(2, averaged), small.new_empty(size)
+
+
+def saved_size(n: int, c: int, k: int, ratios: str, reduced: int, hidden: int, mix_statistics: bool) -> int:
+    """Values of `saved_parts` in cpu/normalizers.cpp."""
+    by_ratios = {"correlation": n * k * (reduced + k) + n * hidden, "pooled": n * hidden, "static": 0}
+    return 2 * n * k + (6 + 2 * k + mix_statistics) * n * c + 2 * c + by_ratios[ratios]
+
+
+def fake_backward(
+    dy: Tensor, x: Tensor, saved: Tensor, parameters: list[Tensor], for_input: bool, *_: object
+) -> tuple[Tensor, list[Tensor]]:
+    dx = torch.empty_like(x) if for_input else x.new_empty(0)
+    return dx, [torch.empty_like(part) for part in parameters]
