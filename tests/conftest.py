@@ -67,7 +67,7 @@ def jpeg(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
 
 @pytest.fixture(autouse=True)
 def chosen_form(request, monkeypatch):
-    """Tests with a `form` run with whole layers in C++, with its four passes only, and as on a machine without a compiler."""
+    """Tests with a `form` run with whole layers as C++, with the four passes as C++, and without a compiler."""
     form = request.node.callspec.params.get("form") if hasattr(request.node, "callspec") else None
     if form is not None:
         monkeypatch.setenv(kernels.SWITCH, norm_cases.FORMS[form])

@@ -40,7 +40,7 @@ def case_id(case: tuple[str, dict[str, object]]) -> str:
 every_case = pytest.mark.parametrize("case", CASES, ids=case_id)
 every_norm = pytest.mark.parametrize("name", NORMALIZERS)
 FORMS = {"layers": "1", "passes": "passes", "nothing": "0"}
-"""What of a layer is C++, by the value of EN_NATIVE; then autograd is between the passes, and then they are torch's too."""
+"""What of a layer is C++, and the value of EN_NATIVE for it. With the passes alone, autograd runs between them."""
 
 every_form = pytest.mark.parametrize("form", FORMS)
 

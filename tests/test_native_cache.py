@@ -1,4 +1,4 @@
-"""The cache of compiled code: what is broken is made anew, what another user can write is not run, and nothing is kept half."""
+"""The cache of compiled code: what is broken is built again, and what another user can write is never run."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Every normalizer of the registry, and every variant of EN, against the literal formulas and against torch's own layers."""
+"""Every normalizer of the registry, and every variant of EN, against the literal formulas and torch's own layers."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Each normalizer's forms, compiled for the CPU, in torch's operations and under torch.compile, against its plain form."""
+"""Each normalizer's forms, as C++ layers, as C++ passes and in torch's operations, against its plain form."""
 
 import copy
 import os

@@ -14,7 +14,7 @@ every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "e
 
 
 def loss_of(layer):
-    """A function of (parameters, x), which gets buffers of its own: torch.func refuses to change those it does not see."""
+    """A function of (parameters, x), with buffers of its own: torch.func refuses to change those it does not see."""
 
     def loss(parameters, x):
         buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}

@@ -1,4 +1,4 @@
-"""What every normalizer shares: one pass for the moments, a small part per normalizer, one affine map per sample and channel."""
+"""What all normalizers share: moments in one pass, a small part of their own, an affine map per sample and channel."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,9 +16,9 @@ class Normalizer(nn.Module):
     """Normalizes (N, C, H, W) with statistics that follow from the moments of each sample's channel.
 
     Y[n, c] = scale[n, c] * (X[n, c] - mean[n, c]) + shift[n, c], where mean is taken over (H, W) and a subclass
-    computes scale and shift, (N, C) or broadcastable to it, in `coefficients`. Centring before scaling keeps a huge mean
-    with a small spread accurate. Moments and coefficients are float32 (float64 for float64 input) whatever autocast
-    says; the output has the input's dtype and memory format.
+    computes scale and shift, (N, C) or broadcastable to it, in `coefficients`. Centring before scaling keeps a huge
+    mean with a small spread accurate. Moments and coefficients are float32 (float64 for float64 input) whatever
+    autocast says; the output has the input's dtype and memory format.
 
     Args:
         num_features: C.
@@ -52,18 +52,18 @@ class Normalizer(nn.Module):
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """What `forward` computes, in torch's differentiable operations: the definition that every other form is tested against."""
+        """What `forward` computes, in torch's differentiable operations: the form that all others are tested against."""
         with full_precision(x.device.type):
             mean, var, centred = statistics.instance_moments(x.to(moments_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
     def native_plan(self) -> kernels.NativePlan | None:
-        """What `coefficients` computes, for the C++ of a CPU; None for what that cannot do. Not inherited by subclasses."""
+        """What `coefficients` computes, for the C++ of a CPU; None for what that cannot do. Subclasses inherit none."""
         return None
 
     def observe(self, ratios: Tensor) -> None:
-        """Is shown the ratios (N, K) of every forward pass, without a gradient."""
+        """Called with the ratios (N, K) of every forward pass, detached."""
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}"
@@ -172,7 +172,7 @@ class CombinedNormalizer(RunningNormalizer):
         activation: str = "tanh",
         reduced: int = 1,
     ) -> kernels.NativePlan | None:
-        """A native plan with this layer's statistics, and the rest as for NativePlan; None where those are of all ranks."""
+        """A native plan with this layer's statistics; None where those are of all ranks. Arguments as for NativePlan."""
         if self.synced:
             return None
         buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None

@@ -18,12 +18,13 @@ MIXES = ("outputs", "statistics")
 class ExemplarNorm2d(CombinedNormalizer):
     """Exemplar normalization: every sample learns its own mixture of normalizers in every layer.
 
-    Y[n] = sum_k (weight_k * lambda[n, k] * (X[n] - mu_k) / sqrt(var_k + eps) + bias_k), with moments over (N, H, W) for bn
-    (running averages in evaluation), (H, W) for in, (C, H, W) for ln and (C/G, H, W) for gn. That the shift is not
+    Y[n] = sum_k (weight_k * lambda[n, k] * (X[n] - mu_k) / sqrt(var_k + eps) + bias_k), with moments over (N, H, W) for
+    bn (running averages in evaluation), (H, W) for in, (C, H, W) for ln and (C/G, H, W) for gn. That the shift is not
     weighted by the ratio is our reading of the paper. The ratios lambda[n] come from the sample itself:
-    x = mean of X over (H, W); xhat[n, k] = (x[n] - mu_k) / sqrt(var_k + eps); z = grouped 1 x 1 convolution of xhat from C
-    to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(tanh(FC1(v[n])))). FC2 starts at zero,
-    so that every ratio starts at 1/K (our choice). For `in`, xhat is exactly 0, and so are its row and column of v.
+    x = mean of X over (H, W); xhat[n, k] = (x[n] - mu_k) / sqrt(var_k + eps); z = grouped 1 x 1 convolution of xhat
+    from C to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(tanh(FC1(v[n])))). FC2
+    starts at zero, so that every ratio starts at 1/K (our choice). For `in`, xhat is exactly 0, and so are its row and
+    column of v.
 
     Args:
         num_features: C.
@@ -34,15 +35,15 @@ class ExemplarNorm2d(CombinedNormalizer):
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
         shared_affine: one weight and bias, (1, C), for all normalizers.
-        ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does; static
-            learns one vector of ratios for all samples.
+        ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
+            static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
             ratios. There is then one map and so one weight and bias, (1, C) (our choice).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-    Parameters: `weight` (K, C) ones, `bias` (K, C) zeros, `reduce.weight` (G, C/G, 1), `gate.0` Linear(K*K, pi*K), `gate.2`
-    Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios; `gate.0` Linear(C, pi*K) and no
-    reduce for pooled ones.
+    Parameters: `weight` (K, C) ones, `bias` (K, C) zeros, `reduce.weight` (G, C/G, 1), `gate.0` Linear(K*K, pi*K),
+    `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios; `gate.0`
+    Linear(C, pi*K) and no reduce for pooled ones.
     """
 
     def __init__(
@@ -123,14 +124,17 @@ class ExemplarNorm2d(CombinedNormalizer):
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
-        if self.ratio_source == "correlation":
-            gate = (self.reduce.weight if self.convolution else self.weight.new_ones(self.num_features), *gate)
+        reduced = self.num_features
+        if self.ratio_source == "correlation" and self.convolution:
+            gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
+        elif self.ratio_source == "correlation":
+            gate = (self.weight.new_ones(self.num_features), *gate)
         return self.plan_with(
             (self.weight, self.bias, *gate),
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,
-            reduced=self.reduce.groups if self.ratio_source == "correlation" and self.convolution else self.num_features,
+            reduced=reduced,
         )
 
 

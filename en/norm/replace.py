@@ -7,7 +7,7 @@ from en.norm.registry import build_norm, norm_options
 
 
 class NormAct(nn.Module):
-    """A normalizer followed by the drop and activation modules of the fused layer it stands for (timm's BatchNormAct2d)."""
+    """A normalizer followed by drop and activation modules: in place of a fused layer (timm's BatchNormAct2d)."""
 
     def __init__(self, norm: nn.Module, drop: nn.Module, act: nn.Module) -> None:
         super().__init__()
@@ -22,12 +22,12 @@ class NormAct(nn.Module):
 def replace_norm(model: nn.Module, name: str, **options: object) -> nn.Module:
     """Replaces every batch normalization of `model` in place and returns the model (a new layer if it is itself one).
 
-    The new layers keep the old ones' affine values (so a zero-initialized last gamma stays zero), device, dtype and mode, and
-    their eps and momentum unless given in `options`. nn.BatchNorm2d is replaced, and timm's BatchNormAct2d with its
-    activation kept. A layer used in several places stays shared.
+    The new layers keep the old ones' affine values (so a zero-initialized last gamma stays zero), device, dtype and
+    mode, and their eps and momentum unless given in `options`. nn.BatchNorm2d is replaced, and timm's BatchNormAct2d
+    with its activation kept. A layer used in several places stays shared.
 
-    Raises: ValueError, with the model untouched, for a bad name or option, a network without batch normalization, or one
-    with a batch normalization that cannot be replaced, named by its place in the network.
+    Raises: ValueError, with the model untouched, for a bad name or option, a network without batch normalization, or
+    one with a batch normalization that cannot be replaced, named by its place in the network.
     """
     layers = {place: layer for place, layer in model.named_modules() if is_batch_norm(layer)}
     if not layers:
@@ -54,7 +54,7 @@ def is_fused(layer: nn.Module) -> bool:
 
 
 def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
-    """Raises ValueError that names the layer unless it is a plain or a fused BatchNorm2d with affine and running moments."""
+    """Raises ValueError that names the layer unless it is a BatchNorm2d, fused or not, affine and with averages."""
     kind = type(layer).__name__
     if type(layer) is not nn.BatchNorm2d and not is_fused(layer):
         raise ValueError(f"{place} is a {kind}, which cannot be replaced: expected nn.BatchNorm2d or timm's BatchNormAct2d")

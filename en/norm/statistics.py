@@ -23,7 +23,7 @@ def moments_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def full_precision(device_type: str) -> AbstractContextManager[None]:
-    """Autocast switched off, so that moments and coefficients keep their type; nothing on the meta device, which has none."""
+    """Switches autocast off, so that moments and coefficients keep their type; the meta device has none."""
     if device_type == "meta":
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
@@ -32,10 +32,10 @@ def full_precision(device_type: str) -> AbstractContextManager[None]:
 def instance_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Moments of (N, C, H, W) over (H, W), differentiable any number of times.
 
-    torch.var_mean is Welford's algorithm in one pass on a GPU and under torch.compile. On a CPU in eager mode it is 7 to 30
-    times slower than vectorized passes. There, the mean of float32 values around 1e4 is off by its rounding, which the mean
-    of what is left after subtracting it puts right; that correction is zero in exact arithmetic, so no gradient flows
-    through it.
+    torch.var_mean is Welford's algorithm in one pass on a GPU and under torch.compile. On a CPU in eager mode it is 7
+    to 30 times slower than vectorized passes. There, the mean of float32 values around 1e4 is off by its rounding,
+    which the mean of what is left after subtracting it puts right; that correction is zero in exact arithmetic, so no
+    gradient flows through it.
 
     Returns: mean (N, C), biased variance (N, C), and x - mean (N, C, H, W). Finite at 1 x 1 (variance 0).
     """
@@ -63,7 +63,7 @@ def group_moments(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tenso
 
 
 def default_groups(num_features: int) -> int:
-    """Groups of group normalization when none are given: gcd(32, C), because ShuffleNetV2's widths miss 32 (our choice)."""
+    """Groups of gn when none are given: gcd(32, C), because 32 does not divide ShuffleNetV2's widths (our choice)."""
     return math.gcd(32, num_features)
 
 
@@ -96,7 +96,7 @@ def statistics(
 
 
 def correlations(offsets: Tensor, variances: Tensor, kernel: Tensor, groups: int, eps: float) -> Tensor:
-    """v = z z^T (N, K, K) with z[g] = sum over the channels of group g of kernel * offset / sqrt(var + eps); kernel (C)."""
+    """v = z z^T (N, K, K), z[g] = sum over the channels of group g of kernel * offset / sqrt(var + eps); kernel (C)."""
     xhat = offsets * torch.rsqrt(variances + eps)
     z = (xhat * kernel).view(*xhat.shape[:2], groups, xhat.shape[2] // groups).sum(3)
     return torch.bmm(z, z.transpose(1, 2))

@@ -1,4 +1,4 @@
-"""Switchable normalization (Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, ICLR 2019)."""
+"""Switchable normalization (Luo et al., Differentiable Learning-to-Normalize via Switchable Normalization, 2019)."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ class SwitchableNorm2d(CombinedNormalizer):
     """Switchable normalization: every layer learns one mixture of statistics for all samples.
 
     Y = weight * (X - sum_k w_k mu_k) / sqrt(sum_k w'_k var_k + eps) + bias, with w = softmax(mean_weight) and
-    w' = softmax(var_weight). Moments over (N, H, W) for bn (running averages in evaluation), (H, W) for in, (C, H, W) for
-    ln, (C/G, H, W) for gn, all biased: the original code's unbiased ones are NaN at 1 x 1 pixels.
+    w' = softmax(var_weight). Moments over (N, H, W) for bn (running averages in evaluation), (H, W) for in, (C, H, W)
+    for ln, (C/G, H, W) for gn, all biased: the original code's unbiased ones are NaN at 1 x 1 pixels.
 
     Args:
         num_features: C.

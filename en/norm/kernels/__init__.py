@@ -4,7 +4,8 @@
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
     plain      the layer's definition: for torch.func, and for torch.compile where there is no native form
 
-The four passes are C++ on a CPU, where it can be compiled, and torch's operations elsewhere. SPEED.md says what each gives.
+The four passes are C++ on a CPU, where it can be compiled, and torch's operations elsewhere. SPEED.md says what each
+form gives.
 """
 
 from collections.abc import Iterator

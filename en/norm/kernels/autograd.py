@@ -1,8 +1,9 @@
 """A normalizer's forward and backward with its input touched twice each way, and only the input kept in between.
 
-The four passes, of passes.py or of cpu.py where that can take x, do all work on (N, C, H, W). What lies between, from each cell's
-moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small graph is recorded in the forward pass and
-differentiated in the backward one, between the two passes. So a new normalizer needs no backward of its own.
+The four passes, of cpu.py where that can take x and of passes.py elsewhere, do all work on (N, C, H, W). What lies
+between, from each cell's moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small
+graph is recorded in the forward pass and differentiated in the backward one, between the two passes. So a new
+normalizer needs no backward of its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,8 @@ def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor
 
     Args:
         x: (N, C, H, W); the output has its type and memory format.
-        coefficients: scale and shift, (N, C) or broadcastable to it, from the mean and biased variance over (H, W), (N, C).
+        coefficients: scale and shift, (N, C) or broadcastable to it, from the mean and biased variance, (N, C), over
+            (H, W).
         parameters: what coefficients() uses and gradients are wanted of.
     Raises: RuntimeError when the backward pass is to be differentiated itself.
     """

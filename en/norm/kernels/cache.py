@@ -1,4 +1,4 @@
-"""C++ compiled once for each processor and kept for the next start, in a folder that no other user can put code into."""
+"""C++ compiled once for each kind of processor and kept, in a folder that no other user can put code into."""
 
 import ctypes
 import hashlib
@@ -32,8 +32,9 @@ def compiled_library(source: Path) -> ctypes.CDLL:
 
     def make(target: Path) -> None:
         torch_folder = Path(torch.__file__).parent
-        parts = [f"-I{torch_folder / 'include'}", str(source), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-o", str(target)]
-        subprocess.run([compiler, *FLAGS, *parts], check=True, capture_output=True, text=True)
+        headers, libraries = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
+        command = [compiler, *FLAGS, headers, str(source), libraries, "-ltorch_cpu", "-o", str(target)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
 
     return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make)
 
@@ -51,8 +52,8 @@ def processor() -> str:
 def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
     """The library `name`, loaded from the user's cache; made by make(path) first unless it is there whole.
 
-    A file's name ends with its SHA-256, so that a half-written one is seen and made anew before it is mapped, where what
-    is missing would end the process. Processes that make it at the same time do not disturb each other.
+    A file's name ends with its SHA-256, so that a half-written one is noticed and rebuilt before it is mapped: what is
+    missing from a mapped file ends the process. Processes that build it at the same time do not disturb each other.
 
     Raises: OSError where it can be neither read nor kept in any folder, and what `make` raises.
     """
@@ -73,7 +74,7 @@ def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
 
 
 def folders() -> Iterator[Path]:
-    """Where libraries may be kept, the best first: XDG's cache folder, which is in the home folder unless it is set; /tmp."""
+    """Where libraries may be kept, the best first: XDG's cache folder, in the home folder unless it is set; /tmp."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():  # the standard has a relative one ignored
         yield given / "en"
@@ -99,7 +100,7 @@ def owners() -> set[int]:
 def distrust(path: Path) -> str:
     """Why another user could have written what is at a resolved path, in one line; empty when none could.
 
-    The rule is ssh's for its keys: this holds for every folder above too. In a sticky one above, such as /tmp, others cannot
+    The rule is ssh's for its keys: it holds for every folder above too. In a sticky one, such as /tmp, others cannot
     replace what is not theirs.
     """
     for part in (path, *path.parents):

@@ -1,9 +1,9 @@
-"""The normalizers on a CPU, in C++ that is compiled when first used: the four passes, and a whole layer in one call each way.
+"""The normalizers on a CPU, in C++ that is compiled when first used: the four passes, and whole layers in one call.
 
-The passes are those of passes.py. The whole layer is what autograd.py makes of them and of the coefficients of single.py,
+The passes are those of passes.py. A whole layer is what autograd.py makes of them and of the coefficients of single.py,
 switchable.py and exemplar.py; it exists because on small inputs the time goes into calls: some hundred operations on
-(N, K, C) take longer than the four passes over (N, C, H, W). Nothing here is needed for right results; the tests compare
-both. The C++ is torch's operators, `torch.ops.en_norm`, which torch.compile and torch.export take as they are.
+(N, K, C) take longer than the four passes over (N, C, H, W). Nothing here is needed for right results; the tests
+compare both. The C++ is torch's operators, `torch.ops.en_norm`, which torch.compile and torch.export take as they are.
 """
 
 import ctypes
@@ -41,9 +41,9 @@ class NativePlan:
 
     Attributes:
         normalizers, groups, eps: as for CombinedNormalizer.
-        parameters: weight, bias, then what the ratios need. correlation: the convolution's kernel, weight and bias of the
-            gate's first layer and of its second; pooled: the same without a kernel; static: logits, and, where variances
-            have ratios of their own, theirs.
+        parameters: weight, bias, then what the ratios need. correlation: the convolution's kernel, weight and bias of
+            the gate's first layer and of its second; pooled: the same without a kernel; static: logits, and those of
+            the variances where they have ratios of their own.
         ratios: correlation, pooled or static.
         mix_statistics: as SN does; else the normalized maps are mixed.
         training: batch statistics rather than the running averages.
@@ -80,7 +80,7 @@ class NativePlan:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
-    """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing, where it is off or does not compile."""
+    """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
     known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     switch = os.environ.get(SWITCH)
     library = library_or_none() if known and switch != "0" else None
@@ -110,7 +110,7 @@ def can_take(x: Tensor) -> bool:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether `x` has values of its own on the CPU: not a subclass, unless it stands for such values in a compiled graph."""
+    """Whether `x` is a tensor of its own on the CPU: no subclass, except where torch.compile stands one in."""
     return x.device.type == "cpu" and (torch.compiler.is_compiling() or type(x) in (Tensor, torch.nn.Parameter))
 
 
@@ -141,7 +141,7 @@ def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: 
 
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
-    """Whether the layer can run as C++ on `x`: this knows its ratios, and all else is on the CPU and of the moments' type."""
+    """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers":
         return False
     averaging = plan.training and plan.running is not None and plan.momentum is None

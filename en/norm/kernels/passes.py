@@ -10,8 +10,8 @@ With m, s = mean and biased variance of X over (H, W), stored as `stats`, and Y 
 `stats` is (4, N, C): m, s, a centre near m, and m minus that centre. X is centred before it is scaled, in two steps, so
 that a huge mean with a small spread stays accurate: float32 holds 1e4 + 1e-4 no better than 1e4.
 
-In torch's operations, for every device; cpu.py has them in C++. Nothing here is differentiable: autograd.py puts the gradient
-together.
+In torch's operations, for every device; cpu.py has them in C++. Nothing here is differentiable: autograd.py puts the
+gradient together.
 """
 
 import torch

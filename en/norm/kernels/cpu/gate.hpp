@@ -1,4 +1,4 @@
-// Where the ratios of a mixed normalizer come from, forward and backward: softmax, and EN's gate of two linear layers.
+// Where the ratios of a normalizer come from, forward and backward: softmax, and EN's gate of two linear layers.
 
 #pragma once
 

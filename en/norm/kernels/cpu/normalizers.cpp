@@ -1,9 +1,9 @@
-// What en/norm calls on a CPU, as torch's operators: the four passes by themselves, and a layer (IN, LN, GN, SN, EN) whole,
-// forward and backward.
+// What en/norm calls on a CPU, as torch's operators: the four passes by themselves, and a layer (IN, LN, GN, SN, EN)
+// whole, forward and backward.
 //
-// One call each way for a whole layer, because on small inputs the time goes into calls: some hundred operations of torch on
-// (N, K, C) take longer than the four passes over (N, C, H, W). The operators are those of torch's stable ABI, which does not
-// change from one version of torch to the next; ../cpu.py compiles and loads them.
+// One call each way for a whole layer, because on small inputs the time goes into calls: some hundred operations of
+// torch on (N, K, C) take longer than the four passes over (N, C, H, W). The operators use torch's stable ABI, which
+// does not change from one version of torch to the next; ../cpu.py compiles and loads them.
 
 #include <memory>
 #include <optional>

@@ -1,4 +1,5 @@
-// The four passes over (N, C, H, W) that normalization needs, for a CPU: see ../passes.py, which has them in torch's operations.
+// The four passes over (N, C, H, W) that normalization needs, for a CPU: see ../passes.py for them in torch's
+// operations.
 //
 // A cell is one channel of one sample, P = H * W values. NCHW keeps a cell's values side by side, so vectors run along
 // pixels; channels_last keeps a pixel's channels side by side, so vectors run along channels. Sums are taken about a

@@ -1,5 +1,5 @@
-// The small part of a mixed normalizer, (N, K, C) or less, forward and backward, for a CPU: see ../../statistics.py, which has the same
-// in torch's operations. Sums over samples and channels are taken in a fixed order, whatever the number of threads.
+// The small part of a normalizer, (N, K, C) or less, forward and backward, for a CPU: see ../../statistics.py, which
+// has the same in torch's operations. Sums over samples and channels are taken in a fixed order, whatever the number of threads.
 
 #pragma once
 
