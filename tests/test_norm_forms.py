@@ -128,6 +128,20 @@ def test_memory_format_and_dtype_of_the_input_are_kept(case, form):
 
 
 @every_norm
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_torch_compile_makes_one_graph_with_the_same_result(name, training):
+    layer, x = randomized(name, 6).train(training), images(2, 6, 4, 4)
+    twin = copy.deepcopy(layer)
+    y, graph = layer(x), torch.compile(twin, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(graph, y)
+    y.square().sum().backward(), graph.square().sum().backward()
+    for expected, got in zip(layer.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, expected.grad, rtol=1e-3, atol=1e-3)
+    for expected, got in zip(layer.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@every_norm
 @every_form
 def test_weights_of_another_type_than_the_moments_are_converted(name, form):
     layer, x = randomized(name, 6).eval(), images(2, 6, 4, 4)

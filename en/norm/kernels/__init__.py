@@ -2,7 +2,7 @@
 
     native     the whole layer in one operator of C++ each way: on a CPU, for a layer with a plan
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
-    plain      the layer's definition: for torch.func, and for torch.compile where there is no native form
+    plain      the layer's definition: for torch.func, torch.compile and torch.export, which want to see each operation
 
 The four passes are C++ on a CPU, where it can be compiled, and torch's operations elsewhere. SPEED.md says what each
 form gives.
@@ -32,22 +32,14 @@ class Layer(Protocol):
 
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
-    if x.is_meta or is_transformed():
+    if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
         return layer.plain(x)
     plan = native_plan(layer)
     if plan is not None and cpu.can_run(plan, x):
         y, ratios = cpu.normalize(plan, x)
         layer.observe(ratios)
         return y
-    if torch.compiler.is_compiling():
-        return layer.plain(x)
     return autograd.normalize(x, layer.coefficients, list(layer.parameters()))
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_transformed() -> bool:
-    """Whether torch.func's grad, vmap or jvp is at work, also while torch.compile traces one."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def native_plan(layer: Layer) -> NativePlan | None:

@@ -3,7 +3,7 @@
 The passes are those of passes.py. A whole layer is what autograd.py makes of them and of the coefficients of single.py,
 switchable.py and exemplar.py; it exists because on small inputs the time goes into calls: some hundred operations on
 (N, K, C) take longer than the four passes over (N, C, H, W). Nothing here is needed for right results; the tests
-compare both. The C++ is torch's operators, `torch.ops.en_norm`, which torch.compile and torch.export take as they are.
+compare both. The C++ is operators of torch's, `torch.ops.en_norm`, without gradients of their own.
 """
 
 import ctypes
@@ -78,7 +78,6 @@ class NativePlan:
         )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
     """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
     known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -98,9 +97,6 @@ def library_or_none() -> ctypes.CDLL | None:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2)
         return None
-    torch.library.register_fake("en_norm::layer_forward", fake_forward)
-    torch.library.register_fake("en_norm::layer_backward", fake_backward)
-    torch.library.register_fake("en_norm::track", lambda *_: None)
     return library
 
 
@@ -110,8 +106,8 @@ def can_take(x: Tensor) -> bool:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether `x` is a tensor of its own on the CPU: no subclass, except where torch.compile stands one in."""
-    return x.device.type == "cpu" and (torch.compiler.is_compiling() or type(x) in (Tensor, torch.nn.Parameter))
+    """Whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
+    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
 
 
 # ---- the four passes of passes.py ----
@@ -143,9 +139,6 @@ def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers":
-        return False
-    averaging = plan.training and plan.running is not None and plan.momentum is None
-    if averaging and torch.compiler.is_compiling():  # how many batches there were is no constant of a graph
         return False
     dtype = moments_dtype(x.dtype)
     return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
@@ -193,30 +186,3 @@ class _Layer(torch.autograd.Function):
             *ctx.settings,  # type: ignore[attr-defined]
         )
         return dx if wanted else None, None, None, *grads
-
-
-# ---- what the operators give, without values: for torch.compile and torch.export ----
-
-
-def fake_forward(x: Tensor, parameters: list[Tensor], *rest: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, _, kinds, _, source, reduced, _, statistics, _ = rest
-    assert isinstance(kinds, list) and isinstance(source, int) and isinstance(reduced, int)
-    n, c, k = x.shape[0], x.shape[1], len(kinds)
-    hidden = parameters[3 if RATIOS[source] == "correlation" else 2].shape[0]
-    size = saved_size(n, c, k, RATIOS[source], reduced, hidden, bool(statistics))
-    averaged = c if STATISTICS["bn"] in kinds else 0
-    small = x.new_empty(0, dtype=moments_dtype(x.dtype))
-    return torch.empty_like(x), small.new_empty(n, k), small.new_empty(2, averaged), small.new_empty(size)
-
-
-def saved_size(n: int, c: int, k: int, ratios: str, reduced: int, hidden: int, mix_statistics: bool) -> int:
-    """Values of `saved_parts` in cpu/normalizers.cpp."""
-    by_ratios = {"correlation": n * k * (reduced + k) + n * hidden, "pooled": n * hidden, "static": 0}
-    return 2 * n * k + (6 + 2 * k + mix_statistics) * n * c + 2 * c + by_ratios[ratios]
-
-
-def fake_backward(
-    dy: Tensor, x: Tensor, saved: Tensor, parameters: list[Tensor], for_input: bool, *_: object
-) -> tuple[Tensor, list[Tensor]]:
-    dx = torch.empty_like(x) if for_input else x.new_empty(0)
-    return dx, [torch.empty_like(part) for part in parameters]

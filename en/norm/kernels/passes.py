@@ -30,7 +30,7 @@ def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
 
 def refuse_second_derivative() -> None:
     """Raises RuntimeError inside a backward pass that is itself recorded."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # compiled graphs refuse by themselves
+    if torch.is_grad_enabled():
         raise RuntimeError("a normalizer's gradient cannot be differentiated again (create_graph=True): use layer.plain(x)")
 
 

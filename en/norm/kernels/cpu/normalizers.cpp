@@ -49,7 +49,7 @@ struct plan {
     int64_t gate_inputs() const { return source == from_pooled ? channels : kinds * kinds; }
 };
 
-// The parts of `saved`, one after the other. ../cpu.py adds up their sizes too, in saved_size().
+// The parts of `saved`, one after the other.
 template <class A> struct saved_parts {
     A *ratios, *var_ratios, *stats, *offset, *var, *scale, *shift, *mixed_offset, *batch, *z, *v, *hidden, *end;
     saved_parts(const plan& m, A* at) {
