@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from en.data.sampling import Augmentation, centre_boxes, epoch_order, random_boxes, rank_batches, uniform
+from en.data.crops import Augmentation, centre_boxes, random_boxes, uniform
+from en.data.order import epoch_order, rank_batches
 
 IMAGENET = Augmentation((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
 

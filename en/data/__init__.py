@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from en.data.crops import Augmentation
 from en.data.loader import Batch, ImageLoader, Reading, Share
-from en.data.sampling import Augmentation
 from en.errors import RunError, UserError
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from en.data.crops import centre_boxes, random_boxes
 from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
-from en.data.sampling import centre_boxes, epoch_order, random_boxes, rank_batches
+from en.data.order import epoch_order, rank_batches
 from en.data.sources.folders import Sample, read_folders
 from en.errors import RunError
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from en.data.sampling import Augmentation
+from en.data.crops import Augmentation
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from en.config.schema import Config
 from en.data import Batch, ImageLoader
-from en.data.sampling import epoch_order, rank_batches
+from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks, sum_over_ranks
 from en.errors import RunError

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from en.data.crops import centre_boxes, random_boxes
 from en.data.ffcv.file import BetonFile, read_classes, read_name
 from en.data.ffcv.kernels import Bytes
 from en.data.loader import Batch, Reading
-from en.data.sampling import Ints, centre_boxes, epoch_order, random_boxes, rank_batches
+from en.data.order import Ints, epoch_order, rank_batches
 from en.errors import RunError, UserError
 
 BATCHES_AHEAD = 3

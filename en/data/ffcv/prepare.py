@@ -19,12 +19,12 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
+from en.data.crops import centre_boxes
 from en.data.decoding import DamagedImage, Picture, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.out_folder import OutFolder
 from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
-from en.data.sampling import centre_boxes
 from en.data.sources.folders import SPLITS, Sample, Source
 from en.errors import RunError, Stopped, UserError
 from en.progress import Progress
