@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Evaluate: python eval.py RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N], or the same under torchrun.
 
-A run folder means its last.pt. The last line on stdout is one JSON object: top1 and top5 in %, loss, images.
+A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
 
     scores = score(arguments.checkpoint, arguments.overrides, arguments.recalibrate)
     if Ranks.from_environment().is_first:
-        print(json.dumps(scores.as_dict()), flush=True)
+        print(json.dumps(scores), flush=True)
 
 
 if __name__ == "__main__":

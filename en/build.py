@@ -1,16 +1,17 @@
 """A configuration made into loaders and a network."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from en.config.schema import Config
-from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
+from en.data import LOADERS, ImageLoader, Reading, Share
 from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.models import build_model, check_output
+from en.models import check_output
 
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
@@ -32,8 +33,8 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
     micro_batch = max(1, train.batch_size // parts)
     reading = Reading(
         share=Share(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
-        augmentation=Augmentation((data.crop_scale[0], data.crop_scale[1]), (data.crop_ratio[0], data.crop_ratio[1]), data.flip),
-        centre_share=data.centre_share,
+        training_crop=config.task.crop(training=True),
+        evaluation_crop=config.task.crop(training=False),
         workers=ranks.default_workers() if data.workers is None else data.workers,
         timeout_s=data.timeout_s,
         pinned=config.device != "cpu" and torch.cuda.is_available(),
@@ -45,17 +46,25 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
 def build_network(config: Config, classes: int) -> nn.Module:
     """The configured network, initialized from the seed alone.
 
-    Raises: UserError for one that cannot be built, does not take the configured sizes, or is no classifier.
+    Raises: UserError for one that cannot be built, does not take the configured sizes, or does not answer as its task takes it.
     """
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm
     try:
-        network = build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
+        network = config.task.network(
+            classes,
+            name=model.name,
+            norm=norm.name,
+            norm_options=norm.options,
+            zero_init_last_gamma=model.zero_init_last_gamma,
+            dropout=model.dropout,
+        )
     except ValueError as error:
         named = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
         raise UserError(f"model.name={model.name}, {named}: {error}") from error
     try:
-        check_output(network, classes, config.training_resolution.sides(config.train.epochs), [config.eval_resolution])
+        sides = config.training_resolution.sides(config.train.epochs)
+        check_output(network, partial(config.task.check_output, classes=classes), sides, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"model.name={model.name}, data.resolution={config.data.resolution}: {error}") from error
     return network

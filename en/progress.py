@@ -11,6 +11,11 @@ from rich.progress import Progress as Bar
 PLAIN_LINE_EVERY_S = 30.0
 
 
+def tell(line: str) -> None:
+    """Prints a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Shows how far a job of `total` units is, with elapsed and remaining time, on stderr.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,13 +48,19 @@ def first_difference(then: Path, now: Path) -> str:
     for step, name in enumerate(names, 1):
         before, after = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (then, now))
         for rank, (a, b) in enumerate(zip(before["ranks"], after["ranks"], strict=True)):
-            if a["watch"]["sum"] != b["watch"]["sum"]:
-                return f"rank {rank}, step {step}: the losses add up to {a['watch']['sum']!r} then, {b['watch']['sum']!r} now"
+            if loss_sum(a) != loss_sum(b):
+                return f"rank {rank}, step {step}: the losses add up to {loss_sum(a)!r} then, {loss_sum(b)!r} now"
         for part in ("model", "ema"):
             for key, value in before[part].items():
                 if not torch.equal(value, after[part][key]):
                     return f"step {step}: {part}: {key} differs by up to {(value - after[part][key]).abs().max():.3g}"
     return ""
+
+
+def loss_sum(rank: dict[str, Any]) -> float:
+    """The sum of a rank's losses, under whatever name a tree keeps them."""
+    (total,) = (part["sum"] for part in rank.values() if isinstance(part, dict))
+    return float(total)
 
 
 def main(then: Path, work: Path) -> int:

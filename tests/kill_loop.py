@@ -20,7 +20,8 @@ RECIPE = """
 model: {name: shufflenet_v2_x0_5, dropout: 0.2}
 norm: {name: en}
 data: {root: unset, resolution: 48, workers: 1}
-train: {epochs: 4, batch_size: 24, mixup: 0.2, cutmix: 1.0, ema_decay: 0.9}
+task: {mixup: 0.2, cutmix: 1.0}
+train: {epochs: 4, batch_size: 24, ema_decay: 0.9}
 optim: {lr: 0.02}
 schedule: {warmup_epochs: 0.5}
 checkpoint: {every_steps: 1, keep: 2}
@@ -141,8 +142,8 @@ def differences(whole: Path, broken: Path) -> list[str]:
             for key, value in (ours[part] or {}).items():
                 if not torch.equal(value, theirs[part][key]):
                     found.append(f"{name}: {part}: {key}")
-        if ours["best"] != theirs["best"] or ours["epoch"] != theirs["epoch"]:
-            found.append(f"{name}: best or epoch")
+        if ours["best"] != theirs["best"] or ours["position"] != theirs["position"]:
+            found.append(f"{name}: best or position")
     if rows(whole) != rows(broken):
         found.append(f"log.jsonl: {rows(whole)} and {rows(broken)}")
     ours_scalars, theirs_scalars = scalars(whole), scalars(broken)

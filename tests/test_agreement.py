@@ -29,7 +29,7 @@ def midway(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process.send_signal(signal.SIGUSR1)
     finish(process)
     newest = max((run / "checkpoints").glob("step_*.pt"))
-    assert torch.load(newest, weights_only=True)["step"] > 0
+    assert torch.load(newest, weights_only=True)["position"]["step"] > 0
     return run
 
 
@@ -110,17 +110,17 @@ def test_a_run_that_has_more_behind_it_than_it_is_to_have_is_refused(place, unto
 def test_what_else_a_resumed_run_changes_is_said_kept_and_shown_in_reports(place, midway, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(midway, run)
-    done = train(place, CASES[0], run, "resume=auto", "data.flip=0.0", "train.epochs=1", OMP_NUM_THREADS="2")
+    done = train(place, CASES[0], run, "resume=auto", "task.flip=0.0", "train.epochs=1", OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert {"resumes with data.flip=0.0 (was 0.5)", "resumes with train.epochs=1 (was 4)"} <= set(lines)
+    assert {"resumes with task.flip=0.0 (was 0.5)", "resumes with train.epochs=1 (was 4)"} <= set(lines)
     assert "resumes, but not bit for bit: threads=2 (was 1)" in lines and len([x for x in lines if x.startswith("resumes")]) == 3
     first, second = json.loads((run / "provenance.json").read_text())["starts"]
-    assert second["changed"] == {"train.epochs": [4, 1], "data.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
+    assert second["changed"] == {"train.epochs": [4, 1], "task.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
     assert (first["threads"], second["threads"]) == (1, 2) and first["native"] == "layers" and "changed" not in first
     assert "EN_NATIVE" in first and first["code"] == second["code"] and first["processor"]
     text = write_report([str(run)], tmp_path / "report.md")
-    assert "Two recipes" in text and "data.flip" in text and "0.5" in text and str(run.name) in text
+    assert "Two recipes" in text and "task.flip" in text and "0.5" in text and str(run.name) in text
 
 
 def test_a_resume_that_changes_nothing_says_nothing(place, midway, tmp_path):
@@ -134,7 +134,7 @@ def test_a_resume_that_changes_nothing_says_nothing(place, midway, tmp_path):
 @pytest.mark.parametrize(
     ("script", "extra", "told"),
     [
-        ("train.py", "seed=1 data.flip=0.1", ["seed is 0 on rank 0, 1 on rank 1", "data.flip is 0.5 on rank 0, 0.1 on rank 1"]),
+        ("train.py", "seed=1 task.flip=0.1", ["seed is 0 on rank 0, 1 on rank 1", "task.flip is 0.5 on rank 0, 0.1 on rank 1"]),
         ("train.py", "data.root={other}", ["data.train.digest is", "data.val.digest is"]),
         ("eval.py", "data.mean=[1,2,3]", ["data.mean is [123.675, 116.28, 103.53] on rank 0, [1.0, 2.0, 3.0] on rank 1"]),
     ],

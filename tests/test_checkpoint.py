@@ -21,6 +21,7 @@ from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.folder import RunFolder
+from en.runs.position import Position
 from en.training.learner import build_learner
 
 ONE = Ranks(0, 1, 0, 1)
@@ -128,7 +129,7 @@ def test_an_altered_checkpoint_without_its_sum_is_refused_or_holds_the_same(whol
     same = checkpoint.load(whole / "last.pt")
     assert found.content().keys() == same.content().keys()
     assert all(torch.equal(found.model[name], value) for name, value in same.model.items())
-    assert found.config == same.config and found.epoch == same.epoch
+    assert found.config == same.config and found.position == same.position
 
 
 def test_a_checkpoint_without_its_sum_is_used_with_a_warning(whole, tmp_path, capsys):
@@ -143,10 +144,10 @@ def test_a_checkpoint_without_its_sum_is_used_with_a_warning(whole, tmp_path, ca
 def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run_stay(whole, tmp_path, capsys):
     run, names = tmp_path / "run", {"last.pt", "best.pt", "summary.json"}
     shutil.copytree(whole, run)
-    folder, saved = RunFolder(run), checkpoint.load(run / "last.pt")
-    folder.drop_later(saved.epoch, saved.best)
+    folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
+    folder.drop_later(saved.position.epoch, saved.best)
     assert names <= {path.name for path in run.iterdir()} and capsys.readouterr().err == ""
-    folder.drop_later(saved.epoch - 1, {"top1": 0.5, "epoch": 1})
+    folder.drop_later(saved.position.epoch - 1, {"score": 0.5, "epoch": 1})
     assert not names & {path.name for path in run.iterdir()} and "best.pt" in capsys.readouterr().err
     folder._lock.close()
 
@@ -156,7 +157,7 @@ def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
     changed = {**content, "model": {}, "ema": None, key: {"x": torch.zeros(1)}}
     if key == "notes":
         rank = content["ranks"][0]
-        changed = {**content, "ranks": [{**rank, "watch": {**rank["watch"], "notes": [{"epoch": torch.zeros(1)}]}}]}
+        changed = {**content, "ranks": [{**rank, "losses": {**rank["losses"], "notes": [{"epoch": torch.zeros(1)}]}}]}
     torch.save(changed, tmp_path / "odd.pt")
     with pytest.raises(UserError, match=r"odd.pt: expected a checkpoint of this package.*(ranks|summary|circumstances|config)"):
         checkpoint.load(tmp_path / "odd.pt")
@@ -167,5 +168,5 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     paths = checkpoint.step_paths(run)
-    checkpoint.step_path(run, 9, 0).mkdir()
+    checkpoint.step_path(run, Position(epoch=9)).mkdir()
     assert checkpoint.step_paths(run) == paths

@@ -16,7 +16,7 @@ from en.config.strict_yaml import read_yaml
 from en.distributed.ranks import Ranks, process_group
 from en.errors import UserError, exit_on_error, speaks
 from en.norm import NORMALIZERS
-from en.reports.tables import published_figures
+from en.reports.tables import published
 
 CONFIGS = sorted(ROOT.glob("configs/*/*.yaml"))
 GOOD = """
@@ -41,7 +41,7 @@ def test_every_shipped_config_loads_builds_and_is_headed_by_its_command_and_publ
     build_network(config, 10)
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"train.py {path.relative_to(ROOT)}" in header
-    for row in published_figures() if path.parent.name == "imagenet" else []:
+    for row in published().figures if path.parent.name == "imagenet" else []:
         if (row["model"], row["norm"]) == (config.model.name, config.norm.name):
             line = next(line for line in header.splitlines() if row["source"] in line and f"top-1 {row['top1']} %" in line)
             assert ("nverified" in line) == (row["status"] == "unverified")
@@ -97,7 +97,7 @@ def test_values_are_read_by_the_core_schema_of_yaml_1_2(good):
 
 
 def test_a_printed_config_reads_back_to_itself(tmp_path, good):
-    config = load_config(good, ["norm.hidden=7", "norm.normalizers=[ln,bn]", "optim.weight_decay=5e-7", "train.mixup=0.2"])
+    config = load_config(good, ["norm.hidden=7", "norm.normalizers=[ln,bn]", "optim.weight_decay=5e-7", "task.mixup=0.2"])
     again = tmp_path / "again.yaml"
     again.write_text(dump(config))
     assert load_config(str(again), []) == config
@@ -124,15 +124,20 @@ MISTAKES = {
     "train.accumulation=5": ["train.batch_size=32", "accumulation=5"],
     "train.precision=fp16": ["train.precision='fp16'", "'float16'"],
     "train.compile=yes": ["train.compile='yes'", "true or false"],
-    "train.label_smoothing=1.0": ["train.label_smoothing=1.0", "less than 1"],
-    "train.mixup=.nan": ["train.mixup=nan", "finite"],
+    "task.label_smoothing=1.0": ["task.label_smoothing=1.0", "less than 1"],
+    "task.mixup=.nan": ["task.mixup=nan", "finite"],
+    "train.mixup=0.2": ["unknown key 'train.mixup'", "expected task.mixup"],
+    "data.flip=0.2": ["unknown key 'data.flip'", "expected task.flip"],
+    "task.mixpu=0.2": ["unknown key 'task.mixpu'", "did you mean 'task.mixup'"],
+    "task.name=clasification": ["task.name='clasification'", "did you mean 'classification'"],
+    "task=classification": ["task='classification'", "expected a section"],
     "train.ema_decay=1": ["train.ema_decay=1", "less than 1"],
     "train.progressive={start_resolution: 300, until_epoch: 2}": ["train.progressive.start_resolution=300", "224"],
     "data.loader=dali": ["data.loader='dali'", "'ffcv' or 'folder'"],
     "data.mean=[1,2]": ["data.mean=[1, 2]", "3 items"],
     "data.std=[1,2,0]": ["data.std.2=0", "at least 0.001"],
-    "data.crop_scale=[0.5,0.1]": ["data.crop_scale=[0.5, 0.1]", "smaller"],
-    "data.crop_scale=[0.5,1.1]": ["data.crop_scale.1=1.1", "at most 1"],
+    "task.crop_scale=[0.5,0.1]": ["task.crop_scale=[0.5, 0.1]", "smaller"],
+    "task.crop_scale=[0.5,1.1]": ["task.crop_scale.1=1.1", "at most 1"],
     "data.resolution=0": ["data.resolution=0", "1"],
     "data.workers=-1": ["data.workers=-1", "0"],
     "optim.lr=1e-3x": ["optim.lr='1e-3x'", "expected a number"],

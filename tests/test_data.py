@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import CLASSES, PER_CLASS, write_folders
 from PIL import Image
-from readers import AUGMENTATION, epoch_pixels, reading
+from readers import CROP, epoch_pixels, reading
 
 from en.data import LOADERS, ImageLoader, Reading, Share
+from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.errors import RunError, UserError
@@ -75,7 +76,7 @@ def test_labels_and_classes_are_those_of_the_folders(kind, folders, betons):
     assert loader.samples == TRAIN and loader.name == "clothes"
     files = [path for name in loader.classes for path in sorted((folders / "train" / name).iterdir())]
     for batch in loader.train_epoch(0, 16):
-        for sample, label in zip(batch.samples.tolist(), batch.labels.tolist(), strict=True):
+        for sample, label in zip(batch.samples.tolist(), batch.targets.tolist(), strict=True):
             assert files[sample].parent.name == loader.classes[label]
 
 
@@ -135,9 +136,9 @@ def test_stock_ffcvs_loader_gives_the_same_images(betons):
     stock = Loader(str(betons / "val.beton"), 20, 1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines={"image": pipeline})
     images, labels = next(iter(stock))
     share = Share(20, 1, 0, 1, 0)
-    mine = LOADERS["ffcv"](betons, "val", Reading(share, AUGMENTATION, 1.0, 2, 30, False))
+    mine = LOADERS["ffcv"](betons, "val", Reading(share, CROP, CentreCrop(1.0), 2, 30, False))
     batch = next(iter(mine.eval_epoch(32)))
-    assert labels.flatten().tolist() == batch.labels.tolist()
+    assert labels.flatten().tolist() == batch.targets.tolist()
     assert np.array_equal(np.asarray(images), batch.images.permute(0, 2, 3, 1).numpy())
 
 

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import kill_loop
 import pytest
@@ -18,14 +20,16 @@ from torch import Tensor, nn
 
 from en.build import build_network, open_loaders
 from en.config.reading import load_config
+from en.config.schema import Config
+from en.data import ImageLoader
 from en.data.ffcv.file import BetonFile
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import RunError
-from en.tasks.mixing import Mixing
-from en.training.epoch import Trainer, train_epoch
-from en.training.learner import build_learner
-from en.training.record import LossWatch
+from en.runs.position import Position
+from en.training.epoch import refuse_bad_step, train_epoch
+from en.training.learner import Learner, build_learner
+from en.training.record import EpochRecord
 
 ONE = Ranks(0, 1, 0, 1)
 CPU = torch.device("cpu")
@@ -93,7 +97,7 @@ def test_the_stand_in_is_the_next_whole_sample_with_its_label_whatever_the_worke
         assert 5 not in samples and (samples == 6).sum() == 2
         (first, second) = (torch.cat([batch.images for batch in batches])[i] for i in (samples == 6).nonzero().flatten().tolist())
         assert torch.equal(first, second)
-        assert len(set(torch.cat([batch.labels for batch in batches])[samples == 6].tolist())) == 1
+        assert len(set(torch.cat([batch.targets for batch in batches])[samples == 6].tolist())) == 1
         seen.append(torch.cat([batch.images for batch in batches]))
         loader.close()
     assert torch.equal(*seen)
@@ -133,6 +137,19 @@ class Spoilt(nn.Module):
         return y
 
 
+class Trainer(NamedTuple):
+    config: Config
+    learner: Learner
+    loader: ImageLoader
+    to_device: ToDevice
+    record: EpochRecord
+
+    def steps(self) -> Iterator[Position]:
+        """The steps of the first epoch, looked at once they are all done."""
+        yield from train_epoch(*self, Position(), ONE)
+        refuse_bad_step(self.config, self.record, self.loader, 0, ONE)
+
+
 def trainer_of(recipe: Path, betons: Path, at: set[int], what: str, *overrides: str) -> Trainer:
     config = load_config(str(recipe), [f"data.root={betons}", *overrides])
     loader = open_loaders(config, ONE, ["train"])["train"]
@@ -140,7 +157,7 @@ def trainer_of(recipe: Path, betons: Path, at: set[int], what: str, *overrides: 
     model = Spoilt(build_network(config, CLASSES), at, what)
     learner = build_learner(config, model, CPU, ONE)
     to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, CPU)
-    return Trainer(config, learner, loader, Mixing(0.0, 0.0, CLASSES), to_device, ONE)
+    return Trainer(config, learner, loader, to_device, EpochRecord(CPU))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -149,19 +166,15 @@ def test_a_step_that_is_not_finite_changes_nothing_is_noted_and_training_goes_on
     trainer = trainer_of(
         recipe, betons, {1}, what, "train.on_nonfinite=skip", "train.ema_decay=0.5", f"train.precision={precision}"
     )
-    states, watch = [], LossWatch(CPU)
-
-    def remember(done: int) -> None:
-        states.append({key: value.clone() for key, value in trainer.learner.model.state_dict().items()})
-
-    train_epoch(trainer, 0, watch, after_step=remember)
+    network = trainer.learner.model
+    states = [{key: value.clone() for key, value in network.state_dict().items()} for _ in trainer.steps()]
     scalers_own = precision == "float16" and what == "gradient"
-    notes = [{key for key in note if key not in ("epoch", "step")} for note in watch.notes if note["step"] == 2]
+    notes = [{key for key in note if key not in ("epoch", "step")} for note in trainer.record.notes if note["step"] == 2]
     assert notes == [{"scaler_skipped"} if scalers_own else {"left_out"}]
     changed = [key for key in states[0] if not torch.equal(states[0][key], states[1][key])]
     assert all("running" in key or "tracked" in key for key in changed) if scalers_own else changed == []
     assert any(not torch.equal(states[1][key], states[2][key]) for key in states[1] if "weight" in key)
-    assert all(value.isfinite().all() for value in trainer.learner.model.state_dict().values())
+    assert all(value.isfinite().all() for value in network.state_dict().values())
     trainer.loader.close()
 
 
@@ -169,14 +182,14 @@ def test_a_step_that_is_not_finite_changes_nothing_is_noted_and_training_goes_on
 def test_what_is_not_finite_is_named_with_its_step_also_in_the_last_one(recipe, betons, what):
     trainer = trainer_of(recipe, betons, {3}, what)
     with pytest.raises(RunError, match=f"the {what} is not finite at step 4/4 of epoch 1 on rank 0, learning rate .*, batch of 24"):
-        train_epoch(trainer, 0, LossWatch(CPU))
+        list(trainer.steps())
     trainer.loader.close()
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(recipe, betons):
     trainer = trainer_of(recipe, betons, {1, 2, 3}, "loss", "train.on_nonfinite=skip", "train.nonfinite_limit=2")
     with pytest.raises(RunError, match=r"not finite 2 times in a row .*nonfinite_limit.*step 3/4"):
-        train_epoch(trainer, 0, LossWatch(CPU))
+        list(trainer.steps())
     trainer.loader.close()
 
 

@@ -1,5 +1,7 @@
 """Networks with normalizers put in: counts, conversion, options."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from en.models import build_model, check_output, complexity
 from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, replace_norm
+from en.tasks.classification import Classification
 
 GOLDEN = {  # torchvision's and timm's model documentation: parameters, GMACs at 224, normalization layers
     "resnet50": (25_557_032, 4.09, 53),
@@ -138,7 +141,7 @@ def test_an_impossible_network_is_a_value_error_that_says_why(arguments, words):
 def test_networks_with_auxiliary_classifiers_are_built_without_them(name):
     with torch.device("meta"):
         model = build_model(name, 7, "en")
-    check_output(model, 7, [224], [224])
+    check_output(model, partial(Classification().check_output, classes=7), [224], [224])
     assert not [place for place, _ in model.named_modules() if "aux" in place.lower()]
 
 
@@ -156,7 +159,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (Odd((torch.zeros(2, 3), torch.zeros(2, 3))), r"one tensor \(2, 3\) for 2 images; in training found a tuple"),
+        (Odd((torch.zeros(2, 3), torch.zeros(2, 3))), r"one tensor \(2, 3\) for 2 images; found a tuple in training"),
         (Odd({"logits": torch.zeros(2, 3)}), "found a dict"),
         (Odd(torch.zeros(2, 4)), r"found a tensor \(2, 4\)"),
         (Odd(torch.zeros(2, 3, 1)), r"found a tensor \(2, 3, 1\)"),
@@ -164,6 +167,7 @@ class Odd(nn.Module):
     ],
 )
 def test_what_is_no_classifier_of_a_size_is_a_value_error_that_says_why(model, words):
+    three_classes = partial(Classification().check_output, classes=3)
     with pytest.raises(ValueError, match=words):
-        check_output(model, 3, [32], [64])
-    check_output(model, 3, [], [64])
+        check_output(model, three_classes, [32], [64])
+    check_output(model, three_classes, [], [64])

@@ -13,11 +13,12 @@ from commands import command, refused
 from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import UserError
-from en.reports.tables import published_figures, write_report
+from en.reports.tables import published, write_report
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "dataset": "ImageNet", "classes": 1000, "seed": 0, "epochs": 100,
-    "epochs_done": 100, "top1": 77.0, "top5": 93.0, "loss": 0.9, "images": 50_000, "best_top1": 77.1, "best_epoch": 99,
+    "epochs_done": 100, "images": 50_000, "task": "classification", "score": "top1", "best_score": 77.1, "best_epoch": 99,
+    "scores": {"top1": 77.0, "top5": 93.0, "loss": 0.9},
     "params": 25_900_000, "gmacs": 4.09, "norm_gmacs": 0.05, "images_per_second": 9000.0, "resolution": 224,
     "eval_resolution": 224, "batch_size": 256, "world_size": 8, "hardware": "8 x some GPU",
 }  # fmt: skip
@@ -25,6 +26,10 @@ CONFIG = {
     "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"}, "train": {"epochs": 100, "batch_size": 256},
     "optim": {"lr": 0.1},
 }  # fmt: skip
+
+
+def scores(top1: object = 77.0, top5: object = 93.0) -> dict[str, object]:
+    return {"top1": top1, "top5": top5, "loss": 0.9}
 
 
 def run(folder: Path, config: dict[str, object] | None = None, **changes: object) -> str:
@@ -35,8 +40,8 @@ def run(folder: Path, config: dict[str, object] | None = None, **changes: object
 
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
-    runs = [run(tmp_path / f"en{seed}", seed=seed, top1=top1) for seed, top1 in enumerate([77.0, 77.5, 78.3])]
-    runs += [run(tmp_path / "bn", norm="bn", top1=76.0)]
+    runs = [run(tmp_path / f"en{seed}", seed=seed, scores=scores(top1)) for seed, top1 in enumerate([77.0, 77.5, 78.3])]
+    runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]
     text = write_report(runs, tmp_path / "out" / "report.md")
     assert text == (tmp_path / "out" / "report.md").read_text()
     row = next(line for line in text.splitlines() if "| en |" in line and "ImageNet" in line)
@@ -48,14 +53,14 @@ def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
 
 def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
     text = write_report([run(tmp_path / "a")], tmp_path / "report.md")
-    for row in published_figures():
+    for row in published().figures:
         lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
         assert bool(lines) == (row["model"] == "resnet50")
         assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
 
 
 def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    text = write_report([run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", top1=77.0)], tmp_path / "report.md")
+    text = write_report([run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", scores=scores(77.0))], tmp_path / "report.md")
     judged = [line for line in text.splitlines() if " against " in line]
     assert len(judged) == 1 and "+0.08 against 76.92" in judged[0] and "sn" in judged[0]
 
@@ -64,6 +69,7 @@ def test_an_unverified_figure_never_judges_a_run(tmp_path):
     ("changes", "words"),
     [
         ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
+        ({"task": "regression"}, "another task (regression)"),
         ({"eval_resolution": 256}, "another resolution (256 pixels)"),
         ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
     ],
@@ -109,10 +115,10 @@ DAMAGE = [
     ("summary.json", "", "summary.json: expected JSON"),
     ("summary.json", "[" * 50_000, "summary.json: expected JSON"),
     ("summary.json", "[]", "summary.json: []: expected a section of keys and values"),
-    ("summary.json", {"top1": "77"}, "summary.json: top1='77': expected a number"),
-    ("summary.json", {"top1": None}, "summary.json: top1=None: expected a number"),
-    ("summary.json", {"top1": float("nan")}, "summary.json: top1=nan: expected a finite number"),
-    ("summary.json", {"top5": 1e308}, "summary.json: top5=1e+308: expected at most 100"),
+    ("summary.json", {"scores": scores("77")}, "summary.json: scores.top1='77': expected a number"),
+    ("summary.json", {"scores": scores(None)}, "summary.json: scores.top1=None: expected a number"),
+    ("summary.json", {"scores": scores(float("nan"))}, "summary.json: scores.top1=nan: expected a finite number"),
+    ("summary.json", {"scores": scores(77.0, 1e308)}, "summary.json: scores.top5=1e+308: expected at most"),
     ("summary.json", {"params": 10**40}, "summary.json: params="),
     ("summary.json", {"model": ["resnet50"]}, "summary.json: model=['resnet50']: expected a string"),
     ("summary.json", {"norm_options": [1]}, "summary.json: norm_options=[1]: expected a section"),
@@ -152,18 +158,18 @@ def test_a_report_that_cannot_be_read_or_written_ends_with_code_2_and_one_line(t
 
 
 def test_every_published_figure_has_a_source_and_a_status():
-    for row in published_figures():
+    for row in published().figures:
         assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
-    assert yaml.safe_dump(published_figures())
+    assert yaml.safe_dump(published().figures)
 
 
 def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):
     folder = Path(run(tmp_path / "en"))
-    changed = {"data.flip": [0.5, 0.0], "data.workers": [1, 4], "checkpoint.keep": [3, 5], "train.epochs": [90, 100]}
+    changed = {"task.flip": [0.5, 0.0], "data.workers": [1, 4], "checkpoint.keep": [3, 5], "train.epochs": [90, 100]}
     start = {"resumed_at": {"epoch": 3, "step": 7}, "changed": changed, "command": "train.py"}
     (folder / "provenance.json").write_text(json.dumps({"starts": [{"seed": 0}, start]}))
     (line,) = [line for line in write_report([str(folder)], tmp_path / "report.md").splitlines() if "Two recipes" in line]
-    assert "data.flip=0.0 (was 0.5) after epoch 3 and 7 steps" in line and "train.epochs=100 (was 90)" in line
+    assert "task.flip=0.0 (was 0.5) after step 7 of epoch 4" in line and "train.epochs=100 (was 90)" in line
     assert "workers" not in line and "keep" not in line
     (folder / "provenance.json").write_text("")
     assert "provenance.json is damaged" in write_report([str(folder)], tmp_path / "report.md")

@@ -52,7 +52,7 @@ def test_two_nodes_train_what_one_node_trains(place, untouched, tmp_path):
 
 def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, tmp_path):
     """gn has no batch statistics and nothing is drawn at random, so that ranks change nothing but rounding."""
-    plain = ["norm.name=gn", "model.name=resnet18", "train.mixup=0", "train.cutmix=0", "model.dropout=0", "train.ema_decay=null"]
+    plain = ["norm.name=gn", "model.name=resnet18", "task.mixup=0", "task.cutmix=0", "model.dropout=0", "train.ema_decay=null"]
     plain += ["train.epochs=2", "checkpoint.every_steps=2", "optim.lr=0.01"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     kill_loop.run_untouched(place, Case("ffcv", 0, plain), whole)

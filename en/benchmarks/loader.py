@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
-from en.data import LOADERS, Augmentation, Reading, Share
+from en.data import LOADERS, Reading, Share
+from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources.folders import read_folders
 from en.errors import UserError
@@ -84,8 +85,8 @@ def makers(root: Path, workers: int) -> dict[str, Callable[[], Callable[[], Iter
 def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
     reading = Reading(
         share=Share(BATCH, 1, 0, 1, 0),
-        augmentation=Augmentation((0.08, 1.0), (3 / 4, 4 / 3), 0.5),
-        centre_share=0.875,
+        training_crop=RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5),
+        evaluation_crop=CentreCrop(0.875),
         workers=workers,
         timeout_s=60,
         pinned=False,

@@ -11,17 +11,19 @@ from torch.nn import functional as F
 from en.benchmarks.timing import hardware, median, show, write
 from en.build import build_network, open_loaders
 from en.config.reading import validate
+from en.config.schema import Config
+from en.data import ImageLoader
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources.folders import Sample, Source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+from en.runs.position import Position
 from en.runs.start import describe_data
-from en.tasks.mixing import Mixing
-from en.training.epoch import Trainer, train_epoch
-from en.training.learner import build_learner
-from en.training.record import LossWatch
+from en.training.epoch import train_epoch
+from en.training.learner import Learner, build_learner
+from en.training.record import EpochRecord
 
 BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
 EVERY = 500  # steps between checkpoints
@@ -48,9 +50,8 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
         loaders = open_loaders(config, ranks, ("train",))
         to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
-        mixing = Mixing(0.0, 0.0, CLASSES)
         learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
-        trainer = Trainer(config, learner, loaders["train"], mixing, to_device, ranks)
+        images_of_an_epoch = steps * BATCH
         images, labels = to_device(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
 
         def bare_epoch() -> float:
@@ -60,15 +61,17 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
                 torch.autograd.backward(F.cross_entropy(bare.forward(images), labels))
                 bare.optimizer.step()
                 bare.optimizer.zero_grad(set_to_none=True)
-            return steps * BATCH / (time.perf_counter() - started)
+            return images_of_an_epoch / (time.perf_counter() - started)
 
         trained, alone = [], []
         for epoch in range(rounds + 1):  # the first is a warm-up
-            stats = train_epoch(trainer, epoch, LossWatch(device))
-            trained.append(stats.images_per_second or 0.0)
+            record, start = EpochRecord(device), Position(epoch=epoch)
+            for _ in train_epoch(config, learner, loaders["train"], to_device, record, start, ranks):
+                pass
+            trained.append(images_of_an_epoch / record.seconds)
             alone.append(bare_epoch())
         loaders["train"].close()
-        seconds = checkpoint_seconds(trainer, root)
+        seconds = checkpoint_seconds(config, learner, loaders["train"], root)
     where = hardware("cpu", threads)
     speeds = {"trainer": median(trained[1:]), "bare step": median(alone[1:])}
     ratio = speeds["trainer"] / speeds["bare step"]
@@ -81,24 +84,23 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     write(out, {**report, "checkpoint s": seconds, f"checkpoint / {EVERY} steps": share})
 
 
-def checkpoint_seconds(trainer: Trainer, folder: Path) -> float:
+def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, folder: Path) -> float:
     """Median time in which a checkpoint in the middle of an epoch is gathered, written and synced to the disk."""
     seconds = []
     for step in range(3):
-        started = time.perf_counter()
+        started, position = time.perf_counter(), Position(step=step)
         state = Checkpoint(
-            **trainer.learner.state_dict(),
-            epoch=0,
-            step=step,
-            ranks=[{"watch": LossWatch(torch.device("cpu")).state(), "buffers": trainer.learner.buffers()}],
-            best={"top1": 0.0, "epoch": 0},
+            **learner.state_dict(),
+            position=position,
+            ranks=[{"losses": EpochRecord(torch.device("cpu")).state_dict(), "buffers": learner.buffers()}],
+            best=None,
             summary=None,
-            config=trainer.config.model_dump(),
-            classes=list("0123456789"),
-            data=describe_data("ffcv", trainer.loader, trainer.loader),
+            config=config.model_dump(),
+            classes=loader.classes,
+            data=describe_data("ffcv", loader, loader),
             circumstances={},
         )
-        checkpoint.save(state, checkpoint.step_path(folder, 0, step))
+        checkpoint.save(state, checkpoint.step_path(folder, position))
         seconds.append(time.perf_counter() - started)
     return median(seconds)
 

@@ -1,6 +1,7 @@
 """A configuration from a YAML file, its base and the command line's key=value; whatever is wrong is one UserError."""
 
 import re
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from en.config.section import explain
 from en.config.strict_yaml import Tree, read_tree, read_yaml, to_yaml
 from en.errors import UserError, shown
 from en.norm.registry import norm_options
+from en.tasks import DEFAULT, task_class
 
 PARTS = 4  # of a dotted key, at most
+MOVED = {
+    **{f"train.{key}": f"task.{key}" for key in ("label_smoothing", "mixup", "cutmix")},
+    **{f"data.{key}": f"task.{key}" for key in ("crop_scale", "crop_ratio", "flip", "centre_share")},
+}  # keys by their earlier names
 
 
 def load_config(path: str, overrides: list[str]) -> Config:
@@ -87,6 +93,8 @@ def validate(tree: Tree, where: str) -> Config:
 def explain_unknown(location: tuple[int | str, ...], tree: Tree) -> str:
     """That a key is unknown, with a hint at the one that may be meant."""
     key, known = ".".join(map(str, location)), known_keys(tree)
+    if key in MOVED:
+        return f"unknown key {key!r}: expected {MOVED[key]}, its name now"
     if key in known:
         section, _, name = key.rpartition(".")
         return f"unknown key {key!r}: expected {name} in the section {section}"
@@ -104,7 +112,7 @@ def meant(key: str, known: list[str]) -> str:
 
 
 def known_keys(tree: Tree) -> list[str]:
-    """Every key of the configuration, dotted, with the options of the chosen normalizer."""
+    """Every key of the configuration, dotted, with the options of the chosen normalizer and task."""
 
     def fields(section: type[BaseModel], prefix: str) -> list[str]:
         names = []
@@ -114,13 +122,19 @@ def known_keys(tree: Tree) -> list[str]:
             names += [prefix + name, *(fields(inner, f"{prefix}{name}.") if inner else [])]
         return names
 
-    norm = tree.get("norm")
-    name = norm.get("name") if isinstance(norm, dict) else None
-    try:
-        options = list(norm_options(str(name)))
-    except ValueError:
-        options = []
-    return fields(Config, "") + [f"norm.{option}" for option in options]
+    def chosen(section: str, options: Callable[[str], Iterable[str]], default: str = "") -> list[str]:
+        keys = tree.get(section)
+        name = keys.get("name", default) if isinstance(keys, dict) else default
+        try:
+            return [f"{section}.{option}" for option in options(str(name))]
+        except ValueError:
+            return []
+
+    return [
+        *fields(Config, ""),
+        *chosen("norm", norm_options),
+        *chosen("task", lambda name: task_class(name).model_fields, DEFAULT),
+    ]
 
 
 def dump(config: Config) -> str:

@@ -1,28 +1,29 @@
 """The configuration: every key with its type, unit, default and limits; checked as a whole before anything runs.
 
-A config key is the field's name here; `norm`'s further keys are the constructor arguments of the chosen normalizer.
+A config key is the field's name here; the further keys of `norm` and `task` are the constructor arguments of the chosen
+normalizer and task.
 """
 
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from en.config.section import PathText, Section, Text
 from en.data.resolution import Resolution
 from en.norm import build_norm
+from en.tasks import Task, build_task
+from en.tasks.classification import Classification
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=1, le=10**6)]
 Seconds = Annotated[float, Field(gt=0, le=10**6)]
-Alpha = Annotated[float, Field(ge=0, le=1000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Mean = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(ge=0.001, le=255)]
+AnyTask = Annotated[Task, BeforeValidator(lambda keys: build_task(keys) if isinstance(keys, dict) else keys)]
 Triple = Field(min_length=3, max_length=3)
-Pair = Field(min_length=2, max_length=2)
 
 
 class ModelConfig(Section):
@@ -55,22 +56,11 @@ class DataConfig(Section):
     loader: Literal["ffcv", "folder"] = "ffcv"
     resolution: Pixels = 224  # side of the network's input in training, pixels
     eval_resolution: Pixels | None = None  # the same in evaluation; null: resolution
-    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
-    crop_scale: Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Pair] = [0.08, 1.0]  # training crop's area / image's area
-    crop_ratio: Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Pair] = [3 / 4, 4 / 3]  # training crop's width / height
-    flip: Share = 0.5  # probability of a horizontal flip
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
     std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
     workers: Annotated[int, Field(ge=0, le=256)] | None = None  # for each rank; null: the node's cores / its ranks
     timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
     on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "DataConfig":
-        for name, (low, high) in {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio}.items():
-            if low > high:
-                raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
-        return self
 
 
 class ProgressiveConfig(Section):
@@ -86,9 +76,6 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; float16 with a gradient scaler
     channels_last: bool = True
     compile: bool = False
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
-    cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
     clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
     progressive: ProgressiveConfig | None = None
@@ -145,6 +132,7 @@ class DistributedConfig(Section):
 class Config(Section):
     model: ModelConfig
     norm: NormConfig
+    task: SerializeAsAny[AnyTask] = Classification()
     data: DataConfig
     train: TrainConfig
     optim: OptimConfig

@@ -29,6 +29,7 @@ def path_name(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
 PathText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable), AfterValidator(path_name)]
 
 EXPECTED = {  # by pydantic's name of the error

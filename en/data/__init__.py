@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.data.crops import Augmentation
 from en.data.loader import Batch, ImageLoader, Reading, Share
 from en.errors import RunError, UserError
 
@@ -47,4 +46,4 @@ def worker_deaths_told() -> Iterator[None]:
 
 LOADERS: dict[str, Callable[[Path, str, Reading], ImageLoader]] = {"ffcv": open_ffcv, "folder": open_folder}
 
-__all__ = ["LOADERS", "Augmentation", "Batch", "ImageLoader", "Reading", "Share", "worker_deaths_told"]
+__all__ = ["LOADERS", "Batch", "ImageLoader", "Reading", "Share", "worker_deaths_told"]

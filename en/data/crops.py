@@ -4,7 +4,7 @@ Nothing here depends on the number of workers, ranks or batches, so that any loa
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,29 @@ from numpy.typing import NDArray
 from en.data.order import Ints
 
 Words = NDArray[np.uint64]
+Flips = NDArray[np.bool_]
 ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
+class Crop(Protocol):
+    """Which box of each image a sample is cut from, and whether it is mirrored then. What is cut is scaled to the resolution."""
+
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
+        """Boxes (B, 4) as top, left, height, width, and flips (B,): a pure function of the arguments, sample by sample.
+
+        Args:
+            samples: (B,) indices in the data set.
+            heights, widths: (B,) of the images, pixels.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Augmentation:
+class RandomResizedCrop:
     """Random resized crop and horizontal flip.
+
+    torchvision's algorithm: ten attempts at an area and a log-uniform aspect ratio, the first that fits wins, else the
+    largest central crop within the ratio's limits.
 
     Attributes:
         scale: smallest and largest share of the image's area in the crop.
@@ -29,36 +46,33 @@ class Augmentation:
     ratio: tuple[float, float]
     flip: float
 
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
+        draws = uniform(seed, epoch, samples, 4 * ATTEMPTS + 1)
+        flips = draws[:, -1] < self.flip
+        area_draw, ratio_draw, top_draw, left_draw = np.moveaxis(draws[:, :-1].reshape(-1, ATTEMPTS, 4), 2, 0)
+        smallest, largest = self.scale
+        log_low, log_high = np.log(self.ratio)
+        target = (heights * widths)[:, None] * (smallest + (largest - smallest) * area_draw)
+        ratio = np.exp(log_low + (log_high - log_low) * ratio_draw)
+        w = np.rint(np.sqrt(target * ratio)).astype(np.int64)
+        h = np.rint(np.sqrt(target / ratio)).astype(np.int64)
+        fits = (w > 0) & (w <= widths[:, None]) & (h > 0) & (h <= heights[:, None])
+        first, rows = fits.argmax(1), np.arange(len(samples))
+        h, w = h[rows, first], w[rows, first]
+        top = (top_draw[rows, first] * (heights - h + 1)).astype(np.int64)
+        left = (left_draw[rows, first] * (widths - w + 1)).astype(np.int64)
+        boxes = np.stack([top, left, h, w], axis=1)
+        return np.where(fits.any(1)[:, None], boxes, fallback_boxes(heights, widths, self.ratio)), flips
 
-def random_boxes(
-    seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, augmentation: Augmentation
-) -> tuple[Ints, NDArray[np.bool_]]:
-    """The random resized crop and flip of each sample in one epoch.
 
-    torchvision's algorithm: ten attempts at an area and a log-uniform aspect ratio, the first that fits wins, else the
-    largest central crop within the ratio's limits.
+@dataclass(frozen=True)
+class CentreCrop:
+    """Central squares whose side is `share` of the shorter side, never mirrored."""
 
-    Args:
-        samples: (B,) indices in the data set.
-        heights, widths: (B,) of the images, pixels.
-    Returns: boxes (B, 4) as top, left, height, width, and flips (B,).
-    """
-    draws = uniform(seed, epoch, samples, 4 * ATTEMPTS + 1)
-    flips = draws[:, -1] < augmentation.flip
-    area_draw, ratio_draw, top_draw, left_draw = np.moveaxis(draws[:, :-1].reshape(-1, ATTEMPTS, 4), 2, 0)
-    smallest, largest = augmentation.scale
-    log_low, log_high = np.log(augmentation.ratio)
-    target = (heights * widths)[:, None] * (smallest + (largest - smallest) * area_draw)
-    ratio = np.exp(log_low + (log_high - log_low) * ratio_draw)
-    w = np.rint(np.sqrt(target * ratio)).astype(np.int64)
-    h = np.rint(np.sqrt(target / ratio)).astype(np.int64)
-    fits = (w > 0) & (w <= widths[:, None]) & (h > 0) & (h <= heights[:, None])
-    first, rows = fits.argmax(1), np.arange(len(samples))
-    h, w = h[rows, first], w[rows, first]
-    top = (top_draw[rows, first] * (heights - h + 1)).astype(np.int64)
-    left = (left_draw[rows, first] * (widths - w + 1)).astype(np.int64)
-    boxes = np.stack([top, left, h, w], axis=1)
-    return np.where(fits.any(1)[:, None], boxes, fallback_boxes(heights, widths, augmentation.ratio)), flips
+    share: float
+
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
+        return centre_boxes(heights, widths, self.share), np.zeros(len(heights), bool)
 
 
 def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> Ints:

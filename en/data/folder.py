@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.crops import centre_boxes, random_boxes
 from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
 from en.data.order import epoch_order, rank_batches
@@ -30,7 +29,7 @@ GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to tell of it itself
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
-Item = tuple[Tensor, int, int, list[str]] | str  # image, label, sample, damaged files; or the message that names a damaged one
+Item = tuple[Tensor, int, int, list[str]] | str  # image, target, sample, damaged files; or the message that names a damaged one
 
 
 class Images(Dataset[Item]):
@@ -63,11 +62,8 @@ class Images(Dataset[Item]):
             return f"{sample.name}: damaged: {picture.warning}"
         image = picture.image
         heights, widths = np.array([image.height]), np.array([image.width])
-        if mode == TRAIN:
-            seed, augmentation = self._reading.share.seed, self._reading.augmentation
-            boxes, flips = random_boxes(seed, epoch, np.array([index]), heights, widths, augmentation)
-        else:
-            boxes, flips = centre_boxes(heights, widths, self._reading.centre_share), np.zeros(1, bool)
+        crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
+        boxes, flips = crop(self._reading.share.seed, epoch, np.array([index]), heights, widths)
         image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
         if flips[0]:
             image = transforms.horizontal_flip(image)
@@ -79,8 +75,8 @@ def collate(items: list[Item]) -> Batch | str:
     for item in items:
         if isinstance(item, str):
             return item
-    images, labels, samples, damaged = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(samples), [name for names in damaged for name in names])
+    images, targets, samples, damaged = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.tensor(targets), torch.tensor(samples), [name for names in damaged for name in names])
 
 
 class Keys:

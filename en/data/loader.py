@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from en.data.crops import Augmentation
+from en.data.crops import Crop
 
 
 class Batch(NamedTuple):
@@ -14,13 +14,13 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (B, 3, R, R) uint8 RGB; the memory belongs to the batch.
-        labels: (B,) int64.
+        targets: (B, ...), what the data set holds of each, for the task to make sense of.
         samples: (B,) int64, indices in the data set.
         damaged: what was wrong with each image that another one stands in for (data.on_error=skip).
     """
 
     images: Tensor
-    labels: Tensor
+    targets: Tensor
     samples: Tensor
     damaged: list[str]
 
@@ -53,9 +53,9 @@ class ImageLoader(Protocol):
 
     Attributes:
         name: the data set's, with what preparation changed in it.
-        classes: names in the order of the labels.
+        classes: names of what the targets tell apart, in the order of their numbers.
         samples: number of images in the split, over all ranks.
-        digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's sizes, labels
+        digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's sizes, targets
             and places in the file; the folder loader's file names.
     """
 
@@ -90,8 +90,7 @@ class Reading:
 
     Attributes:
         share: this process's part.
-        augmentation: for training.
-        centre_share: side of the evaluation crop as a share of the image's shorter side.
+        training_crop, evaluation_crop: which part of an image is seen.
         workers: threads or processes of this rank.
         timeout_s: seconds without a batch after which the loader is given up.
         pinned: batches in page-locked memory, for a GPU.
@@ -99,8 +98,8 @@ class Reading:
     """
 
     share: Share
-    augmentation: Augmentation
-    centre_share: float
+    training_crop: Crop
+    evaluation_crop: Crop
     workers: int
     timeout_s: float
     pinned: bool

@@ -21,8 +21,8 @@ class ToDevice:
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, R, R) uint8 and (B,) int64 on the CPU -> (B, 3, R, R) float32 and (B,) int64 on the device."""
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, R, R) uint8 images and their targets on the CPU -> (B, 3, R, R) float32 and the targets on the device."""
         moved = images.to(self.device, non_blocking=True)
         values = moved.to(torch.float32, memory_format=self.memory_format)
-        return values.sub_(self._mean).div_(self._std), labels.to(self.device, non_blocking=True)
+        return values.sub_(self._mean).div_(self._std), targets.to(self.device, non_blocking=True)

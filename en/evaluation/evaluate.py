@@ -1,14 +1,11 @@
 """Exact scores over all ranks, and running averages taken anew."""
 
 import math
-from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import SumMetric
 
 from en.data import ImageLoader
 from en.data.to_device import ToDevice
@@ -16,64 +13,39 @@ from en.distributed.ranks import average_buffers, sum_over_ranks
 from en.errors import RunError
 from en.norm import ExemplarNorm2d, RunningNormalizer
 from en.progress import Progress
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a network reaches on a set.
-
-    Attributes:
-        top1, top5: % of images whose label is the first, or among the first five (all, with fewer classes), of the outputs.
-        loss: mean cross-entropy, without label smoothing.
-        images: how many images were seen.
-    """
-
-    top1: float
-    top5: float
-    loss: float
-    images: int
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+from en.tasks import Task
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool) -> Scores:
-    """Scores of the bare model over every image of a set, the same on all ranks.
+def evaluate(
+    task: Task, model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool
+) -> dict[str, float]:
+    """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
     The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are added up.
 
-    Raises: RunError when the images seen are not as many as the set has, and when the loss is not finite.
+    Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite.
     """
-    classes = len(loader.classes)
-    metrics = MetricCollection(
-        {
-            "top1": MulticlassAccuracy(classes, top_k=1, average="micro"),
-            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-            "loss": MeanMetric(nan_strategy="disable"),  # looked at below
-            "images": SumMetric(),
-        },
-        compute_groups=False,
-    ).to(to_device.device)
+    metrics = task.metrics(len(loader.classes)).to(to_device.device)
     metrics.set_dtype(torch.float64)
+    seen = SumMetric().to(to_device.device)
+    seen.set_dtype(torch.float64)
     was_training = model.training
     model.eval()
     with Progress("evaluating", loader.samples, shown) as progress:
         for batch in loader.eval_epoch(resolution):
-            images, labels = to_device(batch.images, batch.labels)
-            logits = model(images).float()
-            metrics["top1"].update(logits, labels)
-            metrics["top5"].update(logits, labels)
-            metrics["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
-            metrics["images"].update(torch.full((), len(labels), device=to_device.device))
-            progress.advance(len(labels))
+            images, targets = to_device(batch.images, batch.targets)
+            metrics.update(task.predict(model, images), targets)
+            seen.update(torch.full((), len(images), device=to_device.device))
+            progress.advance(len(images))
     model.train(was_training)
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    if values["images"] != loader.samples:
-        raise RunError(f"evaluation saw {values['images']:.0f} images, expected the {loader.samples} of the set")
-    if not math.isfinite(values["loss"]):
-        raise RunError(f"the loss is not finite in evaluation: {values['loss']} over the {loader.samples} images of the set")
-    return Scores(round(100 * values["top1"], 6), round(100 * values["top5"], 6), values["loss"], loader.samples)
+    if (images_seen := int(seen.compute())) != loader.samples:
+        raise RunError(f"evaluation saw {images_seen} images, expected the {loader.samples} of the set")
+    values = {name: round(float(value), 6) for name, value in metrics.compute().items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunError(f"the {name} is not finite in evaluation: {value} over the {loader.samples} images of the set")
+    return values
 
 
 def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -105,7 +77,7 @@ def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution:
         layer.train()
     seen = 0
     for batch in islice(loader.train_epoch(0, resolution), batches):
-        model(to_device(batch.images, batch.labels)[0])
+        model(to_device(batch.images, batch.targets)[0])
         seen += 1
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -8,13 +8,13 @@ from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
-from en.evaluation.evaluate import Scores, evaluate, recalibrate
+from en.evaluation.evaluate import evaluate, recalibrate
 from en.runs import checkpoint
 from en.runs.provenance import ranks_facts
 
 
-def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
-    """The scores of a run's last.pt, or of a checkpoint, on its data's val split, the same on all ranks.
+def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, float]:
+    """The metrics of a run's last.pt, or of a checkpoint, on its data's val split, and of how many images; the same on all ranks.
 
     The averaged weights are scored where the run kept them.
 
@@ -46,7 +46,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
             recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)
-        scores = evaluate(model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
+        scores = evaluate(config.task, model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
     for loader in loaders.values():
         loader.close()
-    return scores
+    return {**scores, "images": loaders["val"].samples}

@@ -25,7 +25,7 @@ def build_model(
     zero_init_last_gamma: bool | None = None,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A freshly initialized classifier, (N, 3, H, W) -> (N, num_classes).
+    """A freshly initialized network, for a classifier (N, 3, H, W) -> (N, num_classes).
 
     The auxiliary classifiers of torchvision's googlenet and inception_v3 are left out (our choice). Whether another network has
     one output in training, `check_output` tells.

@@ -1,20 +1,23 @@
-"""Whether a network is a classifier of images of some sizes."""
+"""Whether a network takes images of some sizes and answers as it is expected to."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from en.norm import Normalizer
 
 
-def check_output(model: nn.Module, num_classes: int, training_sides: Iterable[int], evaluation_sides: Iterable[int]) -> None:
-    """Raises ValueError unless two images, 3 x side x side pixels, become one tensor (2, num_classes).
+def check_output(
+    model: nn.Module, check: Callable[[object], None], training_sides: Iterable[int], evaluation_sides: Iterable[int]
+) -> None:
+    """Raises ValueError unless the network takes two images, 3 x side x side pixels, and `check` what it makes of them.
 
     Nothing is computed: a copy without its normalizers, which keep every shape, is called on the meta device.
 
     Args:
+        check: of an output; raises ValueError.
         training_sides, evaluation_sides: pixels, of the images in either mode.
     """
     twin = copy.deepcopy(model).to("meta")
@@ -23,17 +26,18 @@ def check_output(model: nn.Module, num_classes: int, training_sides: Iterable[in
             layer.forward = lambda x: x  # type: ignore[method-assign]
     for training, sides in ((True, training_sides), (False, evaluation_sides)):
         for side in sides:
-            check_side(twin.train(training), num_classes, side)
+            check_side(twin.train(training), check, side)
 
 
 @torch.no_grad()
-def check_side(twin: nn.Module, num_classes: int, side: int) -> None:
+def check_side(twin: nn.Module, check: Callable[[object], None], side: int) -> None:
     mode = "training" if twin.training else "evaluation"
     try:
         output = twin(torch.empty(2, 3, side, side, device="meta"))
     except Exception as error:  # networks refuse a size in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{side} pixels in {mode}: expected a size that the network takes: {reason}") from error
-    if not isinstance(output, Tensor) or output.shape != (2, num_classes):
-        found = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"expected a classifier, one tensor (2, {num_classes}) for 2 images; in {mode} found {found}")
+    try:
+        check(output)
+    except ValueError as error:
+        raise ValueError(f"{error} in {mode}") from error

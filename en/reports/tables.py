@@ -6,68 +6,31 @@ import re
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from en.config.reading import flatten
-from en.config.section import Section, explain
+from en.config.section import Count, Section, explain
 from en.config.strict_yaml import read_tree
 from en.config.text_file import read_text
 from en.errors import UserError, in_one_line, shown
+from en.runs.position import Position
+from en.runs.summary import Name, Summary
+from en.tasks import TASKS, Label
 
-IMAGENET_CLASSES, IMAGENET_VAL_IMAGES, PUBLISHED_RESOLUTION = 1000, 50_000, 224
 NOT_RECIPE = ("norm", "seed", "run_dir", "device")  # config keys in which runs of one recipe may differ
 OPERATION = ("checkpoint", "distributed")  # sections that change no step
 NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
 A_RUN = "a run with at least one finished epoch"
 Row = dict[str, Any]
-Name = Annotated[str, Field(max_length=1000)]
-Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0, le=10**15)]
-Amount = Annotated[float, Field(ge=0, le=1e15)]
 
 
-class Summary(Section):
-    """What a report needs of a run's summary.json: percentages, counts, GMACs, images/s, and names."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: Name
-    norm: Name
-    norm_options: dict[Name, Any]
-    dataset: Name
-    classes: Count
-    seed: Count
-    epochs: Count
-    epochs_done: Count
-    top1: Percent
-    top5: Percent
-    images: Count
-    params: Count
-    gmacs: Amount
-    norm_gmacs: Amount
-    images_per_second: Amount | None  # null: resumed after its last training step
-    resolution: Count
-    eval_resolution: Count
-    world_size: Count
-    hardware: Name
-
-
-class Position(Section):
-    """Where a run was resumed: finished epochs, and steps of the next one."""
-
-    epoch: Count = 0
-    step: Count = 0
-
-    def words(self) -> str:
-        return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
-
-
-class Start(Section):
+class StartRow(Section):
     """What a report needs of one start in a run's provenance.json: where it resumed, and the keys it changed, before and now."""
 
     model_config = ConfigDict(extra="ignore")
@@ -79,7 +42,7 @@ class Start(Section):
 class Provenance(Section):
     """What a report needs of provenance.json."""
 
-    starts: list[Start]
+    starts: list[StartRow]
 
 
 @dataclass(frozen=True)
@@ -96,12 +59,12 @@ class Measured:
     path: Path
     summary: Summary
     recipe: Row
-    starts: list[Start] | None
+    starts: list[StartRow] | None
 
     @property
     def group(self) -> str:
         """What runs have in common whose seeds are averaged."""
-        own = ("model", "norm", "norm_options", "dataset", "resolution", "eval_resolution", "epochs_done", "hardware")
+        own = ("task", "model", "norm", "norm_options", "dataset", "resolution", "eval_resolution", "epochs_done", "hardware")
         return json.dumps([self.summary.model_dump(include=set(own)), self.recipe], sort_keys=True)
 
 
@@ -130,7 +93,7 @@ def read_run(path: Path) -> Measured:
     return Measured(path, summary, recipe, read_starts(path / "provenance.json"))
 
 
-def read_starts(path: Path) -> list[Start] | None:
+def read_starts(path: Path) -> list[StartRow] | None:
     """The starts of a run; empty where the file is missing, None where it is damaged."""
     if not path.exists():
         return []
@@ -157,12 +120,10 @@ def literal(text: object) -> str:
 
 def measured_table(groups: list[list[Measured]]) -> list[str]:
     """Markdown lines: a row for each normalizer and recipe, its seeds averaged."""
-    lines = [
-        "## Measured",
-        "",
-        "| model | normalizer | data | epochs | top-1 % | top-5 % | n | parameters | GMACs (+ normalizers) | images/s | hardware |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    labels = {name: label for runs in groups for name, label in labels_of(runs[0].summary).items()}
+    headings = ["model", "normalizer", "data", "epochs", *map(heading, labels.values())]
+    headings += ["n", "parameters", "GMACs (+ normalizers)", "images/s", "hardware"]
+    lines = ["## Measured", "", *table_head(headings)]
     for runs in groups:
         first = runs[0].summary
         options = ", ".join(f"{key}={plain(value)}" for key, value in first.norm_options.items())
@@ -172,8 +133,7 @@ def measured_table(groups: list[list[Measured]]) -> list[str]:
             first.norm + (f" ({options})" if options else ""),
             f"{first.dataset}, {first.resolution} px",
             f"{done}" if done == planned else f"{done} of {planned}",
-            spread([run.summary.top1 for run in runs]),
-            spread([run.summary.top5 for run in runs]) if first.classes > 5 else "-",
+            *(spread([run.summary.scores[name] for run in runs if name in run.summary.scores]) for name in labels),
             str(len(runs)),
             f"{first.params:,}",
             f"{first.gmacs:.3g} (+ {first.norm_gmacs:.2g})",
@@ -182,6 +142,20 @@ def measured_table(groups: list[list[Measured]]) -> list[str]:
         ]
         lines.append(table_row(cells))
     return lines
+
+
+def heading(label: Label) -> str:
+    return f"{label.text} {label.unit}".strip()
+
+
+def table_head(headings: list[str]) -> list[str]:
+    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+
+
+def labels_of(summary: Summary) -> dict[str, Label]:
+    """The metrics of a run that a table shows."""
+    task = TASKS.get(summary.task)
+    return task.labels if task else {summary.score: Label(summary.score, "")}
 
 
 def table_row(cells: list[str]) -> str:
@@ -196,7 +170,9 @@ def plain(value: object) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation; the value alone when there is one."""
+    """Mean and sample standard deviation; the value alone when there is one, a dash when there is none."""
+    if not values:
+        return "-"
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
@@ -253,25 +229,42 @@ def repeated_seeds(measured: list[Measured]) -> list[str]:
     return repeated
 
 
-def published_figures() -> list[Row]:
-    """The package's published ImageNet figures."""
-    rows: list[Row] = yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))["imagenet"]
-    return rows
+class Setting(Section):
+    """Published figures on one data set, and what a run has to share with them to be set against them.
+
+    Attributes:
+        title: the data set and how it was scored.
+        task: its key in TASKS; classes, images, resolution: of the evaluation.
+        figures: rows with model, norm, metrics by name, params, gmacs, source and status.
+    """
+
+    title: Name
+    task: Name
+    classes: Count
+    images: Count
+    resolution: Count
+    figures: list[Row]
+
+
+@cache
+def published(data: str = "imagenet") -> Setting:
+    """The package's published figures on a data set."""
+    return Setting.model_validate(yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))[data])
 
 
 def published_table(measured: list[Measured]) -> list[str]:
     """Markdown lines: the published figures of the measured models, and whether the runs can be set against them."""
     models = {run.summary.model.removeprefix("timm/") for run in measured}
-    rows = [row for row in published_figures() if row["model"] in models]
-    lines = ["## Published, ImageNet, 224 pixels, single crop", ""]
+    setting = published()
+    labels = TASKS[setting.task].labels
+    rows = [row for row in setting.figures if row["model"] in models]
+    lines = [f"## Published, {setting.title}", ""]
     if not rows:
         return [*lines, f"No published figure is on file for {', '.join(map(literal, sorted(models)))}."]
-    lines += [
-        "| model | normalizer | top-1 % | top-5 % | parameters | GMACs | source | status |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    headings = ["model", "normalizer", *map(heading, labels.values()), "parameters", "GMACs", "source", "status"]
+    lines += table_head(headings)
     for row in rows:
-        numbers = [f"{row[key]:,}" if key in row else "-" for key in ("top1", "top5", "params", "gmacs")]
+        numbers = [f"{row[key]:,}" if key in row else "-" for key in (*labels, "params", "gmacs")]
         status = "**unverified**" if row["status"] == "unverified" else row["status"]
         lines.append(f"{table_row([row['model'], row['norm'], *numbers, row['source']])} {status} |")
     return [*lines, "", *(f"{reason}" for reason in incomparable(measured)), *gaps(measured, rows)]
@@ -279,12 +272,14 @@ def published_table(measured: list[Measured]) -> list[str]:
 
 def incomparable(measured: list[Measured]) -> list[str]:
     """A sentence for each way in which runs differ from the published setting."""
-    reasons = []
+    reasons, setting = [], published()
     for run in measured:
         s, why = run.summary, []
-        if (s.classes, s.images) != (IMAGENET_CLASSES, IMAGENET_VAL_IMAGES):
+        if s.task != setting.task:
+            why.append(f"another task ({literal(s.task)})")
+        if (s.classes, s.images) != (setting.classes, setting.images):
             why.append(f"other data ({literal(s.dataset)}, {s.classes} classes, {s.images:,} evaluation images)")
-        if s.eval_resolution != PUBLISHED_RESOLUTION:
+        if s.eval_resolution != setting.resolution:
             why.append(f"another resolution ({s.eval_resolution} pixels)")
         if s.epochs_done != s.epochs:
             why.append(f"unfinished ({s.epochs_done} of {s.epochs} epochs)")
@@ -301,8 +296,9 @@ def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
         for row in rows:
             same = (row["model"], row["norm"]) == (run.summary.model, run.summary.norm)
             if same and row["status"] == "published" and not incomparable([run]):
-                gap = run.summary.top1 - row["top1"]
-                lines.append(f"Run {literal(run.path)}: top-1 {gap:+.2f} against {row['top1']} ({literal(row['source'])}).")
+                score = run.summary.score
+                gap, name = run.summary.scores[score] - row[score], labels_of(run.summary)[score].text
+                lines.append(f"Run {literal(run.path)}: {name} {gap:+.2f} against {row[score]} ({literal(row['source'])}).")
     return lines
 
 

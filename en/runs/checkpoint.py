@@ -17,25 +17,27 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from en import durable
+from en.config.section import Count
 from en.durable import PARTIAL
 from en.errors import RunError, UserError, warn
+from en.runs.position import Position
+from en.runs.summary import Summary
 
 STEPS = "checkpoints"
 Weights = dict[str, Tensor]
-Count = Annotated[int, Field(ge=0)]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Row = dict[str, JsonValue]
 
 
 class Best(TypedDict):
-    """The best score on the evaluation set so far, %, and the epoch after which it was reached, counted from 1."""
+    """The best score on the evaluation set so far, and the epoch after which it was reached, counted from 1."""
 
-    top1: Annotated[float, Field(ge=-1, le=100)]
+    score: Sum
     epoch: Count
 
 
 class Losses(TypedDict):
-    """One rank's losses of the epoch in hand: see LossWatch."""
+    """One rank's losses of the epoch in hand: see EpochRecord."""
 
     sum: Sum
     steps: Count
@@ -46,7 +48,7 @@ class Losses(TypedDict):
 class RankState(TypedDict):
     """What one rank has of its own in the middle of an epoch: its losses, and the buffers of the network and of its averages."""
 
-    watch: Losses
+    losses: Losses
     buffers: list[Weights]
 
 
@@ -72,9 +74,9 @@ class Checkpoint(BaseModel):
     Attributes:
         model, ema: state_dict of the network and, where they are kept, of its averages.
         optimizer, scaler: their state_dict.
-        epoch, step: finished epochs, and steps of the next one.
+        position: how much of the run is done.
         ranks: what each rank has of its own; empty between epochs.
-        best: the best score so far.
+        best: the best score so far; None in the first epoch.
         summary: what summary.json is to say; None in the middle of an epoch.
         config: the resolved configuration.
         classes: names in the order of the labels.
@@ -89,11 +91,10 @@ class Checkpoint(BaseModel):
     ema: Weights | None
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    epoch: Count
-    step: Count
+    position: Position
     ranks: list[RankState]
-    best: Best
-    summary: Row | None
+    best: Best | None
+    summary: Summary | None
     config: Row
     classes: list[str]
     data: Data
@@ -102,7 +103,8 @@ class Checkpoint(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """What the file holds."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
+        held = {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
+        return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in held.items()}
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -166,9 +168,9 @@ def link(path: Path, name: Path) -> None:
         raise RunError(f"{name}: {error.strerror or error}: not written; the checkpoints before are whole") from error
 
 
-def step_path(folder: Path, epoch: int, step: int) -> Path:
-    """Where a run's checkpoint after `epoch` epochs and `step` steps of the next one lies."""
-    return folder / STEPS / f"step_{epoch:05d}_{step:08d}.pt"
+def step_path(folder: Path, position: Position) -> Path:
+    """Where a run's checkpoint of a position lies."""
+    return folder / STEPS / f"step_{position.epoch:05d}_{position.step:08d}.pt"
 
 
 def step_paths(folder: Path) -> list[Path]:

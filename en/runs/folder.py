@@ -5,10 +5,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, cast
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,27 +19,45 @@ from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
+from en.runs.position import Position
+from en.runs.summary import Summary
 
 Row = dict[str, Any]
 Ratios = dict[str, dict[str, float]]
 LOCK = ".lock"
-TAGS = {
-    "train_loss": "train/loss", "lr": "train/lr", "images_per_second": "train/images_per_second",
-    "data_wait": "train/data_wait", "seconds": "train/seconds", "resolution": "train/resolution",
-    "top1": "val/top1", "top5": "val/top5", "loss": "val/loss", "images": "val/images",
-}  # fmt: skip
+
+
+P = ParamSpec("P")
+
+
+def if_writing(method: Callable[Concatenate["RunFolder", P], None]) -> Callable[Concatenate["RunFolder", P], None]:
+    """A method that does nothing in a folder that is not written."""
+
+    @wraps(method)
+    def silent(folder: "RunFolder", /, *arguments: P.args, **options: P.kwargs) -> None:
+        if folder.writes:
+            method(folder, *arguments, **options)
+
+    return cast(Callable[Concatenate["RunFolder", P], None], silent)
 
 
 class RunFolder:
     """The files of one run: config.yaml, provenance.json, log.jsonl, events.jsonl, summary.json, checkpoints, TensorBoard events.
 
-    Made and written by rank 0 only, and by one process at a time.
+    One process writes it at a time.
 
+    Args:
+        path: of the folder, made where it is missing.
+        writes: whether this process, rank 0, is that one; for the others, every method does nothing.
     Raises: UserError for a folder that cannot be written, or in which another process is at work.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool) -> None:
+        self.path, self.writes = path, writes
+        if writes:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / LOCK).open("a")
@@ -51,6 +70,7 @@ class RunFolder:
                 raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
+    @if_writing
     def start(self, config: Config, epochs_done: int, start: Row) -> None:
         """Writes what is about to run, after `epochs_done` epochs of it.
 
@@ -67,51 +87,99 @@ class RunFolder:
             self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
             self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
 
-    def write_epoch(self, row: Row, ratios: Ratios, notes: list[Row]) -> None:
+    @if_writing
+    def write_epoch(self, epoch: int, training: Row, scores: dict[str, float], ratios: Ratios, notes: list[Row]) -> None:
         """Appends one epoch to log.jsonl and TensorBoard, and its notes to events.jsonl.
 
         Args:
-            row: "epoch", counted from 1, and the epoch's numbers.
+            epoch: counted from 1.
+            training: its numbers, by name.
+            scores: the task's metrics after it.
             ratios: the mean ratio of each normalizer in each EN layer.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
+        row = {"epoch": epoch, **training, **scores}
         with self.writing():
             for name, rows in (("events.jsonl", notes), ("log.jsonl", [row])):
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
                     file.flush()
-                    os.fsync(file.fileno())  # before the checkpoint, which counts on these rows
-            for name, value in row.items():
-                if name != "epoch" and value is not None:
-                    self._writer.add_scalar(TAGS.get(name, name), value, row["epoch"])
-            for layer, shares in ratios.items():
-                for name, share in shares.items():
-                    self._writer.add_scalar(f"ratios/{layer}/{name}", share, row["epoch"])
+                    # Synced here, because the checkpoint that follows counts on these rows.
+                    os.fsync(file.fileno())
+            tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
+            tags |= {f"val/{name}": value for name, value in scores.items()}
+            tags |= {f"ratios/{layer}/{name}": share for layer, shares in ratios.items() for name, share in shares.items()}
+            for tag, value in tags.items():
+                if value is not None:
+                    self._writer.add_scalar(tag, value, epoch)
             self._writer.flush()
 
-    def drop_later(self, epoch: int, best: Best) -> None:
+    @if_writing
+    def close(self) -> None:
+        """Lets another process write the folder."""
+        self._writer.close()
+        self._lock.close()
+
+    @if_writing
+    def save(self, state: Checkpoint, keep: int, supersedes: Position | None = None) -> None:
+        """Writes a checkpoint, durably, and leaves the newest `keep`.
+
+        Args:
+            supersedes: the position of an older one that is of no more use.
+        """
+        with self.writing():
+            checkpoint.save(state, checkpoint.step_path(self.path, state.position))
+            if supersedes is not None:
+                checkpoint.remove([checkpoint.step_path(self.path, supersedes)])
+            checkpoint.remove(checkpoint.step_paths(self.path)[keep:])
+
+    @if_writing
+    def publish(self, position: Position, summary: Summary) -> None:
+        """Makes the checkpoint of a finished epoch last.pt, and best.pt where it is, and writes summary.json."""
+        path = checkpoint.step_path(self.path, position)
+        with self.writing():
+            checkpoint.link(path, self.path / "last.pt")
+            if summary.best_epoch == position.epoch:
+                checkpoint.link(path, self.path / "best.pt")
+            self._write("summary.json", to_json(summary.model_dump()))
+
+    @if_writing
+    def resume_from(self, origin: Path, saved: Checkpoint, epochs: int) -> None:
+        """Makes a checkpoint the newest of the folder, and does again what a kill may have left undone.
+
+        Args:
+            origin: where the checkpoint lies.
+            epochs: of the whole run, as it is configured now.
+        """
+        here = checkpoint.step_path(self.path, saved.position)
+        with self.writing():
+            # First of all, so that it is in the folder whatever else is removed from it.
+            checkpoint.link(origin, here)
+            self.drop_later(saved.position.epoch, saved.best)
+        if saved.summary is not None:
+            self.publish(saved.position, saved.summary.model_copy(update={"epochs": epochs}))
+        with self.writing():
+            # Last, so that a kill in between leaves the later ones, from which the next start may resume as well.
+            checkpoint.remove(path for path in checkpoint.step_paths(self.path) if path > here)
+
+    def drop_later(self, epoch: int, best: Best | None) -> None:
         """Removes last.pt, best.pt and summary.json of epochs that the run is to do again, or that another run did.
 
         Args:
             epoch, best: of the checkpoint that the run resumes from. best.pt comes back where its epoch's checkpoint is there.
         """
         last, top = self.path / "last.pt", self.path / "best.pt"
-        if last.exists() and getattr(whole_checkpoint(last), "epoch", None) != epoch:
+        if last.exists() and getattr(whole_checkpoint(last), "position", None) != Position(epoch=epoch):
             checkpoint.remove([last])
         if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
             checkpoint.remove([top])
-            own = checkpoint.step_path(self.path, best["epoch"], 0)
-            if own.exists():
+            own = checkpoint.step_path(self.path, Position(epoch=best["epoch"])) if best else None
+            if own and own.exists():
                 checkpoint.link(own, top)
             else:
                 warn(f"{top}: not of this run's epochs up to the one resumed from: removed")
         if not last.exists():
             (self.path / "summary.json").unlink(missing_ok=True)
-
-    def write_summary(self, summary: Row) -> None:
-        """Replaces summary.json, whole or not at all."""
-        with self.writing():
-            self._write("summary.json", to_json(summary))
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Where a run begins: its folder, the checkpoint it goes on from, and what that holds."""
+"""Where a run begins, and whether it may resume there."""
 
 import os
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +10,69 @@ from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
+from en.progress import tell
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint, Data
+from en.runs.checkpoint import Best, Checkpoint, Data
 from en.runs.folder import new_run_path
+from en.runs.position import Position
 
-FIXED = ("model", "norm", "optim", "schedule", "seed")  # what a resumed run has to share with its beginning
+# What a resumed run has to share with its beginning, sections and keys.
+FIXED = ("model", "norm", "task.name", "optim", "schedule", "seed")
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
 PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 
 
-def find_start(config: Config, config_path: str) -> tuple[Path, str, Checkpoint | None]:
-    """The run's folder, and the checkpoint to begin with, its path and content; "" and None for a run that begins anew.
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
 
-    Raises: UserError for an explicit `resume` that is missing or damaged, and for a folder in which nothing is whole.
+    Attributes:
+        folder: of the run.
+        origin: the checkpoint that it resumes from; None for a run that begins with the seed.
+        saved: what that checkpoint holds.
+    """
+
+    folder: Path
+    origin: Path | None = None
+    saved: Checkpoint | None = None
+
+    @property
+    def position(self) -> Position:
+        return self.saved.position if self.saved else Position()
+
+    @property
+    def best(self) -> Best | None:
+        """The best score so far, if there is one."""
+        return self.saved.best if self.saved else None
+
+
+def find_start(config: Config, config_path: str) -> Start:
+    """Where the run begins, by `resume`:
+
+    1. unset: with the seed, in a new folder;
+    2. a run folder: from its newest whole checkpoint;
+    3. a checkpoint: from that one. When torchrun starts the ranks again, from the run's newest, as 2;
+    4. auto: from run_dir's newest whole checkpoint, or, where it has none, with the seed.
+
+    Raises: UserError for a checkpoint that is missing or damaged, and for a folder in which none is whole.
     """
     resume = config.resume
-    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, which is not to begin there once more
     if resume is None:
-        return new_run_path(config, config_path), "", None
-    folder = new_run_path(config, config_path) if resume == "auto" else Path(resume)
-    refuse_elsewhere(config, folder)
-    if resume != "auto" and not folder.is_dir():
-        home = run_of(folder)
-        if not restarted:
-            return home, str(folder), checkpoint.load(folder)
-        folder = home
+        return Start(new_run_path(config, config_path))
+    given = new_run_path(config, config_path) if resume == "auto" else Path(resume)
+    refuse_elsewhere(config, given)
+    folder = given if resume == "auto" or given.is_dir() else run_of(given)
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if folder != given and not restarted:
+        return Start(folder, given, checkpoint.load(given))
     found = checkpoint.newest(folder)
     if found is not None:
-        return folder, str(found[0]), found[1]
+        return Start(folder, *found)
     if resume != "auto":
         raise UserError(f"--resume {resume}: expected a run folder with a checkpoint, found none")
     if Ranks.from_environment().is_first:
-        print(f"resume=auto: {folder} has no checkpoint yet: beginning anew", file=sys.stderr, flush=True)
-    return folder, "", None
+        tell(f"resume=auto: {folder} has no checkpoint yet: the run begins with the seed")
+    return Start(folder)
 
 
 def run_of(path: Path) -> Path:
@@ -51,34 +81,42 @@ def run_of(path: Path) -> Path:
 
 
 def refuse_elsewhere(config: Config, start: Path) -> None:
-    """Raises UserError when run_dir names another folder than that of the run that is gone on with."""
+    """Raises UserError when run_dir names another folder than that of the run that is resumed."""
     home = run_of(start) if start.suffix == ".pt" else start
     if config.run_dir is not None and start.exists() and Path(config.run_dir).resolve() != home.resolve():
         raise UserError(f"run_dir={config.run_dir}: expected {home}, the folder of --resume {config.resume}, or none")
 
 
-def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: str) -> None:
-    """Raises UserError when a run would go on with another task than it began with, or with another epoch than the one in hand."""
+def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: Path) -> None:
+    """Raises UserError when a run would resume as another one than it began as, or in another epoch than the one in hand."""
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    now, then = config.model_dump(), saved.config
-    for section in FIXED:
-        if now[section] != then.get(section):
-            raise UserError(f"{section}={now[section]}: expected what {origin} began with, {then.get(section)}")
+    for name in FIXED:
+        now, then = (value_of(name, tree) for tree in (config.model_dump(), saved.config))
+        if now != then:
+            raise UserError(f"{name}={now}: expected what {origin} began with, {then}")
     refuse_other_data(saved.data, data, config.data.root, origin)
     changed = changes(saved, config)
-    for key in ORDER if saved.step else ():
+    position = saved.position
+    for key in ORDER if position.step else ():
         if key in changed:
             before, value = changed[key]
             raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
     steps, epochs = data["train"]["samples"] // config.train.batch_size, config.train.epochs
-    if saved.step and not (saved.step <= steps and saved.ranks and saved.epoch < epochs):
-        raise UserError(f"{origin}: step {saved.step} of epoch {saved.epoch + 1}: expected at most {steps} steps, {epochs} epochs")
-    if saved.epoch > epochs:
-        raise UserError(f"train.epochs={epochs}: expected at least {saved.epoch}, which {origin} has behind it")
+    if position.step and not (position.step <= steps and saved.ranks and position.epoch < epochs):
+        raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
+    if position.epoch > epochs:
+        raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has behind it")
 
 
-def refuse_other_data(then: Data, now: Data, root: str, origin: str) -> None:
+def value_of(key: str, tree: Any) -> Any:
+    """What a configuration holds under a dotted key."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
     """Raises UserError unless the images are those that a run was trained on, as far as two loaders can know it of each other."""
     for split in ("train", "val"):
         before, after = then[split], now[split]
@@ -112,7 +150,7 @@ def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
 
 
 def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[str, Any]:
-    """What provenance.json keeps of a start that goes on from a checkpoint, and what is said of it, a line each.
+    """What provenance.json keeps of a start that resumes from a checkpoint.
 
     Args:
         now: the circumstances of this process.
@@ -120,14 +158,14 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
     """
     other = {key: (saved.circumstances.get(key), value) for key, value in now.items() if saved.circumstances.get(key) != value}
     return {
-        "resumed_at": {"epoch": saved.epoch, "step": saved.step},
+        "resumed_at": saved.position.model_dump(),
         "changed": changes(saved, config),
         "not_bit_for_bit": other,
     }
 
 
-def told(resumed: dict[str, Any]) -> list[str]:
-    """The lines that say what a resumed run does otherwise than before."""
+def differences(resumed: dict[str, Any]) -> list[str]:
+    """What a resumed run does differently from before, a line each."""
     lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
     other = [f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()]
     return [in_one_line(line) for line in lines] + (

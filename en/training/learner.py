@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,82 @@ LEAVE_BUFFERS = next(
 
 @dataclass
 class Learner:
-    """What learns: the bare network, the network as it is called (wrapped, compiled), optimizer, scaler and averages."""
+    """What learns.
+
+    Attributes:
+        model: the bare network.
+        forward: the network as it is called: wrapped for the ranks, compiled.
+        optimizer, scaler: SGD, and float16's scaler of gradients.
+        ema: averages of the weights over the steps, where they are kept.
+        precision: of autocast.
+        clip_norm: largest norm of the whole gradient; None: no clipping.
+        scale_was_lowered: whether the scaler left out the last step because its scale was too large.
+    """
 
     model: nn.Module
     forward: nn.Module
     optimizer: torch.optim.SGD
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
+    precision: torch.dtype
+    clip_norm: float | None
+    scale_was_lowered: bool = False
+
+    def __call__(self, images: Tensor) -> Any:
+        """The network's output in the configured precision."""
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.forward(images)
+
+    def sharing_gradients(self, last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward pass of a micro-batch: ranks exchange their gradients in that of a step's last one only."""
+        inner = getattr(self.forward, "_orig_mod", self.forward)
+        return inner.no_sync() if isinstance(inner, DistributedDataParallel) and not last else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss."""
+        torch.autograd.backward(self.scaler.scale(loss))
+
+    def gradient_norm(self) -> Tensor | None:
+        """The norm of the whole gradient, on the device, which is clipped to clip_norm, where that is set.
+
+        None with float16's scaler, which looks at the gradients itself.
+        """
+        scaled = self.scaler.is_enabled()
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            return None if scaled else norm
+        if scaled:
+            return None
+        return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def step(self, lr: float) -> None:
+        """Takes the optimizer's step at a learning rate, and the averages' step after it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scale_was_lowered = self.scaler.is_enabled() and self.scaler.get_scale() < scale
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def copy_buffers(self) -> list[Tensor]:
+        """The network's buffers as they are now."""
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def undo(self, buffers: list[Tensor]) -> None:
+        """Drops the gradient of a step that is left out, and what its forward pass did to the network's buffers."""
+        if self.scaler.is_enabled():
+            # The scaler closes its account of a step only after it has looked at the gradients.
+            if self.clip_norm is None:
+                self.scaler.unscale_(self.optimizer)
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
     def networks(self) -> list[nn.Module]:
         """The bare network and, where they are kept, its averages."""
@@ -57,7 +127,7 @@ class Learner:
         return [{name: value.cpu() for name, value in floating_buffers(network)} for network in self.networks()]
 
     @torch.no_grad()
-    def load_state_dict(self, saved: Checkpoint, ranks: Ranks, origin: str) -> None:
+    def load_state_dict(self, saved: Checkpoint, ranks: Ranks, path: Path) -> None:
         """Takes a checkpoint's state.
 
         With another number of ranks than it was written with, each takes the mean of their running averages. What the
@@ -65,7 +135,6 @@ class Learner:
 
         Raises: UserError when it does not fit; RunError for weights that are not finite.
         """
-        path = Path(origin)
         checkpoint.load_weights(self.model, saved.model, path)
         if self.ema:
             checkpoint.load_weights(self.ema.module, saved.ema or saved.model, path)
@@ -129,6 +198,8 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
         optimizer=build_optimizer(model, **config.optim.model_dump()),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16"),
         ema=None if decay is None else ModelEmaV3(model, decay=decay),
+        precision=PRECISIONS[config.train.precision],
+        clip_norm=config.train.clip_norm,
     )
 
 

@@ -1,22 +1,27 @@
-"""What an epoch has been like so far: losses and gradients, kept on the device so that no step waits for them."""
+"""What an epoch has been like so far."""
 
 import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from en.data import Batch
 from en.distributed.ranks import Ranks, sum_over_ranks
 from en.runs.checkpoint import Losses
+from en.runs.position import Position
 
 WHATS = ("loss", "gradient")
 
 
-class LossWatch:
-    """Adds up losses on the device and remembers there the first step whose loss or gradient was not finite.
+class EpochRecord:
+    """Losses and gradients of an epoch's steps, kept on the device so that no step waits for them; times; what else happened.
 
     Attributes:
-        notes: what else is to be told of the epoch: damaged images, steps left out.
+        steps: that counted.
+        notes: what there is to report: damaged images, steps left out. "epoch" and "step", counted from 1, and one thing more.
         left_out: how many of the last steps in a row were left out.
     """
 
@@ -25,24 +30,50 @@ class LossWatch:
         self.left_out = self.steps = 0
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.full((2,), math.inf, dtype=torch.float64, device=device)  # of losses, of gradients
+        self.start_clock()
 
-    def add(self, loss: Tensor, norm: Tensor | None, step: int) -> None:
-        """Counts one step's loss and the norm of its gradient, without synchronization."""
+    def start_clock(self) -> None:
+        """Begins to count seconds."""
+        self._began, self._waited = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the clock was started."""
+        return time.perf_counter() - self._began
+
+    @property
+    def data_wait(self) -> float:
+        """The share of that time in which this rank waited for data, 0 to 1."""
+        return self._waited / self.seconds
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; the time until it is there is counted as waiting."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - asked
+        return batch
+
+    def note(self, position: Position, **what: Any) -> None:
+        """Notes what happened in the step that led to a position."""
+        self.notes.append({"epoch": position.epoch + 1, "step": position.step, **what})
+
+    def add(self, loss: Tensor, norm: Tensor | None, position: Position) -> None:
+        """Counts the loss of the step that led to a position and the norm of its gradient, without synchronization."""
         self._sum += loss
         self.steps += 1
         self.left_out = 0
         values = torch.stack([loss.double(), loss.double() if norm is None else norm.double()])
-        self._first_bad = torch.minimum(self._first_bad, torch.where(values.isfinite(), math.inf, float(step)))
+        self._first_bad = torch.minimum(self._first_bad, torch.where(values.isfinite(), math.inf, float(position.step)))
 
     def first_bad(self, ranks: Ranks) -> tuple[int, int, str] | None:
-        """The first bad step of all ranks, the rank that had it and what was bad; all ranks have to ask together.
+        """The first bad step of all ranks, counted from 1, the rank that had it and what was bad. All ranks have to ask together.
 
         A loss is named before a gradient: the gradient of a loss that is not finite is not finite on every rank.
         """
         firsts = torch.zeros(ranks.world_size, 2, dtype=torch.float64, device=self._first_bad.device)
-        firsts[ranks.rank] = self._first_bad.nan_to_num(posinf=-1.0) + 1
+        firsts[ranks.rank] = self._first_bad.nan_to_num(posinf=0.0)
         found = [
-            (int(step) - 1, kind, rank)
+            (int(step), kind, rank)
             for rank, row in enumerate(sum_over_ranks(firsts).tolist())
             for kind, step in enumerate(row)
             if step
@@ -52,16 +83,16 @@ class LossWatch:
         step, kind, rank = min(found)
         return step, rank, WHATS[kind]
 
-    def mean(self, ranks: Ranks) -> float:
-        """The mean loss over all ranks and the steps so far."""
+    def mean_loss(self, ranks: Ranks) -> float:
+        """The mean over all ranks and the steps so far. All ranks have to ask together."""
         return float(sum_over_ranks(self._sum.clone())) / (ranks.world_size * max(self.steps, 1))
 
-    def state(self) -> Losses:
+    def state_dict(self) -> Losses:
         """What a checkpoint keeps of it."""
         return {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
 
-    def restore(self, states: list[Losses], ranks: Ranks) -> None:
-        """Goes on from the states of all ranks; with another number of ranks, each takes the mean of the sums."""
+    def load_state_dict(self, states: list[Losses], ranks: Ranks) -> None:
+        """Resumes from the states of all ranks; with another number of ranks, each takes the mean of the sums."""
         same = len(states) == ranks.world_size
         own = states[ranks.rank] if same else states[0]
         self._sum.fill_(own["sum"] if same else sum(state["sum"] for state in states) / len(states))

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from en.config.schema import Config
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -45,3 +47,8 @@ class Schedule:
             "polynomial": math.pow(1 - progress, self.power),
         }
         return self.final_lr + (self.peak - self.final_lr) * falls[self.name]
+
+
+def schedule_of(config: Config) -> Schedule:
+    """The configured schedule."""
+    return Schedule(peak=config.optim.lr, epochs=config.train.epochs, **config.schedule.model_dump())

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from en.data.crops import centre_boxes, random_boxes
+from en.data.crops import Flips
 from en.data.ffcv.file import BetonFile, read_classes, read_name
 from en.data.ffcv.kernels import Bytes
 from en.data.loader import Batch, Reading
@@ -28,10 +27,9 @@ from en.errors import RunError, UserError
 
 BATCHES_AHEAD = 3
 STAND_INS = 16  # damaged samples in a row that are not put up with
-Flips = NDArray[np.bool_]
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     """The samples of a batch, (B,), with the box, (B, 4), and flip, (B,), of each; the epoch, None in evaluation."""
 
     samples: Ints
@@ -63,33 +61,34 @@ class FfcvLoader:
         order = epoch_order(self.samples, share.seed, epoch)
         batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
         left = batches[first_step * share.accumulation :]
-        return self._batches((self._train_task(samples, epoch) for samples in left), resolution)
+        return self._batches((self._train_job(samples, epoch) for samples in left), resolution)
 
-    def _train_task(self, samples: Ints, epoch: int) -> Task:
+    def _train_job(self, samples: Ints, epoch: int) -> Job:
         heights, widths = self._file.heights[samples], self._file.widths[samples]
-        boxes = random_boxes(self._reading.share.seed, epoch, samples, heights, widths, self._reading.augmentation)
-        return Task(samples, *boxes, epoch)
+        boxes, flips = self._reading.training_crop(self._reading.share.seed, epoch, samples, heights, widths)
+        return Job(samples, boxes, flips, epoch)
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
         mine = np.arange(share.rank, self.samples, share.world_size)
         size = share.micro_batch
 
-        def task(samples: Ints) -> Task:
-            boxes = centre_boxes(self._file.heights[samples], self._file.widths[samples], self._reading.centre_share)
-            return Task(samples, boxes, np.zeros(len(samples), bool), None)
+        def job(samples: Ints) -> Job:
+            heights, widths = self._file.heights[samples], self._file.widths[samples]
+            boxes, flips = self._reading.evaluation_crop(share.seed, 0, samples, heights, widths)
+            return Job(samples, boxes, flips, None)
 
-        return self._batches((task(mine[start : start + size]) for start in range(0, len(mine), size)), resolution)
+        return self._batches((job(mine[start : start + size]) for start in range(0, len(mine), size)), resolution)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, tasks: Iterable[Task], resolution: int) -> Iterator[Batch]:
+    def _batches(self, jobs: Iterable[Job], resolution: int) -> Iterator[Batch]:
         """Keeps BATCHES_AHEAD batches in the making and hands each out when all its parts are done."""
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
-            for task in tasks:
-                waiting.append(self._submit(task, resolution))
+            for job in jobs:
+                waiting.append(self._submit(job, resolution))
                 if len(waiting) > BATCHES_AHEAD:
                     yield self._finished(*waiting.popleft())
             while waiting:
@@ -99,31 +98,31 @@ class FfcvLoader:
                 for part in parts:
                     part.cancel()
 
-    def _submit(self, task: Task, resolution: int) -> tuple[Batch, list[Future[None]]]:
+    def _submit(self, job: Job, resolution: int) -> tuple[Batch, list[Future[None]]]:
         self._file.check_length()
-        size = len(task.samples)
+        size = len(job.samples)
         images = torch.empty((size, resolution, resolution, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
-        samples = torch.from_numpy(task.samples.copy())
-        batch = Batch(images.permute(0, 3, 1, 2), torch.from_numpy(self._file.labels[task.samples]), samples, [])
+        samples = torch.from_numpy(job.samples.copy())
+        batch = Batch(images.permute(0, 3, 1, 2), torch.from_numpy(self._file.labels[job.samples]), samples, [])
         step = -(-size // max(1, self._reading.workers))
         rows = [range(size)[start : start + step] for start in range(0, size, step)]
-        return batch, [self._pool.submit(self._decode, task, part, images.numpy(), batch) for part in rows]
+        return batch, [self._pool.submit(self._decode, job, part, images.numpy(), batch) for part in rows]
 
-    def _decode(self, task: Task, rows: range, images: Bytes, batch: Batch) -> None:
+    def _decode(self, job: Job, rows: range, images: Bytes, batch: Batch) -> None:
         scratch = getattr(self._local, "scratch", None)
         if scratch is None:
             scratch = self._local.scratch = self._file.scratch()
         for row in rows:
             try:
-                self._decode_one(task, row, images[row], scratch)
+                self._decode_one(job, row, images[row], scratch)
             except RunError as error:
-                if task.epoch is None or not self._reading.skip_damaged:
+                if job.epoch is None or not self._reading.skip_damaged:
                     raise
-                self._stand_in(task.epoch, row, images[row], scratch, batch, error)
+                self._stand_in(job.epoch, row, images[row], scratch, batch, error)
 
-    def _decode_one(self, task: Task, row: int, out: Bytes, scratch: Bytes) -> None:
-        self._file.decode(int(task.samples[row]), tuple(task.boxes[row].tolist()), out, scratch)
-        if task.flips[row]:
+    def _decode_one(self, job: Job, row: int, out: Bytes, scratch: Bytes) -> None:
+        self._file.decode(int(job.samples[row]), tuple(job.boxes[row].tolist()), out, scratch)
+        if job.flips[row]:
             out[:] = out[:, ::-1].copy()
 
     def _stand_in(self, epoch: int, row: int, out: Bytes, scratch: Bytes, batch: Batch, error: RunError) -> None:
@@ -133,11 +132,11 @@ class FfcvLoader:
         for distance in range(1, min(STAND_INS, self.samples)):
             sample = (damaged + distance) % self.samples
             try:
-                self._decode_one(self._train_task(np.array([sample]), epoch), 0, out, scratch)
+                self._decode_one(self._train_job(np.array([sample]), epoch), 0, out, scratch)
             except RunError as other:
                 error = other
                 continue
-            batch.samples[row], batch.labels[row] = sample, int(self._file.labels[sample])
+            batch.samples[row], batch.targets[row] = sample, int(self._file.labels[sample])
             return
         raise RunError(f"{error}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out")
 

@@ -1,0 +1,52 @@
+"""What a run came to, as its summary.json says it: written by training, read by reports and suites."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from en.config.section import Count, Section
+
+Name = Annotated[str, Field(max_length=1000)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Score = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+class Summary(Section):
+    """A run up to its last finished epoch.
+
+    Attributes:
+        model, norm, norm_options, task: of the configuration.
+        dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
+        seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
+        scores: the task's metrics after the last finished epoch.
+        score: the metric by which best.pt is chosen; best_score, best_epoch: its highest value, and when, counted from 1.
+        params, gmacs, norm_gmacs: see `en.models.Complexity`.
+        images_per_second: of the last epoch's training, over all ranks; None for a run that resumed after its last step.
+        world_size, hardware: ranks, and processors or GPUs in words.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Name
+    norm: Name
+    norm_options: dict[Name, Any]
+    task: Name
+    dataset: Name
+    classes: Count
+    images: Count
+    seed: Count
+    epochs: Count
+    epochs_done: Count
+    resolution: Count
+    eval_resolution: Count
+    batch_size: Count
+    scores: dict[Name, Score]
+    score: Name
+    best_score: Score
+    best_epoch: Count
+    params: Count
+    gmacs: Amount
+    norm_gmacs: Amount
+    images_per_second: Amount | None
+    world_size: Count
+    hardware: Name

@@ -1,0 +1,81 @@
+"""What a task decides: all that differs between naming an image and, say, labelling its pixels."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from en.data.crops import Crop
+
+
+class Label(NamedTuple):
+    """How a metric is written for people: `top-1 85.02 %`."""
+
+    text: str
+    unit: str
+
+
+class Task(BaseModel, ABC):
+    """What is predicted of an image, and how well. It keeps no state: its fields are the keys of `task:` in a configuration.
+
+    Everything else is the run's: wrapping, precision, accumulation, averages, clipping, devices and checkpoints.
+
+    Attributes:
+        name: its key in TASKS.
+        score: the metric by which best.pt is chosen; higher is better.
+        labels: the metrics that are shown in the terminal and in reports, in this order.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    score: ClassVar[str]
+    labels: ClassVar[dict[str, Label]]
+
+    name: str
+
+    @abstractmethod
+    def network(self, classes: int, **model: Any) -> nn.Module:
+        """A network with its head, and with the normalizer put in, freshly initialized.
+
+        Args:
+            classes: how many classes the data set has.
+            model: the other arguments of `en.models.build_model`.
+        Raises: ValueError for what cannot be built.
+        """
+
+    @abstractmethod
+    def check_output(self, output: object, classes: int) -> None:
+        """Raises ValueError unless `output`, of two images, is what `loss` and `predict` take of this task's network."""
+
+    @abstractmethod
+    def crop(self, training: bool) -> Crop:
+        """Which part of an image is seen in training or in evaluation."""
+
+    def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """A training batch on the device, changed as a whole with numbers from torch's global generator; by default, as it is.
+
+        Args:
+            images: (B, 3, R, R) float32, normalized.
+            targets: (B, ...), as the loader gives them.
+        """
+        return images, targets
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The sum of the losses of a batch, and over how many of them the mean is to be taken.
+
+        Args:
+            outputs: of the network in training mode.
+            targets: as `augment` gives them.
+        """
+
+    def predict(self, network: nn.Module, images: Tensor) -> Tensor:
+        """What the network, in evaluation mode, makes of (B, 3, R, R) images, as the metrics take it; by default, its output."""
+        output: Tensor = network(images).float()
+        return output
+
+    @abstractmethod
+    def metrics(self, classes: int) -> MetricCollection:
+        """Freshly begun sums over a set, updated with (predictions, targets); what they compute is a row of log.jsonl."""

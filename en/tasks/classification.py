@@ -1,0 +1,101 @@
+"""Naming images: one class for each."""
+
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
+
+from en.data.crops import CentreCrop, Crop, RandomResizedCrop
+from en.models import build_model
+from en.tasks.base import Label, Task
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Alpha = Annotated[float, Field(ge=0, le=1000)]
+Shares = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=2, max_length=2)]
+Ratios = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_length=2, max_length=2)]
+
+
+class Classification(Task):
+    """The class of each image, learnt by cross-entropy; targets are class numbers, (B,) int64.
+
+    top1 and top5 are the % of images whose class is the first, or among the first five, of the outputs (top5 for more than five
+    classes); loss is the mean cross-entropy without label smoothing.
+    """
+
+    score: ClassVar[str] = "top1"
+    labels: ClassVar[dict[str, Label]] = {"top1": Label("top-1", "%"), "top5": Label("top-5", "%")}
+
+    name: Literal["classification"] = "classification"
+    crop_scale: Shares = Field(default=[0.08, 1.0])  # training crop's area / image's
+    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height
+    flip: Probability = 0.5  # of a horizontal flip in training
+    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Classification":
+        for name, (low, high) in {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio}.items():
+            if low > high:
+                raise ValueError(f"{name}={[low, high]}: expected the smaller number first")
+        return self
+
+    def network(self, classes: int, **model: Any) -> nn.Module:
+        return build_model(num_classes=classes, **model)
+
+    def check_output(self, output: object, classes: int) -> None:
+        if not isinstance(output, Tensor) or output.shape != (2, classes):
+            found = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ValueError(f"expected a classifier, one tensor (2, {classes}) for 2 images; found {found}")
+
+    def crop(self, training: bool) -> Crop:
+        if not training:
+            return CentreCrop(self.centre_share)
+        return RandomResizedCrop((self.crop_scale[0], self.crop_scale[1]), (self.crop_ratio[0], self.crop_ratio[1]), self.flip)
+
+    def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """Mixup or cutmix, where they are on: targets become (B, classes) float32."""
+        choices = mixers(self.mixup, self.cutmix, classes)
+        if not choices:
+            return images, targets
+        images, targets = choices[int(torch.randint(len(choices), ()))](images, targets)
+        return images, targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+        total = F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")
+        return total, len(targets)
+
+    def metrics(self, classes: int) -> MetricCollection:
+        metrics = {"top1": Accuracy(classes, top_k=1, average="micro"), "loss": CrossEntropy(nan_strategy="disable")}
+        if classes > 5:
+            metrics["top5"] = Accuracy(classes, top_k=5, average="micro")
+        return MetricCollection(metrics, compute_groups=False)
+
+
+@cache
+def mixers(mixup: float, cutmix: float, classes: int) -> list[nn.Module]:
+    """torchvision's mixup and cutmix, those whose alpha is not 0."""
+    kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
+    return [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+
+
+class Accuracy(MulticlassAccuracy):  # type: ignore[misc]
+    """In %."""
+
+    def compute(self) -> Tensor:
+        share: Tensor = super().compute()
+        return 100 * share
+
+
+class CrossEntropy(MeanMetric):  # type: ignore[misc]
+    """The mean over images, without label smoothing."""
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        super().update(F.cross_entropy(outputs, labels, reduction="none"))

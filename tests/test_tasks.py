@@ -1,0 +1,130 @@
+"""What every task has to keep, and a new one, which needs no change elsewhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from regression import Regression
+from torch.nn import functional as F
+
+from en.config.reading import load_config
+from en.reports.tables import write_report
+from en.runs import checkpoint
+from en.tasks import TASKS
+from en.tasks.classification import Classification
+from en.training.run import Run
+from en.training.signals import StopRequest
+
+CLASSES, IMAGES = 7, 30
+RECIPE = """
+model: {name: shufflenet_v2_x0_5}
+norm: {name: en}
+task: {name: regression, weight: 0.5}
+data: {root: unset, resolution: 48, workers: 1}
+train: {epochs: 2, batch_size: 24, accumulation: 2}
+optim: {lr: 0.01}
+device: cpu
+"""
+
+
+@pytest.fixture(params=[*TASKS.values(), Regression], ids=[*TASKS, "regression"])
+def task(request):
+    return request.param()
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(IMAGES, 3, 32, 32, generator=generator), torch.randint(CLASSES, (IMAGES,), generator=generator)
+
+
+def test_a_task_is_registered_by_its_name(task):
+    assert {name: kind.model_fields["name"].default for name, kind in TASKS.items()} == {name: name for name in TASKS}
+    assert task.score and set(task.labels) and type(task).model_validate(task.model_dump()) == task
+
+
+def test_a_network_gives_what_its_task_takes(task, batch):
+    images, targets = batch
+    torch.manual_seed(0)
+    network = task.network(CLASSES, name="shufflenet_v2_x0_5", norm="bn")
+    task.check_output(network(images[:2]), CLASSES)
+    with pytest.raises(ValueError, match="expected"):
+        task.check_output((images, images), CLASSES)
+    images, targets = task.augment(images, targets, CLASSES)
+    total, count = task.loss(network(images), targets)
+    (total / count).backward()
+    assert total.isfinite() and count == IMAGES
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_metrics_of_parts_are_those_of_the_whole_and_hold_the_score_and_the_labels(task, batch):
+    images, targets = batch
+    network = task.network(CLASSES, name="shufflenet_v2_x0_5", norm="bn").eval()
+    with torch.inference_mode():
+        predictions = task.predict(network, images)
+    whole, parts = task.metrics(CLASSES), task.metrics(CLASSES)
+    whole.set_dtype(torch.float64)
+    parts.set_dtype(torch.float64)
+    whole.update(predictions, targets)
+    for part in range(0, IMAGES, 7):
+        parts.update(predictions[part : part + 7], targets[part : part + 7])
+    expected = {name: float(value) for name, value in whole.compute().items()}
+    assert {name: float(value) for name, value in parts.compute().items()} == pytest.approx(expected, rel=1e-6)
+    assert {task.score, *task.labels} <= expected.keys()
+
+
+def test_the_loss_is_torchs_cross_entropy_with_smoothing_and_mixing(batch):
+    images, targets = batch
+    outputs = torch.randn(IMAGES, CLASSES, generator=torch.Generator().manual_seed(1))
+    for smoothing in (0.0, 0.1):
+        task = Classification(label_smoothing=smoothing, mixup=0.3, cutmix=1.0)
+        total, count = task.loss(outputs, targets)
+        torch.testing.assert_close(total / count, F.cross_entropy(outputs, targets, label_smoothing=smoothing))
+        mixed_images, mixed = task.augment(images, targets, CLASSES)
+        assert not torch.equal(mixed_images, images) and mixed.shape == (IMAGES, CLASSES)
+        torch.testing.assert_close(mixed.sum(1), torch.ones(IMAGES))
+        total, count = task.loss(outputs, mixed)
+        torch.testing.assert_close(total / count, F.cross_entropy(outputs, mixed, label_smoothing=smoothing))
+
+
+def test_top_1_and_top_5_are_counted_as_by_sorting(batch):
+    _, targets = batch
+    outputs = torch.randn(IMAGES, CLASSES, generator=torch.Generator().manual_seed(2))
+    metrics = Classification().metrics(CLASSES)
+    metrics.update(outputs, targets)
+    ranks = (outputs > outputs.gather(1, targets[:, None])).sum(1)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found["top1"] == pytest.approx(100 * (ranks < 1).double().mean())
+    assert found["top5"] == pytest.approx(100 * (ranks < 5).double().mean())
+    assert found["loss"] == pytest.approx(float(F.cross_entropy(outputs, targets)), rel=1e-6)
+    assert "top5" not in Classification().metrics(5)
+
+
+def test_a_new_task_trains_resumes_and_is_reported_without_a_change_elsewhere(betons, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "regression", Regression)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def train(name: str, *overrides: str) -> Path:
+        options = [f"data.root={betons}", f"run_dir={tmp_path / name}", *overrides]
+        Run(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        return tmp_path / name
+
+    whole = train("whole", "checkpoint.every_steps=3")
+    summary = json.loads((whole / "summary.json").read_text())
+    assert (summary["task"], summary["score"]) == ("regression", "closeness") and summary["scores"]["error"] > 0
+    assert summary["best_score"] == max(row["closeness"] for row in rows(whole))
+    state = checkpoint.load(whole / "last.pt")
+    assert state.config["task"] == {"name": "regression", "weight": 0.5}
+    (middle,) = [path for path in checkpoint.step_paths(whole) if path.name.endswith("00001_00000002.pt")]
+    (tmp_path / "again" / "checkpoints").mkdir(parents=True)
+    for path in (middle, checkpoint.sum_path(middle)):
+        (tmp_path / "again" / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    again = checkpoint.load(train("again", "checkpoint.every_steps=3", "resume=auto") / "last.pt")
+    assert all(torch.equal(value, again.model[name]) for name, value in state.model.items())
+    text = write_report([str(whole)], tmp_path / "report.md")
+    assert "| error px |" in text and "top-1" not in text.split("## Published")[0]
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
