@@ -62,10 +62,12 @@ def test_an_entry_point_is_thin(script):
     assert len((ROOT / script).read_text().splitlines()) <= 40
 
 
-def test_the_loop_names_no_loader_and_no_normalizer():
+def test_the_loop_names_no_task_no_loader_and_no_normalizer():
     from en.data import LOADERS
     from en.norm import NORMALIZERS
+    from en.tasks import TASKS
 
-    tree = ast.parse((ROOT / "en" / "training" / "epoch.py").read_text())
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert not words & ({*LOADERS, *NORMALIZERS})
+    trees = [ast.parse((ROOT / "en" / "training" / name).read_text()) for name in ("epoch.py", "run.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not words & {*LOADERS, *NORMALIZERS, *TASKS}

@@ -8,7 +8,8 @@ from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
-from en.evaluation.evaluate import evaluate, recalibrate
+from en.evaluation.evaluate import evaluate
+from en.evaluation.recalibrate import recalibrate
 from en.runs import checkpoint
 from en.runs.provenance import ranks_facts
 

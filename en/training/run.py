@@ -19,7 +19,8 @@ from en.distributed.ranks import (
 )
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped
-from en.evaluation.evaluate import evaluate, mean_ratios
+from en.evaluation.evaluate import evaluate
+from en.evaluation.ratios import mean_ratios
 from en.models import complexity
 from en.norm import record_ratios
 from en.progress import Progress, tell
