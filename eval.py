@@ -15,7 +15,11 @@ def main() -> None:
     parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
     parser.add_argument(
-        "--recalibrate", metavar="N", type=whole_number(0, 10**9), default=0, help="take running averages over N batches"
+        "--recalibrate",
+        metavar="N",
+        type=whole_number(0, 10**9),
+        default=0,
+        help="take running averages over N batches",
     )
     arguments = parser.parse_intermixed_args()
 

@@ -11,8 +11,8 @@ def main(stop: StopRequest) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, see configs/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="e.g. norm.name=gn optim.lr=0.2")
-    parser.add_argument("--resume", metavar="RUN|FILE|auto", help="go on from a run folder's newest checkpoint, from one of its "
-                        "checkpoints, or auto: from run_dir's newest, or anew where it has none")  # fmt: skip
+    parser.add_argument("--resume", metavar="RUN|FILE|auto", help="resume from a run folder's newest checkpoint, from "
+                        "one of its checkpoints, or auto: from run_dir's newest, else begin")  # fmt: skip
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     arguments = parser.parse_intermixed_args()
 

@@ -46,7 +46,8 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
 def build_network(config: Config, classes: int) -> nn.Module:
     """The configured network, initialized from the seed alone.
 
-    Raises: UserError for one that cannot be built, does not take the configured sizes, or does not answer as its task takes it.
+    Raises: UserError for one that cannot be built, does not take the configured sizes, or whose output its task does
+        not take.
     """
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm

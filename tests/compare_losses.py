@@ -1,4 +1,4 @@
-"""Trains every normalizer for ten steps in two source trees and says where the first bit differs. See scripts/compare_losses.sh."""
+"""Trains every normalizer for ten steps in two source trees and reports the first bit that differs."""
 
 import os
 import runpy
@@ -12,12 +12,15 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADERS, RANKS, STEPS = ("ffcv", "folder"), (1, 2), 10
-IMAGES = {"train": 66, "val": 3}  # of each of four classes: eleven batches of 24, since a finished epoch keeps no losses
+IMAGES = {
+    "train": 66,
+    "val": 3,
+}  # of each of four classes: eleven batches of 24, since a finished epoch keeps no losses
 RECIPE = "tests/compare_losses.yaml"
 
 
 def train_all(tree: Path, out: Path) -> None:
-    """Trains each normalizer with each loader, in this process, by the tree's own train.py and recipe; run by torchrun."""
+    """Trains each normalizer with each loader in this process, by the tree's train.py and recipe; run by torchrun."""
     from en.norm import NORMALIZERS
 
     for loader, norm in product(LOADERS, NORMALIZERS):
@@ -65,7 +68,9 @@ def loss_sum(rank: dict[str, Any]) -> float:
 
 def main(then: Path, work: Path) -> int:
     """Compares a tree with the working tree; the number of runs that differ."""
-    from commands import succeed  # here, because they import the package, which in a process that trains is the other tree's
+    from commands import (
+        succeed,
+    )  # here, because they import the package, which in a process that trains is the other tree's
     from conftest import write_folders
 
     write_folders(work / "images", IMAGES)

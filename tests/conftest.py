@@ -1,4 +1,4 @@
-"""Real images for the tests: parts of Fashion-MNIST as class folders of JPEG files of many sizes, and as .beton files."""
+"""Real images for the tests: parts of Fashion-MNIST as class folders of JPEGs of many sizes, and as .beton files."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs that are killed and gone on with, again and again, compared with one that was never touched."""
+"""Runs that are killed and resumed, again and again, compared with one that was never touched."""
 
 import contextlib
 import json
@@ -60,7 +60,9 @@ class Place:
 def line(place: Place, case: Case, run: Path, *more: str, launcher: tuple[str, ...] = ()) -> list[str]:
     """The command of a run."""
     ranks = (
-        ("-m", "torch.distributed.run", *(launcher or ("--standalone",)), f"--nproc-per-node={case.ranks}") if case.ranks else ()
+        ("-m", "torch.distributed.run", *(launcher or ("--standalone",)), f"--nproc-per-node={case.ranks}")
+        if case.ranks
+        else ()
     )
     root = place.data[case.loader]
     options = [f"data.loader={case.loader}", f"data.root={root}", *case.options, f"run_dir={run}", *more]
@@ -85,7 +87,7 @@ def finish(process: subprocess.Popen[str], limit_s: float = 300) -> tuple[int, s
 
 
 def kill(process: subprocess.Popen[str]) -> str:
-    """SIGKILL to all its processes, also those that torchrun put into sessions of their own; what was written on stderr."""
+    """Kills all its processes, also those in sessions of torchrun's making. Returns: what was written on stderr."""
     launcher = psutil.Process(process.pid)
     launcher.suspend()  # so that it starts nothing while its family is counted
     for member in [*launcher.children(recursive=True), launcher]:
@@ -115,7 +117,10 @@ def run_untouched(place: Place, case: Case, run: Path) -> None:
 
 
 def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: int) -> int:
-    """Kills a run `kills` times, each at a random moment after its first new step, then lets it end; how often it was killed."""
+    """Kills a run `kills` times, each at a random moment after its first new step, then lets it end.
+
+    Returns: how often it was killed.
+    """
     done = 0
     while done < kills:
         before = steps(run)

@@ -46,7 +46,7 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def randomized(name: str, channels: int, seed: int = 0, **options: object) -> Normalizer:
-    """A normalizer whose parameters and buffers are all random, so that no term of the formula is hidden by a 0 or a 1."""
+    """A normalizer whose parameters and buffers are all random, so that no 0 or 1 hides a term of the formula."""
     generator = torch.Generator().manual_seed(seed)
     layer = build_norm(name, channels, **options)
     with torch.no_grad():

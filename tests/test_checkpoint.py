@@ -87,7 +87,11 @@ def test_state_that_does_not_fit_is_refused_before_the_first_step(content):
     nameless = copy.deepcopy(saved.optimizer)
     nameless["state"][0] = {}
     odd = [("ranks", [short]), ("ranks", [missing]), ("ranks", [rank | {"buffers": []}]), ("optimizer", optimizer)]
-    odd += [("optimizer", nameless), ("optimizer", {}), ("optimizer", {"state": {99_999: {"momentum_buffer": torch.zeros(1)}}})]
+    odd += [
+        ("optimizer", nameless),
+        ("optimizer", {}),
+        ("optimizer", {"state": {99_999: {"momentum_buffer": torch.zeros(1)}}}),
+    ]
     odd += [("optimizer", whole_numbers), ("optimizer", endless)]
     odd += [("optimizer", {"state": 3}), ("model", {}), ("ema", {"weight": torch.zeros(1)})]
     for part, value in odd:
@@ -101,7 +105,12 @@ def test_weights_of_another_kind_are_refused_by_name(content, kind):
     saved = Checkpoint.model_validate(content)
     name = next(name for name in saved.model if name.endswith("conv1.0.weight"))
     weight = saved.model[name].clone()
-    changes = {"int8": weight.to(torch.int8), "float64": weight.double(), "shape": weight[:1], "sparse": weight.to_sparse()}
+    changes = {
+        "int8": weight.to(torch.int8),
+        "float64": weight.double(),
+        "shape": weight[:1],
+        "sparse": weight.to_sparse(),
+    }
     for key, value in (("nan", torch.nan), ("inf", torch.inf)):
         changes[key] = weight.clone()
         changes[key][1, 2, 0, 1] = value
@@ -136,7 +145,11 @@ def test_a_checkpoint_without_its_sum_is_used_with_a_warning(whole, tmp_path, ca
     path = tmp_path / "last.pt"
     path.write_bytes((whole / "last.pt").read_bytes())
     found = checkpoint.load(path)
-    assert "warning: " in (said := capsys.readouterr().err) and "last.pt.sha256 is missing" in said and said.count("\n") == 1
+    assert (
+        "warning: " in (said := capsys.readouterr().err)
+        and "last.pt.sha256 is missing" in said
+        and said.count("\n") == 1
+    )
     (tmp_path / "last.pt.sha256").write_bytes((whole / "last.pt.sha256").read_bytes())
     assert checkpoint.load(path).digest == found.digest and capsys.readouterr().err == ""
 
@@ -159,7 +172,9 @@ def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
         rank = content["ranks"][0]
         changed = {**content, "ranks": [{**rank, "losses": {**rank["losses"], "notes": [{"epoch": torch.zeros(1)}]}}]}
     torch.save(changed, tmp_path / "odd.pt")
-    with pytest.raises(UserError, match=r"odd.pt: expected a checkpoint of this package.*(ranks|summary|circumstances|config)"):
+    with pytest.raises(
+        UserError, match=r"odd.pt: expected a checkpoint of this package.*(ranks|summary|circumstances|config)"
+    ):
         checkpoint.load(tmp_path / "odd.pt")
     assert json.dumps(content["circumstances"])
 

@@ -43,7 +43,8 @@ def test_two_runs_see_the_same_pixels_whatever_the_number_of_workers(kind, folde
 def test_ranks_together_see_what_one_rank_sees(kind, folders, betons, world_size):
     whole = epoch_pixels(open_loader(kind, folders, betons, batch_size=24), 3)
     parts = [
-        epoch_pixels(open_loader(kind, folders, betons, batch_size=24, rank=r, world_size=world_size), 3) for r in range(world_size)
+        epoch_pixels(open_loader(kind, folders, betons, batch_size=24, rank=r, world_size=world_size), 3)
+        for r in range(world_size)
     ]
     assert sorted(whole) == sorted(sample for part in parts for sample in part)
     assert all(torch.equal(whole[sample], pixels) for part in parts for sample, pixels in part.items())
@@ -53,7 +54,9 @@ def test_ranks_together_see_what_one_rank_sees(kind, folders, betons, world_size
 def test_evaluation_sees_every_image_exactly_once_over_any_number_of_ranks(kind, folders, betons, world_size):
     seen: Counter[int] = Counter()
     for rank in range(world_size):
-        loader = open_loader(kind, folders, betons, "val", rank=rank, world_size=world_size, batch_size=3 * world_size, workers=1)
+        loader = open_loader(
+            kind, folders, betons, "val", rank=rank, world_size=world_size, batch_size=3 * world_size, workers=1
+        )
         for batch in loader.eval_epoch(32):
             seen.update(batch.samples.tolist())
         loader.close()
@@ -63,7 +66,7 @@ def test_evaluation_sees_every_image_exactly_once_over_any_number_of_ranks(kind,
 def test_both_loaders_show_the_same_crops_of_the_same_samples(folders, betons):
     mine, theirs = (epoch_pixels(open_loader(kind, folders, betons), 2) for kind in ("ffcv", "folder"))
     assert list(mine) == list(theirs)
-    # decoders and filters differ a little (fast against exact DCT, area against antialiased bilinear), boxes would differ a lot
+    # decoders and filters differ a little (fast or exact DCT, area or antialiased bilinear), boxes would differ a lot
     differences = [(mine[s].float() - theirs[s].float()).abs().mean().item() for s in mine]
     assert np.mean(differences) < 4
     other = epoch_pixels(open_loader("folder", folders, betons), 3)
@@ -133,7 +136,9 @@ def test_stock_ffcvs_loader_gives_the_same_images(betons):
     from ffcv.loader import Loader, OrderOption
 
     pipeline = [CenterCropRGBImageDecoder((32, 32), 1.0)]
-    stock = Loader(str(betons / "val.beton"), 20, 1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines={"image": pipeline})
+    stock = Loader(
+        str(betons / "val.beton"), 20, 1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines={"image": pipeline}
+    )
     images, labels = next(iter(stock))
     share = Share(20, 1, 0, 1, 0)
     mine = LOADERS["ffcv"](betons, "val", Reading(share, CROP, CentreCrop(1.0), 2, 30, False))
@@ -172,7 +177,9 @@ def spoil(betons: Path, copy: Path, what: str) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("what", ["truncated", "version", "other file", "empty", "classes", "no classes", "not a list", "missing"])
+@pytest.mark.parametrize(
+    "what", ["truncated", "version", "other file", "empty", "classes", "no classes", "not a list", "missing"]
+)
 def test_a_beton_that_cannot_be_used_is_refused_at_the_start(betons, tmp_path, what):
     with pytest.raises(UserError, match="expected") as refusal:
         LOADERS["ffcv"](spoil(betons, tmp_path / "bad", what), "train", reading())
@@ -208,7 +215,8 @@ def test_a_stalled_ffcv_loader_is_an_error_within_its_time_limit(betons):
 def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
-        Encoded(1, w, 1000, rng.integers(0, 255, 3000 * w, np.uint8).tobytes(), i) for i, w in enumerate([900, 1800, 100, 2500])
+        Encoded(1, w, 1000, rng.integers(0, 255, 3000 * w, np.uint8).tobytes(), i)
+        for i, w in enumerate([900, 1800, 100, 2500])
     ]
     assert write_beton(tmp_path / "x.beton", iter(rows), at_most=9) == 4
     file = BetonFile(tmp_path / "x.beton")

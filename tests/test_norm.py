@@ -51,7 +51,9 @@ def test_gradcheck_passes_for_input_and_parameters(case, training):
 @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
 @pytest.mark.parametrize("kind", ["bn", "sn", "en"])
 def test_one_hot_ratios_equal_the_library_layers_running_buffers_included(kind, training, momentum):
-    for k, reference in enumerate([nn.BatchNorm2d(6, momentum=momentum), nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(1, 6)]):
+    for k, reference in enumerate(
+        [nn.BatchNorm2d(6, momentum=momentum), nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(1, 6)]
+    ):
         layer = build_norm(kind, 6, momentum=momentum)
         force_one_hot(layer, k)
         with torch.no_grad():
@@ -100,9 +102,11 @@ def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
         assert torch.isfinite(y).all() and torch.isfinite(x.grad).all(), edge
         exact = copy.deepcopy(layer).double()
         expected = literal_forward(name, exact, x.detach().double())
-        # float32 holds 1e4 +- 1 with steps of 1e-3, so a mean is known to half of that and an output to a few times more
+        # float32 holds 1e4 +- 1 in steps of 1e-3: a mean is known to half of that and an output to a few times more
         tolerance = 2e-2 if edge == "huge mean" else 1e-3
-        torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance, msg=lambda m, e=edge: f"{e}: {m}")
+        torch.testing.assert_close(
+            y.double(), expected, rtol=tolerance, atol=tolerance, msg=lambda m, e=edge: f"{e}: {m}"
+        )
         buffers = [b for b in layer.buffers() if b.is_floating_point()]
         assert all(torch.isfinite(b).all() for b in buffers), edge
 
@@ -194,7 +198,9 @@ def test_every_ratio_starts_at_one_over_k_and_the_instance_row_of_v_is_zero():
 
 
 def test_record_ratios_collects_every_layer_and_every_pass_and_then_stops():
-    model = nn.Sequential(nn.Conv2d(3, 6, 1), randomized("en", 6), nn.ReLU(), randomized("en", 6, normalizers=["bn", "ln"]))
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), randomized("en", 6), nn.ReLU(), randomized("en", 6, normalizers=["bn", "ln"])
+    )
     with record_ratios(model) as record:
         first = model(images(2, 3, 4, 4))
         model(images(5, 3, 4, 4, seed=9))

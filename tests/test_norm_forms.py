@@ -36,7 +36,9 @@ def test_output_gradients_and_buffers_equal_the_plain_form_for_every_shape_type_
         pairs += list(zip(layer.buffers(), twin.buffers(), strict=True))
         for got, want in pairs:
             room = (2e-2 if half and got.dtype == dtype else 5e-3 if half else 2e-4) * max(1.0, want.abs().max().item())
-            torch.testing.assert_close(got.double(), want.double(), rtol=0, atol=room, msg=lambda m, s=shape: f"{s}: {m}")
+            torch.testing.assert_close(
+                got.double(), want.double(), rtol=0, atol=room, msg=lambda m, s=shape: f"{s}: {m}"
+            )
 
 
 @every_case

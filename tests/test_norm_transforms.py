@@ -47,7 +47,9 @@ def test_a_forward_derivative_equals_a_finite_difference(name, training):
     parameters, step = {name: p.detach() for name, p in layer.named_parameters()}, 1e-6
     towards = ({name: torch.randn_like(p) for name, p in parameters.items()}, torch.randn_like(x))
     after, before = (
-        loss_of(layer)({name: p + sign * step * towards[0][name] for name, p in parameters.items()}, x + sign * step * towards[1])
+        loss_of(layer)(
+            {name: p + sign * step * towards[0][name] for name, p in parameters.items()}, x + sign * step * towards[1]
+        )
         for sign in (1, -1)
     )
     _, slope = jvp(loss_of(layer), (parameters, x), towards)

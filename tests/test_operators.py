@@ -42,7 +42,9 @@ def test_an_operator_refuses_a_tensor_of_another_size_type_or_layout_instead_of_
                 for wrong in wrong_for(part) if isinstance(part, Tensor) else []:
                     changed = [*parts[:number], wrong, *parts[number + 1 :]] if isinstance(value, list) else wrong
                     with pytest.raises(RuntimeError, match=r"en_norm: .*expected"):
-                        getattr(torch.ops.en_norm, operator).default(*arguments[:place], changed, *arguments[place + 1 :])
+                        getattr(torch.ops.en_norm, operator).default(
+                            *arguments[:place], changed, *arguments[place + 1 :]
+                        )
 
 
 def wrong_for(part):

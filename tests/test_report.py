@@ -16,15 +16,16 @@ from en.errors import UserError
 from en.reports.tables import published, write_report
 
 SUMMARY = {
-    "model": "resnet50", "norm": "en", "norm_options": {}, "dataset": "ImageNet", "classes": 1000, "seed": 0, "epochs": 100,
-    "epochs_done": 100, "images": 50_000, "task": "classification", "score": "top1", "best_score": 77.1, "best_epoch": 99,
+    "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",
+    "classes": 1000, "images": 50_000, "seed": 0, "epochs": 100, "epochs_done": 100,
+    "score": "top1", "best_score": 77.1, "best_epoch": 99,
     "scores": {"top1": 77.0, "top5": 93.0, "loss": 0.9},
     "params": 25_900_000, "gmacs": 4.09, "norm_gmacs": 0.05, "images_per_second": 9000.0, "resolution": 224,
     "eval_resolution": 224, "batch_size": 256, "world_size": 8, "hardware": "8 x some GPU",
 }  # fmt: skip
 CONFIG = {
-    "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"}, "train": {"epochs": 100, "batch_size": 256},
-    "optim": {"lr": 0.1},
+    "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"},
+    "train": {"epochs": 100, "batch_size": 256}, "optim": {"lr": 0.1},
 }  # fmt: skip
 
 
@@ -60,7 +61,9 @@ def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_pa
 
 
 def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    text = write_report([run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", scores=scores(77.0))], tmp_path / "report.md")
+    text = write_report(
+        [run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", scores=scores(77.0))], tmp_path / "report.md"
+    )
     judged = [line for line in text.splitlines() if " against " in line]
     assert len(judged) == 1 and "+0.08 against 76.92" in judged[0] and "sn" in judged[0]
 
@@ -86,10 +89,21 @@ def test_runs_of_different_recipes_or_repeated_seeds_are_pointed_out(tmp_path):
 
 
 def test_a_network_without_published_figures_says_so(tmp_path):
-    assert "No published figure is on file for resnet18" in write_report([run(tmp_path / "a", model="resnet18")], tmp_path / "r.md")
+    assert "No published figure is on file for resnet18" in write_report(
+        [run(tmp_path / "a", model="resnet18")], tmp_path / "r.md"
+    )
 
 
-NAMES = ("a|b", "`c`", "*d* _e_ **f**", "<script>g</script>", "[h](http://i)", "j\nk | l |\n# m", "$n$ ~o~ \\| p", "&lt;")
+NAMES = (
+    "a|b",
+    "`c`",
+    "*d* _e_ **f**",
+    "<script>g</script>",
+    "[h](http://i)",
+    "j\nk | l |\n# m",
+    "$n$ ~o~ \\| p",
+    "&lt;",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +121,9 @@ def test_names_stand_in_their_cell_letter_for_letter(tmp_path, name):
     shown = name.replace("\n", "\\n")
     assert len(cells) == 11
     assert (cells[0], cells[1], cells[2]) == (shown, f"{shown} ({shown}={shown})", f"{shown}, 224 px")
-    assert [rendered(line) for line in lines if line.startswith("No published")] == [f"No published figure is on file for {shown}."]
+    assert [rendered(line) for line in lines if line.startswith("No published")] == [
+        f"No published figure is on file for {shown}."
+    ]
 
 
 DAMAGE = [
@@ -168,7 +184,9 @@ def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):
     changed = {"task.flip": [0.5, 0.0], "data.workers": [1, 4], "checkpoint.keep": [3, 5], "train.epochs": [90, 100]}
     start = {"resumed_at": {"epoch": 3, "step": 7}, "changed": changed, "command": "train.py"}
     (folder / "provenance.json").write_text(json.dumps({"starts": [{"seed": 0}, start]}))
-    (line,) = [line for line in write_report([str(folder)], tmp_path / "report.md").splitlines() if "Two recipes" in line]
+    (line,) = [
+        line for line in write_report([str(folder)], tmp_path / "report.md").splitlines() if "Two recipes" in line
+    ]
     assert "task.flip=0.0 (was 0.5) after step 7 of epoch 4" in line and "train.epochs=100 (was 90)" in line
     assert "workers" not in line and "keep" not in line
     (folder / "provenance.json").write_text("")

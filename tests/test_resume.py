@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, moved to another number of ranks or started by several nodes end as the untouched one."""
+"""Runs that are killed, stopped, moved to another number of ranks or started by several nodes end as untouched ones."""
 
 import json
 import random
@@ -52,7 +52,14 @@ def test_two_nodes_train_what_one_node_trains(place, untouched, tmp_path):
 
 def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, tmp_path):
     """gn has no batch statistics and nothing is drawn at random, so that ranks change nothing but rounding."""
-    plain = ["norm.name=gn", "model.name=resnet18", "task.mixup=0", "task.cutmix=0", "model.dropout=0", "train.ema_decay=null"]
+    plain = [
+        "norm.name=gn",
+        "model.name=resnet18",
+        "task.mixup=0",
+        "task.cutmix=0",
+        "model.dropout=0",
+        "train.ema_decay=null",
+    ]
     plain += ["train.epochs=2", "checkpoint.every_steps=2", "optim.lr=0.01"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     kill_loop.run_untouched(place, Case("ffcv", 0, plain), whole)
@@ -117,18 +124,20 @@ def test_what_a_kill_between_a_checkpoint_and_its_names_left_undone_is_done_on_r
     assert differences(whole, run) == [] and json.loads((run / "summary.json").read_text()) == summary
     names = {path.name.removesuffix(".sha256"): path.read_text().split() for path in run.glob("*.pt.sha256")}
     assert {name: name for name in names} == {name: words[1] for name, words in names.items()}
-    checked = subprocess.run(["sha256sum", "-c", "last.pt.sha256", "best.pt.sha256"], cwd=run, capture_output=True, text=True)
+    checked = subprocess.run(
+        ["sha256sum", "-c", "last.pt.sha256", "best.pt.sha256"], cwd=run, capture_output=True, text=True
+    )
     assert checked.returncode == 0, checked.stdout
 
 
-def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_says_that_it_begins_anew(place, tmp_path):
+def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_reports_a_new_run(place, tmp_path):
     assert "nowhere" in refused(train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'nowhere'}"))
     (tmp_path / "other").mkdir()
     elsewhere = train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'other'}")
     assert f"run_dir={tmp_path / 'run'}: expected {tmp_path / 'other'}" in refused(elsewhere)
     assert "run_dir=null" in refused(command("train.py", place.recipe, "--resume", "auto"))
     begun = train(place, CASES[0], tmp_path / "run", "resume=auto", "train.epochs=1")
-    assert begun.returncode == 0 and "has no checkpoint yet: beginning anew" in begun.stderr
+    assert begun.returncode == 0 and "has no checkpoint yet: a new run begins" in begun.stderr
 
 
 @pytest.fixture
@@ -136,7 +145,9 @@ def small_disk(tmp_path: Path):
     """A folder on a file system of 24 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     yield folder
@@ -151,6 +162,6 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_whole_checkpoi
     assert "No space left on device" in last and "this checkpoint was not written; those before it are whole" in last
     assert not list(run.rglob("*.partial"))
     for path in sorted((run / "checkpoints").glob("step_*.pt"))[1:]:
-        path.unlink()  # room to go on
+        path.unlink()  # room to resume
     again = train(place, CASES[0], run, "resume=auto", "checkpoint.keep=1", "train.epochs=1")
     assert again.returncode == 0, again.stderr

@@ -59,7 +59,9 @@ def test_warm_up_rises_from_zero_to_the_peak(name):
 
 def test_progressive_resizing_rises_to_the_full_resolution_in_multiples():
     progressive = {"start_resolution": 160, "until_epoch": 80, "multiple": 32}
-    c = config(train={"epochs": 100, "batch_size": 256, "progressive": progressive}, data={"root": "x", "resolution": 224})
+    c = config(
+        train={"epochs": 100, "batch_size": 256, "progressive": progressive}, data={"root": "x", "resolution": 224}
+    )
     sizes = [c.training_resolution.at(epoch) for epoch in range(100)]
     assert sizes == sorted(sizes) and set(sizes) == {160, 192, 224} and sizes[79:] == [224] * 21
     assert c.training_resolution.sides(100) == [160, 192, 224] and c.training_resolution.sides(1) == [160]
@@ -72,7 +74,10 @@ def test_weight_decay_spares_every_normalizer_and_bias_and_nothing_else(network,
     model = build_model(network, 10, norm)
     spared = set(undecayed(model))
     inside = {
-        f"{place}.{name}" for place, m in model.named_modules() if isinstance(m, Normalizer) for name, _ in m.named_parameters()
+        f"{place}.{name}"
+        for place, m in model.named_modules()
+        if isinstance(m, Normalizer)
+        for name, _ in m.named_parameters()
     }
     biases = {name for name, _ in model.named_parameters() if name.endswith("bias")} - inside
     assert spared == inside | biases

@@ -72,18 +72,26 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_a_run_folder_tells_what_was_run_and_what_came_of_it(finished, betons):
+def test_a_run_folder_holds_what_was_run_and_its_results(finished, betons):
     assert {"config.yaml", "provenance.json", "log.jsonl", "summary.json", "last.pt", "best.pt"} <= {
         p.name for p in finished.iterdir()
     }
     log = rows(finished)
     assert [row["epoch"] for row in log] == [1, 2] and all(row["images"] == VAL for row in log)
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["scores"]["top1"] == log[-1]["top1"] and summary["world_size"] == 2 and summary["dataset"] == "clothes"
+    assert (
+        summary["scores"]["top1"] == log[-1]["top1"] and summary["world_size"] == 2 and summary["dataset"] == "clothes"
+    )
     assert summary["best_score"] == max(row["top1"] for row in log)
     (start,) = json.loads((finished / "provenance.json").read_text())["starts"]
     assert "train.py" in start["command"] and start["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert start["hardware"] and start["seed"] == 0 and start["world_size"] == 2 and "git_commit" in start and "git_dirty" in start
+    assert (
+        start["hardware"]
+        and start["seed"] == 0
+        and start["world_size"] == 2
+        and "git_commit" in start
+        and "git_dirty" in start
+    )
     config = load_config(str(finished / "config.yaml"), [])
     assert config.data.root == str(betons) and config.norm.name == "en"
 
@@ -96,7 +104,9 @@ def test_tensorboard_has_the_log_and_the_mean_ratio_of_each_layer_and_normalizer
     assert len(layers) == 20 and "layer4.1.bn2" in layers
     for layer in layers:
         shares = [recorded[f"ratios/{layer}/{name}"] for name in ("bn", "in", "ln")]
-        assert all(sum(value for _, value in epoch) == pytest.approx(1, abs=1e-5) for epoch in zip(*shares, strict=True))
+        assert all(
+            sum(value for _, value in epoch) == pytest.approx(1, abs=1e-5) for epoch in zip(*shares, strict=True)
+        )
 
 
 @pytest.mark.parametrize("ranks", [0, 1, 2, 3])
@@ -119,20 +129,36 @@ def test_fewer_images_than_ranks_are_counted_exactly(finished, folders, tmp_path
     few = write_folders(tmp_path / "few", {"train": 1, "val": 1})
     for path in sorted((few / "val").rglob("*.jpg"))[2:]:
         path.unlink()
-    result = last_json(succeed("eval.py", finished, "data.loader=folder", f"data.root={few}", "data.workers=0", ranks=3))
+    result = last_json(
+        succeed("eval.py", finished, "data.loader=folder", f"data.root={few}", "data.workers=0", ranks=3)
+    )
     assert result["images"] == 2
 
 
 def test_the_global_batch_alone_decides_not_ranks_accumulation_or_loader(recipe, betons, tmp_path):
     """gn has no batch statistics, so one rank, two ranks and accumulated micro-batches must train the same network."""
-    ways = {"one": (0, []), "two": (2, []), "accumulated": (0, ["train.accumulation=4"]), "both": (2, ["train.accumulation=3"])}
+    ways = {
+        "one": (0, []),
+        "two": (2, []),
+        "accumulated": (0, ["train.accumulation=4"]),
+        "both": (2, ["train.accumulation=3"]),
+    }
     for name, (ranks, extra) in ways.items():
-        arguments = [recipe, "norm.name=gn", f"data.root={betons}", f"run_dir={tmp_path / name}", "train.epochs=1", *extra]
+        arguments = [
+            recipe,
+            "norm.name=gn",
+            f"data.root={betons}",
+            f"run_dir={tmp_path / name}",
+            "train.epochs=1",
+            *extra,
+        ]
         succeed("train.py", *arguments, ranks=ranks)
     reference = weights(tmp_path / "one")
     for name in list(ways)[1:]:
         for key, value in weights(tmp_path / name).items():
-            torch.testing.assert_close(value, reference[key], rtol=2e-3, atol=2e-4, msg=lambda m, k=key, n=name: f"{n} {k}: {m}")
+            torch.testing.assert_close(
+                value, reference[key], rtol=2e-3, atol=2e-4, msg=lambda m, k=key, n=name: f"{n} {k}: {m}"
+            )
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +198,13 @@ def test_all_options_of_training_work_together(recipe, betons, tmp_path):
         "task.label_smoothing=0.1",
     ]
     options += ["train.progressive={start_resolution: 16, until_epoch: 2, multiple: 8}", "train.ema_decay=0.5"]
-    options += ["train.channels_last=false", "train.check_every=1", "train.epochs=3", "norm.sync=true", "optim.decay_on=all"]
+    options += [
+        "train.channels_last=false",
+        "train.check_every=1",
+        "train.epochs=3",
+        "norm.sync=true",
+        "optim.decay_on=all",
+    ]
     options += ["model.zero_init_last_gamma=true", "schedule.name=polynomial"]
     succeed("train.py", recipe, f"data.root={betons}", f"run_dir={tmp_path / 'run'}", *options, ranks=2)
     assert [row["resolution"] for row in rows(tmp_path / "run")] == [16, 24, 32]
@@ -183,7 +215,13 @@ def test_all_options_of_training_work_together(recipe, betons, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_naming_step_rate_and_batch(recipe, betons, tmp_path):
-    arguments = [recipe, f"data.root={betons}", f"run_dir={tmp_path / 'run'}", "optim.lr=1e30", "schedule.warmup_epochs=0"]
+    arguments = [
+        recipe,
+        f"data.root={betons}",
+        f"run_dir={tmp_path / 'run'}",
+        "optim.lr=1e30",
+        "schedule.warmup_epochs=0",
+    ]
     alone = command("train.py", *arguments)
     message = alone.stderr.strip().splitlines()[-1]
     assert alone.returncode == 1 and message.startswith("error: the loss is not finite at step ")

@@ -1,4 +1,4 @@
-"""The FFCV loader against the folder loader, timm's and FFCV's own, on the same JPEGs with the same number of workers."""
+"""The FFCV loader against the folder loader, timm's and FFCV's own: the same JPEGs, the same number of workers."""
 
 import io
 import subprocess
@@ -37,14 +37,20 @@ def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         size = make_images(root / "folder", images, workers)
-        print(f"{images} JPEGs of {WIDTH} x {HEIGHT} pixels, {size / images / 1000:.0f} kB each, quality {QUALITY}; {where}")
+        print(
+            f"{images} JPEGs of {WIDTH} x {HEIGHT} pixels, {size / images / 1000:.0f} kB each, "
+            f"quality {QUALITY}; {where}"
+        )
         storages = {"jpeg": Storage("jpeg"), "raw": Storage("raw", max_side=RAW_SIDE)}
         for name, storage in storages.items():
             prepare(read_folders(root / "folder"), root / name, storage, workers, skip_corrupt=False)
         cases = epochs(root, workers)
         seconds = interleaved(cases, rounds, "loaders", warmups=1)
         speeds = {name: images / median(values) for name, values in seconds.items()}
-        show(f"images/s, crop {CROP}, batches of {BATCH}", [{"loader": name, "images/s": speed} for name, speed in speeds.items()])
+        show(
+            f"images/s, crop {CROP}, batches of {BATCH}",
+            [{"loader": name, "images/s": speed} for name, speed in speeds.items()],
+        )
         ratios: list[Row] = [{"ratio": f"{a} / {b}", "value": speeds[a] / speeds[b]} for a, b in RATIOS if b in speeds]
         show("ratios", ratios)
         starts = [{"loader": name, "seconds to the first batch": first_batch(name, root, workers)} for name in speeds]
@@ -121,7 +127,9 @@ def stock(path: Path, workers: int) -> Callable[[], Iterable[Any]]:
         "image": [RandomResizedCropRGBImageDecoder((CROP, CROP)), RandomHorizontalFlip(), ToTensor(), ToTorchImage()],
         "label": [IntDecoder(), ToTensor(), Squeeze()],
     }
-    loader = Loader(str(path), batch_size=BATCH, num_workers=workers, order=OrderOption.RANDOM, os_cache=True, pipelines=pipelines)
+    loader = Loader(
+        str(path), batch_size=BATCH, num_workers=workers, order=OrderOption.RANDOM, os_cache=True, pipelines=pipelines
+    )
     return partial(iter, loader)
 
 
@@ -143,7 +151,7 @@ def seconds_to_first(name: str, root: Path, workers: int) -> float:
 
 
 def make_images(root: Path, count: int, workers: int) -> int:
-    """Class folders of JPEGs with the spectrum of photographs, f^-1.3 in three correlated channels; their bytes in all."""
+    """Class folders of JPEGs with the spectrum of photographs, f^-1.3 in three correlated channels. Returns: bytes."""
     for split, number in (("train", count), ("val", CLASSES)):
         for label in range(CLASSES):
             (root / split / f"{label}").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The trainer's images/s against the same network's bare step on images already in memory: what loop and loader cost."""
+"""The trainer's images/s against the network's bare step on images already in memory: what loop and loader cost."""
 
 import tempfile
 import time
@@ -75,7 +75,10 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     where = hardware("cpu", threads)
     speeds = {"trainer": median(trained[1:]), "bare step": median(alone[1:])}
     ratio = speeds["trainer"] / speeds["bare step"]
-    print(f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, {rounds} rounds of {steps} steps in turns")
+    print(
+        f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, "
+        f"{rounds} rounds of {steps} steps in turns"
+    )
     show("images/s", [{"what": name, "images/s": speed} for name, speed in speeds.items()])
     print(f"trainer / bare step: {ratio:.3f}")
     share = seconds / (EVERY * BATCH / speeds["trainer"])
@@ -113,4 +116,6 @@ def noise_images(count: int) -> Source:
         pixels = random.integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
         return [Sample(f"{split} {i}", image, i % CLASSES) for i, image in enumerate(pixels)]
 
-    return Source("noise", [str(i) for i in range(CLASSES)], {"train": samples(count, "train"), "val": samples(CLASSES, "val")})
+    return Source(
+        "noise", [str(i) for i in range(CLASSES)], {"train": samples(count, "train"), "val": samples(CLASSES, "val")}
+    )

@@ -79,7 +79,7 @@ def flatten(tree: Tree, prefix: str = "") -> Tree:
 def validate(tree: Tree, where: str) -> Config:
     """A Config from plain values. Raises UserError for one thing that is wrong, counting the others.
 
-    An unknown key is told first: it may be a key misspelt whose absence would be told else.
+    An unknown key comes first: it may be a misspelt one, which would otherwise be reported as missing.
     """
     try:
         return Config.model_validate(tree)

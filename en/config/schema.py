@@ -45,7 +45,7 @@ class NormConfig(Section):
     @model_validator(mode="after")
     def _builds(self) -> "NormConfig":
         groups = self.options.get("groups")
-        channels = groups if isinstance(groups, int) and groups > 0 else 1  # whether groups divide a layer's, the network tells
+        channels = groups if isinstance(groups, int) and groups > 0 else 1  # whether they divide a layer's, the network shows
         with torch.device("meta"):
             build_norm(self.name, channels, **self.options)
         return self
@@ -161,7 +161,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
         if self.resume == "auto" and self.run_dir is None:
-            raise ValueError("resume=auto with run_dir=null: expected the folder to go on in")
+            raise ValueError("resume=auto with run_dir=null: expected the folder to resume in")
         if self.schedule.warmup_epochs > self.train.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(f"schedule.warmup_epochs={warmup}: expected at most train.epochs={self.train.epochs}")

@@ -1,4 +1,4 @@
-"""What a configuration and a summary are made of: sections of typed keys, and what is said of a value that does not fit."""
+"""Sections of typed keys, of which configurations and summaries consist, and the messages for values that do not fit."""
 
 import re
 from typing import Annotated, Any

@@ -18,7 +18,9 @@ def open_ffcv(root: Path, split: str, reading: Reading) -> ImageLoader:
     try:
         from en.data.ffcv.loader import FfcvLoader
     except ImportError as error:
-        raise UserError(f"data.loader=ffcv: expected the package ffcv, which does not import ({error}); try folder") from error
+        raise UserError(
+            f"data.loader=ffcv: expected the package ffcv, which does not import ({error}); try folder"
+        ) from error
     return FfcvLoader(root, split, reading)
 
 

@@ -1,4 +1,4 @@
-"""Which part of a sample is seen: pure functions of (seed, epoch, sample).
+"""Which part of an image is seen: pure functions of (seed, epoch, sample).
 
 Nothing here depends on the number of workers, ranks or batches, so that any loader on any machine sees the same crops.
 """
@@ -17,7 +17,7 @@ ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
 class Crop(Protocol):
-    """Which box of each image a sample is cut from, and whether it is mirrored then. What is cut is scaled to the resolution."""
+    """Which box of each image is cut out, to be scaled to the resolution, and whether it is mirrored."""
 
     def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
         """Boxes (B, 4) as top, left, height, width, and flips (B,): a pure function of the arguments, sample by sample.

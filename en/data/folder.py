@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,25 +20,27 @@ from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_fil
 from en.data.loader import Batch, Reading
 from en.data.order import epoch_order, rank_batches
 from en.data.sources.folders import Sample, read_folders
-from en.errors import RunError
+from en.errors import RunError, warn
 
 TRAIN, EVAL = 0, 1
-STAND_INS = 16  # damaged samples in a row that are not put up with
-GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to tell of it itself
+STAND_INS = 16  # so many damaged samples in a row end the run
+GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to raise an error of its own
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
-Item = tuple[Tensor, int, int, list[str]] | str  # image, target, sample, damaged files; or the message that names a damaged one
+Item = (
+    tuple[Tensor, int, int, list[str]] | str
+)  # image, target, sample, damaged files; or the message that names a damaged one
 
 
 class Images(Dataset[Item]):
-    """Image files, decoded as preparation does and cropped by torchvision where (seed, epoch, sample) says."""
+    """Image files, decoded as preparation does and cropped by torchvision to the boxes of (seed, epoch, sample)."""
 
     def __init__(self, samples: list[Sample], reading: Reading) -> None:
         self._samples, self._reading = samples, reading
 
     def __getitem__(self, key: Key) -> Item:
-        """One sample: (3, R, R) uint8. A damaged one is a message, or, where it is skipped, the next whole one of the set."""
+        """One sample, (3, R, R) uint8; for a damaged one a message or, with skip_damaged, the next whole one."""
         mode, epoch, resolution, index = key
         damaged: list[str] = []
         for distance in range(min(STAND_INS, len(self._samples))):
@@ -76,11 +77,13 @@ def collate(items: list[Item]) -> Batch | str:
         if isinstance(item, str):
             return item
     images, targets, samples, damaged = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(targets), torch.tensor(samples), [name for names in damaged for name in names])
+    return Batch(
+        torch.stack(images), torch.tensor(targets), torch.tensor(samples), [name for names in damaged for name in names]
+    )
 
 
 class Keys:
-    """The batches that the DataLoader is to make next; set before each epoch, so that workers live on between epochs."""
+    """The batches that the DataLoader makes next; set before each epoch, so that workers live on between epochs."""
 
     def __init__(self) -> None:
         self.batches: list[list[Key]] = []
@@ -101,18 +104,14 @@ def names_digest(root: Path, samples: list[Sample]) -> str:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Begins a worker: what asks a run to stop reaches its workers too, which have to go on until the step is finished."""
+    """Starts a worker: signals that stop a run reach its workers too, which have to work until the step is finished."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 @cache
-def tell_what_is_not_heard() -> None:
-    print(
-        "warning: data.loader=folder without the package ffcv: JPEG files that libjpeg only warns of count as whole",
-        file=sys.stderr,
-        flush=True,
-    )
+def warn_of_silent_libjpeg() -> None:
+    warn("data.loader=folder without the package ffcv: JPEG files that libjpeg only warns of count as whole")
 
 
 class FolderLoader:
@@ -120,7 +119,7 @@ class FolderLoader:
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         if not HEARS_LIBJPEG and reading.share.rank == 0:
-            tell_what_is_not_heard()
+            warn_of_silent_libjpeg()
         source = read_folders(root)
         samples = source.splits[split]
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
@@ -137,7 +136,8 @@ class FolderLoader:
             timeout=reading.timeout_s if workers else 0,
             persistent_workers=workers > 0,
             worker_init_fn=leave_signals_to_parent,
-            generator=torch.Generator(),  # its own, so that the workers' seeds do not come out of the training's numbers
+            # Its own, so that the workers' seeds are not drawn from the training's numbers.
+            generator=torch.Generator(),
         )
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
@@ -155,7 +155,9 @@ class FolderLoader:
         return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
 
     def close(self) -> None:
-        end_workers = getattr(self._loader._iterator, "_shutdown_workers", None)  # torch has no other way to end them early
+        end_workers = getattr(
+            self._loader._iterator, "_shutdown_workers", None
+        )  # torch has no other way to end them early
         if end_workers is not None:
             end_workers()
         self._loader._iterator = None
@@ -168,19 +170,27 @@ class FolderLoader:
                 if isinstance(batch, str):
                     raise RunError(batch)
                 yield batch
-        except (RuntimeError, EOFError, OSError) as error:  # a worker that died, or none that answered within the time limit
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+        ) as error:  # a worker that died, or none that answered within the time limit
             limit = self._reading.timeout_s
-            stalled = f"DataLoader workers gave nothing for {limit} s" if time.monotonic() - self._asked_at > limit else ""
+            stalled = (
+                f"DataLoader workers gave nothing for {limit} s" if time.monotonic() - self._asked_at > limit else ""
+            )
             reason = stalled or (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(f"{self._root}: the data loader failed: {reason} (data.timeout_s)") from error
 
     def _next(self, batches: Iterator[Batch | str]) -> Batch | str | None:
         """The next batch; None after the last.
 
-        The DataLoader's own time limit does not hold while it receives what a worker has announced. So its workers are killed
-        soon after, which ends that too.
+        The DataLoader's own time limit does not hold while it receives what a worker has announced. So its workers are
+        killed soon after, which ends that too.
         """
-        workers = getattr(self._loader._iterator, "_workers", [])  # not self, which the thread would keep alive for a moment
+        workers = getattr(
+            self._loader._iterator, "_workers", []
+        )  # not self, which the thread would keep alive for a moment
         watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, kill, [workers])
         watchdog.daemon = True
         watchdog.start()

@@ -1,4 +1,4 @@
-"""What the trainer and the evaluation see of the data: batches, whatever they are read with."""
+"""What training and evaluation see of the data: batches, whatever loader they come from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ class ImageLoader(Protocol):
         name: the data set's, with what preparation changed in it.
         classes: names of what the targets tell apart, in the order of their numbers.
         samples: number of images in the split, over all ranks.
-        digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's sizes, targets
-            and places in the file; the folder loader's file names.
+        digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
+            sizes, targets and places in the file; the folder loader's file names.
     """
 
     name: str

@@ -19,7 +19,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
-    The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are added up.
+    The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are
+    added up.
 
     Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite.
     """
@@ -41,5 +42,7 @@ def evaluate(
     values = {name: round(float(value), 6) for name, value in metrics.compute().items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise RunError(f"the {name} is not finite in evaluation: {value} over the {loader.samples} images of the set")
+            raise RunError(
+                f"the {name} is not finite in evaluation: {value} over the {loader.samples} images of the set"
+            )
     return values

@@ -20,7 +20,9 @@ def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution:
 
     Raises: RunError when an epoch has fewer batches.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, RunningNormalizer) and hasattr(layer, "running_mean")]
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, RunningNormalizer) and hasattr(layer, "running_mean")
+    ]
     momenta = [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:

@@ -15,7 +15,9 @@ from en.runs.provenance import ranks_facts
 
 
 def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, float]:
-    """The metrics of a run's last.pt, or of a checkpoint, on its data's val split, and of how many images; the same on all ranks.
+    """The metrics of a run's last.pt, or of a checkpoint, on its data's val split, with the number of images.
+
+    They are the same on all ranks.
 
     The averaged weights are scored where the run kept them.
 
@@ -41,7 +43,11 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
     device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
     facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
-    with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s) as group, departures_told(ranks, group):
+    with (
+        worker_deaths_told(),
+        process_group(ranks, device, config.distributed.timeout_s) as group,
+        departures_told(ranks, group),
+    ):
         refuse_differences(facts, group)
         to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]

@@ -28,7 +28,7 @@ def build_model(
     """A freshly initialized network, for a classifier (N, 3, H, W) -> (N, num_classes).
 
     The auxiliary classifiers of torchvision's googlenet and inception_v3 are left out (our choice). Whether another network has
-    one output in training, `check_output` tells.
+    one output in training, `check_output` finds out.
 
     Args:
         name: a torchvision classification network, or `timm/` and one of timm's.

@@ -52,7 +52,7 @@ class Normalizer(nn.Module):
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """What `forward` computes, in torch's differentiable operations: the form that all others are tested against."""
+        """What `forward` computes, in torch's differentiable operations: the form to test the others against."""
         with full_precision(x.device.type):
             mean, var, centred = statistics.instance_moments(x.to(moments_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
@@ -172,7 +172,7 @@ class CombinedNormalizer(RunningNormalizer):
         activation: str = "tanh",
         reduced: int = 1,
     ) -> kernels.NativePlan | None:
-        """A native plan with this layer's statistics; None where those are of all ranks. Arguments as for NativePlan."""
+        """A native plan with this layer's statistics; None where they are of all ranks. Arguments as for NativePlan."""
         if self.synced:
             return None
         buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None

@@ -15,7 +15,7 @@ def record_ratios(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Collects the ratios of every EN layer in `model` over all forward passes inside the `with` block.
 
     Yields: {layer name as in model.named_modules(): ratios (N, K)}, detached, on the layer's device, N counting the
-    samples of all passes in the order they ran, K in the order of the layer's `normalizers`. Empty for a model without EN.
+    samples of all passes in the order they ran, K in the order of the layer's `normalizers`. Empty without EN layers.
     """
     record: dict[str, Tensor] = {}
 

@@ -57,7 +57,9 @@ def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
     """Raises ValueError that names the layer unless it is a BatchNorm2d, fused or not, affine and with averages."""
     kind = type(layer).__name__
     if type(layer) is not nn.BatchNorm2d and not is_fused(layer):
-        raise ValueError(f"{place} is a {kind}, which cannot be replaced: expected nn.BatchNorm2d or timm's BatchNormAct2d")
+        raise ValueError(
+            f"{place} is a {kind}, which cannot be replaced: expected nn.BatchNorm2d or timm's BatchNormAct2d"
+        )
     assert isinstance(layer, nn.BatchNorm2d)
     if not layer.affine or not layer.track_running_stats:
         missing = "affine parameters" if not layer.affine else "running statistics"

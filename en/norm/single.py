@@ -106,7 +106,9 @@ def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float
     return kernels.NativePlan((name,), groups, eps, parameters, "static", mix_statistics=True)
 
 
-def affine(weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def affine(
+    weight: Tensor, bias: Tensor, centre: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
     """Scale and shift of weight * (X - mean) / sqrt(var + eps) + bias for an X centred at `centre`, all (N or 1, C)."""
     scale = weight * torch.rsqrt(var + eps)
     return scale, torch.addcmul(bias.to(scale.dtype), scale, centre - mean)

@@ -116,7 +116,13 @@ def mix_outputs(
 
 
 def mix_statistics(
-    mean_ratios: Tensor, var_ratios: Tensor, offsets: Tensor, variances: Tensor, weight: Tensor, bias: Tensor, eps: float
+    mean_ratios: Tensor,
+    var_ratios: Tensor,
+    offsets: Tensor,
+    variances: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Scale and shift (N, C) of weight * (X - sum_k a_k mu_k) / sqrt(sum_k b_k var_k + eps) + bias.
 

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class StartRow(Section):
-    """What a report needs of one start in a run's provenance.json: where it resumed, and the keys it changed, before and now."""
+    """One start in a run's provenance.json: where it resumed, and the keys it changed, before and now."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,7 +47,7 @@ class Provenance(Section):
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished or unfinished run, as its folder tells.
+    """One finished or unfinished run, from its folder.
 
     Attributes:
         path: the run folder.
@@ -64,22 +64,39 @@ class Measured:
     @property
     def group(self) -> str:
         """What runs have in common whose seeds are averaged."""
-        own = ("task", "model", "norm", "norm_options", "dataset", "resolution", "eval_resolution", "epochs_done", "hardware")
+        own = (
+            "task",
+            "model",
+            "norm",
+            "norm_options",
+            "dataset",
+            "resolution",
+            "eval_resolution",
+            "epochs_done",
+            "hardware",
+        )
         return json.dumps([self.summary.model_dump(include=set(own)), self.recipe], sort_keys=True)
 
 
 def write_report(runs: list[str], out: Path) -> str:
-    """Writes a Markdown table of the runs to `out` and returns its text. Raises UserError for a folder without a summary."""
+    """Writes a Markdown table of the runs to `out` and returns its text.
+
+    Raises: UserError for a folder without a summary, and for one that cannot be written.
+    """
     measured = [read_run(Path(run)) for run in runs]
     groups = defaultdict(list)
     for run in measured:
         groups[run.group].append(run)
-    text = "\n".join([*measured_table(list(groups.values())), "", *remarks(measured), "", *published_table(measured), ""])
+    text = "\n".join(
+        [*measured_table(list(groups.values())), "", *remarks(measured), "", *published_table(measured), ""]
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"--out {out}: {getattr(error, 'strerror', error)}: expected a file that can be written") from error
+        raise UserError(
+            f"--out {out}: {getattr(error, 'strerror', error)}: expected a file that can be written"
+        ) from error
     return text
 
 
@@ -87,7 +104,9 @@ def read_run(path: Path) -> Measured:
     """A run folder's summary and recipe. Raises UserError that names the file and the key."""
     summary, config = read_summary(path / "summary.json"), read_tree(path / "config.yaml", A_RUN)
     if not isinstance(config.get("data"), dict):
-        raise UserError(f"{path / 'config.yaml'}: data={shown(config.get('data'))}: expected a section of keys and values")
+        raise UserError(
+            f"{path / 'config.yaml'}: data={shown(config.get('data'))}: expected a section of keys and values"
+        )
     recipe = {key: value for key, value in config.items() if key not in NOT_RECIPE}
     recipe["data"] = {key: value for key, value in recipe["data"].items() if key not in NOT_RECIPE_DATA}
     return Measured(path, summary, recipe, read_starts(path / "provenance.json"))
@@ -181,16 +200,22 @@ def spread(values: list[float]) -> str:
 def remarks(measured: list[Measured]) -> list[str]:
     """Plain sentences on what the table means and what it does not."""
     lines = [
-        "Scores are those of the last finished epoch on the whole evaluation set; mean ± sample standard deviation over n seeds. "
-        "1 MAC = 2 FLOPs; the normalizers' MACs are counted in evaluation. Images/s are of training.",
+        "Scores are those of the last finished epoch on the whole evaluation set; mean ± sample standard deviation "
+        "over n seeds. 1 MAC = 2 FLOPs; the normalizers' MACs are counted in evaluation. Images/s are of training.",
     ]
     lines += [line for run in measured for line in recipe_changes(run)]
     if len(measured) > 1 and (keys := differing_keys([run.recipe for run in measured])):
         differing = ", ".join(map(literal, keys))
-        lines += ["", f"**Not one recipe**: the runs differ in {differing}, so their rows do not compare normalizers alone."]
+        lines += [
+            "",
+            f"**Not one recipe**: the runs differ in {differing}, so their rows do not compare normalizers alone.",
+        ]
     repeated = repeated_seeds(measured)
     if repeated:
-        lines += ["", f"**Repeated seeds**: {', '.join(map(literal, repeated))} are runs of a seed that was counted before."]
+        lines += [
+            "",
+            f"**Repeated seeds**: {', '.join(map(literal, repeated))} are runs of a seed that was counted before.",
+        ]
     return lines
 
 
@@ -201,8 +226,13 @@ def recipe_changes(run: Measured) -> list[str]:
     changes = []
     for start in run.starts:
         own = {key: values for key, values in start.changed.items() if is_recipe(key)}
-        changes += [f"{key}={plain(now)} (was {plain(then)}) after {start.resumed_at.words()}" for key, (then, now) in own.items()]
-    return ["", f"**Two recipes**: {literal(run.path)} was resumed with {literal(', '.join(changes))}."] if changes else []
+        changes += [
+            f"{key}={plain(now)} (was {plain(then)}) after {start.resumed_at.words()}"
+            for key, (then, now) in own.items()
+        ]
+    return (
+        ["", f"**Two recipes**: {literal(run.path)} was resumed with {literal(', '.join(changes))}."] if changes else []
+    )
 
 
 def is_recipe(key: str) -> bool:
@@ -249,7 +279,9 @@ class Setting(Section):
 @cache
 def published(data: str = "imagenet") -> Setting:
     """The package's published figures on a data set."""
-    return Setting.model_validate(yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))[data])
+    return Setting.model_validate(
+        yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))[data]
+    )
 
 
 def published_table(measured: list[Measured]) -> list[str]:
@@ -298,7 +330,9 @@ def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
             if same and row["status"] == "published" and not incomparable([run]):
                 score = run.summary.score
                 gap, name = run.summary.scores[score] - row[score], labels_of(run.summary)[score].text
-                lines.append(f"Run {literal(run.path)}: {name} {gap:+.2f} against {row[score]} ({literal(row['source'])}).")
+                lines.append(
+                    f"Run {literal(run.path)}: {name} {gap:+.2f} against {row[score]} ({literal(row['source'])})."
+                )
     return lines
 
 

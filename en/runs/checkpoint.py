@@ -37,7 +37,7 @@ class Best(TypedDict):
 
 
 class Losses(TypedDict):
-    """One rank's losses of the epoch in hand: see EpochRecord."""
+    """One rank's losses of the current epoch: see EpochRecord."""
 
     sum: Sum
     steps: Count
@@ -46,7 +46,7 @@ class Losses(TypedDict):
 
 
 class RankState(TypedDict):
-    """What one rank has of its own in the middle of an epoch: its losses, and the buffers of the network and of its averages."""
+    """What one rank has of its own within an epoch: its losses, and the buffers of the network and of its averages."""
 
     losses: Losses
     buffers: list[Weights]
@@ -125,7 +125,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         put_in_place(partial, path)
     except OSError as error:
         drop(partial)
-        raise RunError(f"{path}: {error.strerror or error}: this checkpoint was not written; those before it are whole") from error
+        raise RunError(
+            f"{path}: {error.strerror or error}: this checkpoint was not written; those before it are whole"
+        ) from error
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -159,7 +161,9 @@ def link(path: Path, name: Path) -> None:
         except OSError:
             shutil.copy2(path, partial)
         digest = (
-            sum_path(path).read_text().split()[0] if sum_path(path).is_file() else hashlib.sha256(path.read_bytes()).hexdigest()
+            sum_path(path).read_text().split()[0]
+            if sum_path(path).is_file()
+            else hashlib.sha256(path.read_bytes()).hexdigest()
         )
         durable.write(sum_path(partial), f"{digest}  {name.name}\n".encode())
         put_in_place(partial, name)
@@ -206,7 +210,7 @@ def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
 def load(path: Path) -> Checkpoint:
     """A checkpoint on the CPU, read without running code from it.
 
-    Raises: UserError for a file that is missing, not what its SHA-256 beside it says, or not a checkpoint of this package.
+    Raises: UserError for a file that is missing, changed by its SHA-256 beside it, or not a checkpoint of this package.
     """
     try:
         content = path.read_bytes() if path.is_file() else None
@@ -229,7 +233,9 @@ def load(path: Path) -> Checkpoint:
         problems = error.errors() if isinstance(error, ValidationError) else []
         places = dict.fromkeys(".".join(map(str, problem["loc"][:3])) for problem in problems)
         named = ", ".join(list(places)[:8]) or "all of it"
-        raise UserError(f"{path}: expected a checkpoint of this package; missing, unknown or of another type: {named}") from error
+        raise UserError(
+            f"{path}: expected a checkpoint of this package; missing, unknown or of another type: {named}"
+        ) from error
     if not summed:
         warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
     return checkpoint
@@ -238,19 +244,25 @@ def load(path: Path) -> Checkpoint:
 def refuse_changed(path: Path, content: bytes, digest: str) -> bool:
     """Raises UserError for a checkpoint that is not the one that was written.
 
-    Returns: whether its SHA-256 says so; else the sums inside the file do, which do not cover all of it.
+    Returns: whether its SHA-256 shows it; else the sums inside the file do, which do not cover all of it.
     """
     if sum_path(path).is_file():
         if sum_path(path).read_bytes().split()[:1] != [digest.encode()]:
-            raise UserError(f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of")
+            raise UserError(
+                f"{path}: truncated or changed: expected the content that {sum_path(path).name} was taken of"
+            )
         return True
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()
     except Exception as error:  # zipfile raises errors of many kinds for damaged files
-        raise UserError(f"{path}: expected a checkpoint, which does not load: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(
+            f"{path}: expected a checkpoint, which does not load: {' '.join(str(error).split())[:200]}"
+        ) from error
     if damaged is not None:
-        raise UserError(f"{path}: truncated or changed: expected the content that the sum of its part {damaged!r} was taken of")
+        raise UserError(
+            f"{path}: truncated or changed: expected the content that the sum of its part {damaged!r} was taken of"
+        )
     return False
 
 
@@ -259,7 +271,7 @@ def locate(where: str) -> Path:
     path = Path(where)
     try:
         return path / "last.pt" if path.is_dir() else path
-    except OSError:  # a name that is too long: load says so
+    except OSError:  # a name that is too long: load refuses it
         return path
 
 
@@ -279,4 +291,6 @@ def load_weights(model: nn.Module, state: Weights, path: Path) -> None:
         raise UserError(f"{path}: expected the weights of this configuration's network: {detail}") from error
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise RunError(f"{path}: {name} is not finite: expected the weights of a network whose training did not diverge")
+            raise RunError(
+                f"{path}: {name} is not finite: expected the weights of a network whose training did not diverge"
+            )

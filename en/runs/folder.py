@@ -42,7 +42,7 @@ def if_writing(method: Callable[Concatenate["RunFolder", P], None]) -> Callable[
 
 
 class RunFolder:
-    """The files of one run: config.yaml, provenance.json, log.jsonl, events.jsonl, summary.json, checkpoints, TensorBoard events.
+    """The files of one run: configuration, provenance, logs, summary, checkpoints and TensorBoard events.
 
     One process writes it at a time.
 
@@ -67,7 +67,9 @@ class RunFolder:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(f"run_dir={path}: another run is writing into it: expected a folder of its own") from error
+                raise UserError(
+                    f"run_dir={path}: another run is writing into it: expected a folder of its own"
+                ) from error
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
     @if_writing
@@ -88,7 +90,9 @@ class RunFolder:
             self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
 
     @if_writing
-    def write_epoch(self, epoch: int, training: Row, scores: dict[str, float], ratios: Ratios, notes: list[Row]) -> None:
+    def write_epoch(
+        self, epoch: int, training: Row, scores: dict[str, float], ratios: Ratios, notes: list[Row]
+    ) -> None:
         """Appends one epoch to log.jsonl and TensorBoard, and its notes to events.jsonl.
 
         Args:
@@ -108,7 +112,9 @@ class RunFolder:
                     os.fsync(file.fileno())
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
             tags |= {f"val/{name}": value for name, value in scores.items()}
-            tags |= {f"ratios/{layer}/{name}": share for layer, shares in ratios.items() for name, share in shares.items()}
+            tags |= {
+                f"ratios/{layer}/{name}": share for layer, shares in ratios.items() for name, share in shares.items()
+            }
             for tag, value in tags.items():
                 if value is not None:
                     self._writer.add_scalar(tag, value, epoch)
@@ -166,7 +172,8 @@ class RunFolder:
         """Removes last.pt, best.pt and summary.json of epochs that the run is to do again, or that another run did.
 
         Args:
-            epoch, best: of the checkpoint that the run resumes from. best.pt comes back where its epoch's checkpoint is there.
+            epoch, best: of the checkpoint that the run resumes from. best.pt comes back where its epoch's checkpoint is
+                there.
         """
         last, top = self.path / "last.pt", self.path / "best.pt"
         if last.exists() and getattr(whole_checkpoint(last), "position", None) != Position(epoch=epoch):
@@ -183,9 +190,11 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Makes a RunError of what the file system refuses, and of a folder that was deleted or replaced during the run."""
+        """Raises RunError for what the file system refuses, and for a folder deleted or replaced during the run."""
         if not self._is_there():
-            raise RunError(f"run_dir={self.path}: expected the folder that this run began in: it was deleted or replaced")
+            raise RunError(
+                f"run_dir={self.path}: expected the folder that this run began in: it was deleted or replaced"
+            )
         try:
             yield
         except OSError as error:
@@ -215,7 +224,7 @@ def to_json(content: Row) -> str:
 
 
 def whole_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file, each with its epoch; lines that are torn or something else are left out with a warning."""
+    """The rows of a JSON-lines file, each with its epoch; torn lines and others are left out with a warning."""
     rows: list[Row] = []
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
@@ -231,7 +240,7 @@ def whole_rows(path: Path) -> list[Row]:
 
 
 def earlier_starts(folder: Path) -> list[Row]:
-    """What provenance.json tells of the run's starts so far; none, with a warning, where a power cut left it damaged."""
+    """The run's starts so far, by provenance.json; none, with a warning, where a power cut left it damaged."""
     path = folder / "provenance.json"
     if not path.exists():
         return []
@@ -241,7 +250,7 @@ def earlier_starts(folder: Path) -> list[Row]:
             return starts
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    warn(f"{path}: damaged: begun anew, without the starts before this one")
+    warn(f"{path}: damaged: written anew, without the starts before this one")
     return []
 
 
@@ -257,4 +266,4 @@ def refuse_used(path: Path) -> None:
     """Raises UserError for a folder that a new run would write over."""
     if (path / "config.yaml").exists() or (path.exists() and not path.is_dir()):
         held = "a run" if path.is_dir() else "a file"
-        raise UserError(f"run_dir={path}: holds {held} already: expected a new folder, or --resume {path} to go on")
+        raise UserError(f"run_dir={path}: holds {held} already: expected a new folder, or --resume {path}")

@@ -71,7 +71,7 @@ def find_start(config: Config, config_path: str) -> Start:
     if resume != "auto":
         raise UserError(f"--resume {resume}: expected a run folder with a checkpoint, found none")
     if Ranks.from_environment().is_first:
-        tell(f"resume=auto: {folder} has no checkpoint yet: the run begins with the seed")
+        tell(f"resume=auto: {folder} has no checkpoint yet: a new run begins")
     return Start(folder)
 
 
@@ -88,7 +88,7 @@ def refuse_elsewhere(config: Config, start: Path) -> None:
 
 
 def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: Path) -> None:
-    """Raises UserError when a run would resume as another one than it began as, or in another epoch than the one in hand."""
+    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch."""
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
     for name in FIXED:
@@ -106,7 +106,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
     if position.step and not (position.step <= steps and saved.ranks and position.epoch < epochs):
         raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
     if position.epoch > epochs:
-        raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has behind it")
+        raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
 
 
 def value_of(key: str, tree: Any) -> Any:
@@ -117,19 +117,19 @@ def value_of(key: str, tree: Any) -> Any:
 
 
 def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
-    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can know it of each other."""
+    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can tell."""
     for split in ("train", "val"):
         before, after = then[split], now[split]
         same_loader = then["loader"] == now["loader"]
         if before["samples"] != after["samples"] or (same_loader and before["digest"] != after["digest"]):
             raise UserError(
-                f"data.root={root}: expected the {split} images that {origin} was trained on, {before['samples']} with the digest "
-                f"{before['digest'][:12]}, found {after['samples']} with {after['digest'][:12]}"
+                f"data.root={root}: expected the {split} images that {origin} was trained on, {before['samples']} with "
+                f"the digest {before['digest'][:12]}, found {after['samples']} with {after['digest'][:12]}"
             )
 
 
 def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
-    """The configuration's keys, dotted, that are not what they were when the checkpoint was written, with both values."""
+    """The dotted keys whose values have changed since the checkpoint was written, with both values."""
     then, now = flatten(saved.config), flatten(config.model_dump())
     keys = [key for key in {**now, **then} if key not in PLACES]
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
@@ -154,9 +154,13 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
 
     Args:
         now: the circumstances of this process.
-    Returns: under "resumed_at" epochs and steps done, under "changed" and "not_bit_for_bit" what differs, before and now.
+    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now.
     """
-    other = {key: (saved.circumstances.get(key), value) for key, value in now.items() if saved.circumstances.get(key) != value}
+    other = {
+        key: (saved.circumstances.get(key), value)
+        for key, value in now.items()
+        if saved.circumstances.get(key) != value
+    }
     return {
         "resumed_at": saved.position.model_dump(),
         "changed": changes(saved, config),
@@ -167,7 +171,9 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
 def differences(resumed: dict[str, Any]) -> list[str]:
     """What a resumed run does differently from before, a line each."""
     lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
-    other = [f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()]
+    other = [
+        f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
+    ]
     return [in_one_line(line) for line in lines] + (
         [in_one_line(f"resumes, but not bit for bit: {', '.join(other)}")] if other else []
     )

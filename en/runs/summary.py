@@ -1,4 +1,4 @@
-"""What a run came to, as its summary.json says it: written by training, read by reports and suites."""
+"""The result of a run, its summary.json: written by training, read by reports and suites."""
 
 from typing import Annotated, Any
 
@@ -19,9 +19,9 @@ class Summary(Section):
         dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
         seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
         scores: the task's metrics after the last finished epoch.
-        score: the metric by which best.pt is chosen; best_score, best_epoch: its highest value, and when, counted from 1.
+        score: the metric by which best.pt is chosen; best_score, best_epoch: its highest value, and after which epoch.
         params, gmacs, norm_gmacs: see `en.models.Complexity`.
-        images_per_second: of the last epoch's training, over all ranks; None for a run that resumed after its last step.
+        images_per_second: of the last epoch's training, over all ranks; None where it resumed after its last step.
         world_size, hardware: ranks, and processors or GPUs in words.
     """
 

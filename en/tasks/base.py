@@ -18,9 +18,9 @@ class Label(NamedTuple):
 
 
 class Task(BaseModel, ABC):
-    """What is predicted of an image, and how well. It keeps no state: its fields are the keys of `task:` in a configuration.
+    """What is predicted of an image, and how well. Its fields are the keys of `task:` in a configuration.
 
-    Everything else is the run's: wrapping, precision, accumulation, averages, clipping, devices and checkpoints.
+    It keeps no state. All else is the run's: wrapping, precision, accumulation, averages, clipping, checkpoints.
 
     Attributes:
         name: its key in TASKS.
@@ -47,14 +47,16 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def check_output(self, output: object, classes: int) -> None:
-        """Raises ValueError unless `output`, of two images, is what `loss` and `predict` take of this task's network."""
+        """Raises ValueError unless `output`, of two images, is what `loss` and `predict` expect of the network."""
 
     @abstractmethod
     def crop(self, training: bool) -> Crop:
         """Which part of an image is seen in training or in evaluation."""
 
     def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """A training batch on the device, changed as a whole with numbers from torch's global generator; by default, as it is.
+        """A training batch on the device, changed as a whole; by default, as it is.
+
+        Random numbers come from torch's global generator, which each step seeds.
 
         Args:
             images: (B, 3, R, R) float32, normalized.
@@ -72,10 +74,10 @@ class Task(BaseModel, ABC):
         """
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """What the network, in evaluation mode, makes of (B, 3, R, R) images, as the metrics take it; by default, its output."""
+        """What the network, in evaluation mode, predicts of (B, 3, R, R) images; by default, its output."""
         output: Tensor = network(images).float()
         return output
 
     @abstractmethod
     def metrics(self, classes: int) -> MetricCollection:
-        """Freshly begun sums over a set, updated with (predictions, targets); what they compute is a row of log.jsonl."""
+        """New metrics of a set, updated with (predictions, targets); what they compute is a row of log.jsonl."""

@@ -24,8 +24,8 @@ Ratios = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_len
 class Classification(Task):
     """The class of each image, learnt by cross-entropy; targets are class numbers, (B,) int64.
 
-    top1 and top5 are the % of images whose class is the first, or among the first five, of the outputs (top5 for more than five
-    classes); loss is the mean cross-entropy without label smoothing.
+    top1 and top5 are the % of images whose class has the highest output, or one of the five highest (top5 for more than
+    five classes only); loss is the mean cross-entropy without label smoothing.
     """
 
     score: ClassVar[str] = "top1"
@@ -58,7 +58,9 @@ class Classification(Task):
     def crop(self, training: bool) -> Crop:
         if not training:
             return CentreCrop(self.centre_share)
-        return RandomResizedCrop((self.crop_scale[0], self.crop_scale[1]), (self.crop_ratio[0], self.crop_ratio[1]), self.flip)
+        return RandomResizedCrop(
+            (self.crop_scale[0], self.crop_scale[1]), (self.crop_ratio[0], self.crop_ratio[1]), self.flip
+        )
 
     def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Mixup or cutmix, where they are on: targets become (B, classes) float32."""

@@ -23,5 +23,5 @@ def task_class(name: object) -> type[Task]:
 
 
 def build_task(keys: dict[str, Any]) -> Task:
-    """The task of a configuration's section, by default classification. Raises: ValueError for a key or value that is wrong."""
+    """The task of a configuration's section, by default classification. Raises ValueError for a wrong key or value."""
     return task_class(keys.get("name", DEFAULT)).model_validate(keys)

@@ -29,8 +29,8 @@ def train_epoch(
 ) -> Iterator[Position]:
     """Trains the steps that are left of an epoch.
 
-    A step is a pure function of the learner's state, the configuration and its position: whatever is drawn in it comes from a
-    generator that these and the rank seed.
+    A step is a pure function of the learner's state, the configuration and its position: whatever is drawn in it comes
+    from a generator that these and the rank seed.
 
     Args:
         record: of the epoch's steps so far.
@@ -112,7 +112,7 @@ def leave_out(config: Config, record: EpochRecord, done: Position, steps: int, r
 
 
 def refuse_bad_step(config: Config, record: EpochRecord, loader: ImageLoader, epoch: int, ranks: Ranks) -> None:
-    """Raises RunError on every rank, with the message of the rank that had it first, when a loss or gradient was not finite."""
+    """Raises RunError, the same on every rank, when a loss or gradient was not finite."""
     found = record.first_bad(ranks)
     if found is None:
         return
@@ -125,6 +125,6 @@ def refuse_bad_step(config: Config, record: EpochRecord, loader: ImageLoader, ep
     shown = ", ".join(map(str, batch[:8].tolist())) + (", ..." if len(batch) > 8 else "")
     lr = schedule_of(config).rate(Position(epoch=epoch, step=step - 1).time(steps))
     raise RunError(
-        f"the {what} is not finite at {Position(epoch=epoch, step=step).words(steps)} on rank {rank}, learning rate {lr:.6g}, "
-        f"batch of {len(batch)} training samples {shown}"
+        f"the {what} is not finite at {Position(epoch=epoch, step=step).words(steps)} on rank {rank}, "
+        f"learning rate {lr:.6g}, batch of {len(batch)} training samples {shown}"
     )

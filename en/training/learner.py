@@ -22,7 +22,7 @@ from en.training.optimizer import build_optimizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Ranks keep their own running averages between evaluations; torch renamed the argument that says so.
+# Ranks keep their own running averages between evaluations; torch renamed the argument for it.
 LEAVE_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -59,7 +59,7 @@ class Learner:
             return self.forward(images)
 
     def sharing_gradients(self, last: bool) -> AbstractContextManager[object]:
-        """Around forward and backward pass of a micro-batch: ranks exchange their gradients in that of a step's last one only."""
+        """Around a micro-batch's forward and backward pass: only in a step's last one do ranks exchange gradients."""
         inner = getattr(self.forward, "_orig_mod", self.forward)
         return inner.no_sync() if isinstance(inner, DistributedDataParallel) and not last else nullcontext()
 
@@ -123,15 +123,15 @@ class Learner:
         }
 
     def buffers(self) -> list[Weights]:
-        """The floating-point buffers of each network, on the CPU: what each rank has of its own in the middle of an epoch."""
+        """The floating-point buffers of each network, on the CPU: what a rank has of its own within an epoch."""
         return [{name: value.cpu() for name, value in floating_buffers(network)} for network in self.networks()]
 
     @torch.no_grad()
     def load_state_dict(self, saved: Checkpoint, ranks: Ranks, path: Path) -> None:
         """Takes a checkpoint's state.
 
-        With another number of ranks than it was written with, each takes the mean of their running averages. What the
-        configuration says of the optimizer holds, not what the checkpoint does.
+        With another number of ranks than it was written with, each takes the mean of their running averages. The
+        optimizer's settings are the configuration's, not the checkpoint's.
 
         Raises: UserError when it does not fit; RunError for weights that are not finite.
         """
@@ -147,7 +147,9 @@ class Learner:
                 self.scaler.load_state_dict(saved.scaler)
         except Exception as error:  # torch raises errors of many kinds for what it did not save
             detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(f"{path}: expected the state of this configuration's optimizer and ranks: {detail}") from error
+            raise UserError(
+                f"{path}: expected the state of this configuration's optimizer and ranks: {detail}"
+            ) from error
 
 
 def restore_buffers(learner: Learner, states: list[RankState], ranks: Ranks) -> None:
@@ -180,7 +182,7 @@ def floating_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def build_learner(config: Config, model: nn.Module, device: torch.device, ranks: Ranks) -> Learner:
-    """The network on its device with optimizer, scaler and averages, wrapped for the ranks and compiled if asked for."""
+    """The network on its device with optimizer, scaler and averages, wrapped for the ranks and, if asked, compiled."""
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     forward: nn.Module = model
@@ -206,8 +208,8 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
 def settle_buckets(config: Config, model: nn.Module, wrapped: nn.Module, device: torch.device) -> None:
     """Has DistributedDataParallel lay out its buckets of gradients for good, by a backward pass on blank images.
 
-    It does so after its first backward pass, and from three ranks on, the order in which gradients are added up depends on it:
-    without this, the first step of a resumed run would differ in its last bits from the same step of an untouched one.
+    It does so after its first backward pass, and from three ranks on, the order in which gradients are added up depends
+    on it: without this, the first step of a resumed run would differ in its last bits from that of an untouched one.
     """
     before = copy.deepcopy(model.state_dict())
     size, dtype = config.training_resolution.at(0), PRECISIONS[config.train.precision]

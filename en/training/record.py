@@ -17,11 +17,11 @@ WHATS = ("loss", "gradient")
 
 
 class EpochRecord:
-    """Losses and gradients of an epoch's steps, kept on the device so that no step waits for them; times; what else happened.
+    """Losses and gradients of an epoch's steps, kept on the device so that no step waits for them; times; incidents.
 
     Attributes:
         steps: that counted.
-        notes: what there is to report: damaged images, steps left out. "epoch" and "step", counted from 1, and one thing more.
+        notes: incidents: damaged images, steps left out; "epoch" and "step", counted from 1, and one thing more.
         left_out: how many of the last steps in a row were left out.
     """
 
@@ -66,7 +66,7 @@ class EpochRecord:
         self._first_bad = torch.minimum(self._first_bad, torch.where(values.isfinite(), math.inf, float(position.step)))
 
     def first_bad(self, ranks: Ranks) -> tuple[int, int, str] | None:
-        """The first bad step of all ranks, counted from 1, the rank that had it and what was bad. All ranks have to ask together.
+        """The first bad step of all ranks, counted from 1, its rank and what was bad. All ranks have to ask together.
 
         A loss is named before a gradient: the gradient of a loss that is not finite is not finite on every rank.
         """
@@ -97,4 +97,6 @@ class EpochRecord:
         own = states[ranks.rank] if same else states[0]
         self._sum.fill_(own["sum"] if same else sum(state["sum"] for state in states) / len(states))
         self.steps, self.left_out = own["steps"], own["left_out"]
-        self.notes = list(own["notes"]) if same else [note for state in states for note in state["notes"] if ranks.is_first]
+        self.notes = (
+            list(own["notes"]) if same else [note for state in states for note in state["notes"] if ranks.is_first]
+        )

@@ -82,7 +82,9 @@ class Run:
             # Before anything is written: rank 0 touches the folder only once every rank has come this far, alike.
             refuse_differences(self.facts(), self.group)
             if self.asked_to_stop(wait=True):
-                raise Stopped(f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})")
+                raise Stopped(
+                    f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})"
+                )
             position, record = self.begin()
             while position.epoch < self.config.train.epochs:
                 self.train_one(position, record)
@@ -102,7 +104,7 @@ class Run:
     def begin(self) -> tuple[Position, EpochRecord]:
         """Puts the network on its device and opens the folder; resumes from the checkpoint where there is one.
 
-        Returns: where training begins, and what the epoch in hand has been like.
+        Returns: where training begins, and the record of the current epoch.
         """
         config, ranks, saved, origin = self.config, self.ranks, self.start.saved, self.start.origin
         self.circumstances = circumstances(ranks, self.device)
@@ -171,7 +173,7 @@ class Run:
         return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
 
     def evaluate(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """The task's metrics of the network, or of its averages where they are kept, and EN's mean ratios layer by layer."""
+        """The metrics of the network, or of its averages where they are kept, and EN's mean ratios layer by layer."""
         networks = self.learner.networks()
         for network in networks:
             # Each rank has running averages of its own in training; they are scored and saved as one.
@@ -184,13 +186,17 @@ class Run:
         return scores, mean_ratios(network, ratios)
 
     def save(
-        self, at: Position, record: EpochRecord | None, summary: Summary | None = None, supersedes: Position | None = None
+        self,
+        at: Position,
+        record: EpochRecord | None,
+        summary: Summary | None = None,
+        supersedes: Position | None = None,
     ) -> None:
         """Writes a checkpoint, all ranks together.
 
         Args:
             at: how much of the run is done.
-            record: of the epoch in hand; None between epochs.
+            record: of the current epoch; None between epochs.
             summary: of the run after a finished epoch.
             supersedes: the position of an older checkpoint that is of no more use.
         """
@@ -225,12 +231,13 @@ class Run:
         cost, config = self.cost, self.config
         return (
             f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3g} + "
-            f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.train_images.samples} training images, "
-            f"{len(self.classes)} classes; {hardware(self.ranks, self.device)}; {self.ranks.world_size} ranks; {self.folder.path}"
+            f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.train_images.samples} training "
+            f"images, {len(self.classes)} classes; {hardware(self.ranks, self.device)}; "
+            f"{self.ranks.world_size} ranks; {self.folder.path}"
         )
 
     def training_row(self, record: EpochRecord, start: Position) -> Row:
-        """The training of an epoch in numbers: rates are of its last step, speed and times of what this process did of it."""
+        """An epoch's training in numbers: the rate of its last step; speed and times of what this process did of it."""
         seconds, data_wait = record.seconds, record.data_wait
         images = (self.steps - start.step) * self.config.train.batch_size
         return {

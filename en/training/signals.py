@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop, heard from its first line to its last."""
+"""Signals that ask a process to stop, handled from its first line to its last."""
 
 import os
 import signal
@@ -8,15 +8,18 @@ from types import FrameType, TracebackType
 from en.errors import INTERRUPTED, RESUME_ME, speaks
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-SAME_KEY_S = 1.0  # torchrun passes a Ctrl-C on to processes that had it from the terminal: within this time it is the same one
+SAME_KEY_S = (
+    1.0  # torchrun passes a Ctrl-C on to processes that had it from the terminal: within this time it is the same one
+)
 
 
 class StopRequest:
     """Remembers the first signal inside `with` that asked this process to stop.
 
-    Before `defer`, when nothing has been written, a signal ends the process at once: exit code RESUME_ME, or INTERRUPTED for
-    Ctrl-C. After it, the run looks at `signal` between its steps; a second Ctrl-C raises KeyboardInterrupt. Once the block is
-    left otherwise, signals are ignored, so that none takes the exit code away while the process ends.
+    Before `defer`, when nothing has been written, a signal ends the process at once: exit code RESUME_ME, or
+    INTERRUPTED for Ctrl-C. After it, the run looks at `signal` between its steps; a second Ctrl-C raises
+    KeyboardInterrupt. Once the block is left otherwise, signals are ignored, so that none changes the exit code while the
+    process ends.
 
     Attributes:
         signal: its name; empty where there was none.
@@ -32,7 +35,9 @@ class StopRequest:
             signal.signal(number, self._hear)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number in () if self._interrupted else STOPPING:
             signal.signal(number, signal.SIG_IGN)
 

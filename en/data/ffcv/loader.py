@@ -1,9 +1,9 @@
 """The FFCV loader: FFCV's file and C kernels, driven by threads of our own.
 
-Stock FFCV compiles its pipeline at each start, draws crops from unseeded generators, ignores the decoder's return code and
-leaves the trainer waiting when its thread dies. Here threads call the same two C functions (libjpeg decode and OpenCV area
-resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is compiled, any number
-of threads gives the same pixels, and a failure reaches the trainer as an exception.
+Stock FFCV compiles its pipeline at each start, draws crops from unseeded generators, ignores the decoder's return code
+and leaves the trainer waiting when its thread dies. Here threads call the same two C functions (libjpeg decode and
+OpenCV area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
+compiled, any number of threads gives the same pixels, and a failure reaches the trainer as an exception.
 """
 
 import threading
@@ -26,7 +26,7 @@ from en.data.order import Ints, epoch_order, rank_batches
 from en.errors import RunError, UserError
 
 BATCHES_AHEAD = 3
-STAND_INS = 16  # damaged samples in a row that are not put up with
+STAND_INS = 16  # so many damaged samples in a row end the run
 
 
 class Job(NamedTuple):
@@ -148,8 +148,8 @@ class FfcvLoader:
         except FutureTimeoutError:
             first = int(batch.samples[0])
             raise RunError(
-                f"{self._file.path}: no batch for {self._reading.timeout_s} s (data.timeout_s), waiting for the one that "
-                f"begins with sample {first}"
+                f"{self._file.path}: no batch for {self._reading.timeout_s} s (data.timeout_s), waiting for the one "
+                f"that begins with sample {first}"
             ) from None
         batch.damaged.sort()
         return batch

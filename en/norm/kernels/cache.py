@@ -46,7 +46,9 @@ def processor() -> str:
     except OSError:
         lines = []
     kinds = ("model name", "flags", "Features", "CPU part")
-    return "\n".join([platform.machine(), platform.processor(), *sorted({line for line in lines if line.startswith(kinds)})])
+    return "\n".join(
+        [platform.machine(), platform.processor(), *sorted({line for line in lines if line.startswith(kinds)})]
+    )
 
 
 def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
@@ -109,7 +111,9 @@ def distrust(path: Path) -> str:
         if status.st_uid not in owners():
             return f"{part} belongs to user {status.st_uid}: expected {os.geteuid()}"
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-            return f"{part} has mode {stat.S_IMODE(status.st_mode):o}: expected that others cannot write it (chmod go-w)"
+            return (
+                f"{part} has mode {stat.S_IMODE(status.st_mode):o}: expected that others cannot write it (chmod go-w)"
+            )
     return ""
 
 

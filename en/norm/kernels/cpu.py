@@ -95,7 +95,9 @@ def library_or_none() -> ctypes.CDLL | None:
         library = compiled_library(SOURCE)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        warnings.warn(f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"en.norm uses torch's operations, which are slower on a CPU: {reason}", RuntimeWarning, stacklevel=2
+        )
         return None
     return library
 
@@ -128,7 +130,9 @@ def gradient_sums(dy: Tensor, x: Tensor, stats: Tensor) -> Tensor:
     return sums
 
 
-def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor) -> Tensor:
+def input_gradient(
+    dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor
+) -> Tensor:
     dx: Tensor = torch.ops.en_norm.input_gradient.default(dy, x, stats, sum_dy, scale, d_mean, d_var)
     return dx
 

@@ -31,7 +31,9 @@ def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
 def refuse_second_derivative() -> None:
     """Raises RuntimeError inside a backward pass that is itself recorded."""
     if torch.is_grad_enabled():
-        raise RuntimeError("a normalizer's gradient cannot be differentiated again (create_graph=True): use layer.plain(x)")
+        raise RuntimeError(
+            "a normalizer's gradient cannot be differentiated again (create_graph=True): use layer.plain(x)"
+        )
 
 
 def moments(x: Tensor) -> Tensor:
@@ -62,7 +64,9 @@ def gradient_sums(dy: Tensor, x: Tensor, stats: Tensor) -> Tensor:
     return torch.stack([total, torch.addcmul(dot, rest, total, value=-1)])
 
 
-def input_gradient(dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor) -> Tensor:
+def input_gradient(
+    dy: Tensor, x: Tensor, stats: Tensor, sum_dy: Tensor, scale: Tensor, d_mean: Tensor, d_var: Tensor
+) -> Tensor:
     """dX in x's type; the gradients with respect to m and s are (N, C), contiguous, and so are sum_dy and scale."""
     _, _, centre, rest = stats
     pixels = x.shape[2] * x.shape[3]
