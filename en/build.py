@@ -1,4 +1,4 @@
-"""A configuration made into loaders and a network."""
+"""A configuration made into loaders, a network and its input."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from torch import nn
 
 from en.config.schema import Config
 from en.data import LOADERS, ImageLoader, Reading, Share
+from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import check_output
@@ -69,3 +70,8 @@ def build_network(config: Config, classes: int) -> nn.Module:
     except ValueError as error:
         raise UserError(f"model.name={model.name}, data.resolution={config.data.resolution}: {error}") from error
     return network
+
+
+def build_to_device(config: Config, device: torch.device) -> ToDevice:
+    """What brings the loaders' images to the network's input."""
+    return ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)

@@ -18,7 +18,7 @@ from conftest import CLASSES
 from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
 from torch import Tensor, nn
 
-from en.build import build_network, open_loaders
+from en.build import build_network, build_to_device, open_loaders
 from en.config.reading import load_config
 from en.config.schema import Config
 from en.data import ImageLoader
@@ -156,7 +156,7 @@ def trainer_of(recipe: Path, betons: Path, at: set[int], what: str, *overrides: 
     torch.manual_seed(0)
     model = Spoilt(build_network(config, CLASSES), at, what)
     learner = build_learner(config, model, CPU, ONE)
-    to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, CPU)
+    to_device = build_to_device(config, CPU)
     return Trainer(config, learner, loader, to_device, EpochRecord(CPU))
 
 

@@ -9,13 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from en.benchmarks.timing import hardware, median, show, write
-from en.build import build_network, open_loaders
+from en.build import build_network, build_to_device, open_loaders
 from en.config.reading import validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources.folders import Sample, Source
-from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
@@ -49,7 +48,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         ranks, device = Ranks.from_environment(), torch.device("cpu")
         prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
         loaders = open_loaders(config, ranks, ("train",))
-        to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
+        to_device = build_to_device(config, device)
         learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
         images_of_an_epoch = steps * BATCH
         images, labels = to_device(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])

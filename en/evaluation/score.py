@@ -1,10 +1,9 @@
 """A finished network scored from its checkpoint alone."""
 
-from en.build import build_network, open_loaders
+from en.build import build_network, build_to_device, open_loaders
 from en.config.reading import merged, parse_override, validate
 from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
@@ -49,7 +48,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         departures_told(ranks, group),
     ):
         refuse_differences(facts, group)
-        to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
+        to_device = build_to_device(config, device)
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
             recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)

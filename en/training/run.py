@@ -2,10 +2,9 @@
 
 from dataclasses import asdict
 
-from en.build import build_network, check_batch_size, open_loaders
+from en.build import build_network, build_to_device, check_batch_size, open_loaders
 from en.config.schema import Config
 from en.data import worker_deaths_told
-from en.data.to_device import ToDevice
 from en.distributed.liveness import departures_told
 from en.distributed.ranks import (
     Ranks,
@@ -109,7 +108,7 @@ class Run:
         config, ranks, saved, origin = self.config, self.ranks, self.start.saved, self.start.origin
         self.circumstances = circumstances(ranks, self.device)
         self.learner = build_learner(config, self.model, self.device, ranks)
-        self.to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, self.device)
+        self.to_device = build_to_device(config, self.device)
         position, record = self.start.position, EpochRecord(self.device)
         if saved and origin:
             # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
