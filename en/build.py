@@ -10,7 +10,7 @@ from en.config.schema import Config
 from en.data import LOADERS, Augmentation, ImageLoader, Reading, Share
 from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.models import build_model, check_output
+from en.models import OptionError, build_model, check_output
 
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
@@ -49,13 +49,17 @@ def build_network(config: Config, classes: int) -> nn.Module:
     """
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm
+    named = f"model.name={model.name}" + (f", model.options={model.options}" if model.options else "")
+    own = (model.zero_init_last_gamma, model.dropout, model.options)
     try:
-        network = build_model(model.name, classes, norm.name, norm.options, model.zero_init_last_gamma, model.dropout)
+        network = build_model(model.name, classes, norm.name, norm.options, *own)
+    except OptionError as error:
+        raise UserError(f"model.{error}") from error
     except ValueError as error:
-        named = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
-        raise UserError(f"model.name={model.name}, {named}: {error}") from error
+        keys = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
+        raise UserError(f"{named}, {keys}: {error}") from error
     try:
         check_output(network, classes, config.training_resolution.sides(config.train.epochs), [config.eval_resolution])
     except ValueError as error:
-        raise UserError(f"model.name={model.name}, data.resolution={config.data.resolution}: {error}") from error
+        raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
     return network
