@@ -1,13 +1,10 @@
 """Keyword arguments for the class of a library's network: each fits, acts and stays within bounds, or is refused."""
 
-import contextlib
 import difflib
 import inspect
-import io
 import json
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,13 +16,9 @@ from torch.nn.modules.module import (
 )
 
 from en.errors import shown
-
-Options = Mapping[str, object]
-Build = Callable[[Options], nn.Module]
+from en.models.trial import Build, Options, differ, drawn, outline
 
 LARGEST = 2**16  # numbers in an option: more than any network's channels (our choice)
-MOST_PARAMETERS = 2**30  # 4 GiB in float32 (our choice)
-MOST_LAYERS = 2**14  # the libraries' deepest network with batch normalization has 2,541 (our choice)
 FROM_SCRATCH = "no such option: networks are trained from scratch"
 ONE_OUTPUT = "no such option: networks are classifiers with one output"
 SET_HERE = {
@@ -37,8 +30,10 @@ SET_HERE = {
     "init_weights": "no such option: weights are always initialized",
     "device": "the key device instead",
     "dtype": "the key train.precision instead",
-    **dict.fromkeys(("weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir", "pruned"), FROM_SCRATCH),
-    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH),
+    **dict.fromkeys(("weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir"), FROM_SCRATCH),
+    **dict.fromkeys(
+        ("pruned", "pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH
+    ),
     **dict.fromkeys(("aux_logits", "dropout_aux", "features_only", "out_indices", "feature_cls"), ONE_OUTPUT),
     **dict.fromkeys(("scriptable", "exportable", "no_jit"), "no such option: networks are trained, not exported"),
 }
@@ -58,7 +53,7 @@ class OptionError(ValueError):
 
 
 def checked_options(name: str, options: Options, build: Build) -> dict[str, object]:
-    """The options in the types of the constructor, tuples for lists, after they have built the network on the meta device.
+    """The options in the types of the constructor, tuples for lists, after a trial of the network on the meta device.
 
     Args:
         name: the network's, for messages.
@@ -73,16 +68,13 @@ def checked_options(name: str, options: Options, build: Build) -> dict[str, obje
         try:
             parameters = constructor_parameters(type(outline(build, {})))
         except Exception as error:  # libraries refuse in many ways
-            raise OptionError(
-                name, options, f"none: this network cannot be built without its values: {reason(error)}"
-            ) from error
+            raise OptionError(name, options, f"none: it is not built without values: {reason(error)}") from error
         typed = {key: checked_value(name, key, value, parameters) for key, value in options.items()}
         try:
             outline(build, typed)
         except Exception as error:
-            raise OptionError(
-                name, guilty(options, typed, build), f"what its library can build: {reason(error)}"
-            ) from error
+            named = guilty(options, typed, build)
+            raise OptionError(name, named, f"what its library can build: {reason(error)}") from error
         for key in typed:
             if not acts(key, typed, build):
                 raise OptionError(name, {key: options[key]}, "an option and a value that change this network")
@@ -167,50 +159,6 @@ def reason(error: Exception) -> str:
     return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}".removesuffix(": ")
 
 
-def outline(build: Build, options: Options) -> nn.Module:
-    """The network on the meta device, where nothing is allocated. Raises ValueError for too large or empty layers."""
-    with torch.device("meta"), bounded(), quiet():
-        return build(options)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def bounded() -> Iterator[None]:
-    """Ends the construction of a network whose layers or parameters become too many, while they become so."""
-    layers = parameters = 0
-
-    def count_layer(module: nn.Module, place: str, layer: nn.Module | None) -> None:
-        nonlocal layers
-        layers += 1
-        if layers > MOST_LAYERS:
-            raise ValueError(f"more than {MOST_LAYERS} layers")
-
-    def count_parameter(module: nn.Module, place: str, parameter: nn.Parameter | None) -> None:
-        nonlocal parameters
-        size = 0 if parameter is None else parameter.numel()
-        if parameter is not None and size == 0:
-            raise ValueError(f"{place} of a {type(module).__name__} would be empty")
-        parameters += size
-        if parameters > MOST_PARAMETERS:
-            raise ValueError(f"more than {MOST_PARAMETERS} parameters")
-
-    hooks = [
-        register_module_module_registration_hook(count_layer),
-        register_module_parameter_registration_hook(count_parameter),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def acts(key: str, options: Options, build: Build) -> bool:
     """Whether the network is another one, in layers or initial values, without the option or with another value."""
     others = (without(options, key), {**options, key: another(options[key])})
@@ -231,28 +179,3 @@ def told_apart(make: Callable[[Build, Options], nn.Module], build: Build, option
         return differ(make(build, options), make(build, other))
     except Exception:  # a library that refuses the other has looked at it
         return True
-
-
-def drawn(build: Build, options: Options) -> nn.Module:
-    """The network with its initial values, from one seed."""
-    torch.default_generator.manual_seed(0)
-    with quiet():
-        return build(options)
-
-
-def differ(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks differ in a layer, an attribute or, off the meta device, an initial value."""
-    if [described(*layer) for layer in one.named_modules()] != [described(*layer) for layer in other.named_modules()]:
-        return True
-    return any(not equal(value, other.state_dict()[place]) for place, value in one.state_dict().items())
-
-
-def described(place: str, layer: nn.Module) -> str:
-    """A layer's place, class, attributes and the shapes of its parameters and buffers."""
-    public = {key: value for key, value in vars(layer).items() if not key.startswith("_")}
-    own = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
-    return f"{place} {type(layer)} {public} {[(key, tuple(value.shape), value.requires_grad) for key, value in own]}"
-
-
-def equal(one: Tensor, other: Tensor) -> bool:
-    return one.is_meta or torch.equal(one, other)
