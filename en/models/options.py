@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch import nn
 
 from en.errors import shown
 from en.models.trial import Build, Options, differ, drawn, outline
@@ -31,9 +27,8 @@ SET_HERE = {
     "device": "the key device instead",
     "dtype": "the key train.precision instead",
     **dict.fromkeys(("weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir"), FROM_SCRATCH),
-    **dict.fromkeys(
-        ("pruned", "pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH
-    ),
+    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH),
+    "pruned": FROM_SCRATCH,
     **dict.fromkeys(("aux_logits", "dropout_aux", "features_only", "out_indices", "feature_cls"), ONE_OUTPUT),
     **dict.fromkeys(("scriptable", "exportable", "no_jit"), "no such option: networks are trained, not exported"),
 }
@@ -68,7 +63,7 @@ def checked_options(name: str, options: Options, build: Build) -> dict[str, obje
         try:
             parameters = constructor_parameters(type(outline(build, {})))
         except Exception as error:  # libraries refuse in many ways
-            raise OptionError(name, options, f"none: it is not built without values: {reason(error)}") from error
+            raise OptionError(name, options, f"none: it cannot be built without computing: {reason(error)}") from error
         typed = {key: checked_value(name, key, value, parameters) for key, value in options.items()}
         try:
             outline(build, typed)
