@@ -229,6 +229,7 @@ REFUSED = [  # network, key, value, what is said
     ("timm/resnet18", "layers", [2**40] * 4, "numbers of at most 65536"),
     ("timm/resnet50", "base_width", 65_536, "more than 1073741824 parameters"),
     ("timm/resnet50", "base_width", 0, "weight of a Conv2d would be empty"),
+    ("timm/tiny_vit_5m_224", "window_sizes", [7, 7, 60_000, 7], "numbers of at most 32"),
     ("timm/regnety_002", "unheard_of", 1, "expected one of"),
     ("resnet50", "norm_layer", "x", "expected the key norm.name"),
     ("resnet50", "zero_init_residual", True, "expected the key model.zero_init_last_gamma"),

@@ -15,6 +15,7 @@ from en.errors import shown
 from en.models.trial import Build, Options, differ, drawn, outline
 
 LARGEST = 2**16  # numbers in an option: more than any network's channels (our choice)
+LARGEST_WINDOW = 32  # of attention, pixels: some classes list the pairs of its pixels one by one (our choice)
 FROM_SCRATCH = "no such option: networks are trained from scratch"
 ONE_OUTPUT = "no such option: networks are classifiers with one output"
 SET_HERE = {
@@ -100,8 +101,9 @@ def checked_value(name: str, key: str, value: object, parameters: Mapping[str, i
         close = difflib.get_close_matches(key[:100], allowed, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise OptionError(name, {key: value}, f"one of {', '.join(allowed)}{hint}")
-    if not within_bounds(value):
-        raise OptionError(name, {key: value}, f"numbers of at most {LARGEST}")
+    largest = LARGEST_WINDOW if "window" in key else LARGEST
+    if not within_bounds(value, largest):
+        raise OptionError(name, {key: value}, f"numbers of at most {largest}")
     if ("drop" in key or "stochastic_depth" in key) and isinstance(value, (int, float)) and not 0 <= value < 1:
         raise OptionError(name, {key: value}, "a probability, at least 0 and less than 1")
     kind = annotation(parameters[key])
@@ -120,12 +122,11 @@ def annotation(parameter: inspect.Parameter) -> Any:
     return Any if parameter.default in (None, parameter.empty) else type(parameter.default)
 
 
-def within_bounds(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(within_bounds, value.values()))
-    if isinstance(value, (list, tuple)):
-        return len(value) <= LARGEST and all(map(within_bounds, value))
-    return not isinstance(value, (int, float)) or abs(value) <= LARGEST
+def within_bounds(value: object, largest: int) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    if parts is not None:
+        return all(within_bounds(part, largest) for part in parts)
+    return not isinstance(value, (int, float)) or abs(value) <= largest
 
 
 def guilty(options: Options, typed: Options, build: Build) -> Options:
