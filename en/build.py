@@ -12,7 +12,7 @@ from en.data import LOADERS, ImageLoader, Reading, Share
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.models import check_output
+from en.models import OptionError, check_output
 
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
@@ -52,23 +52,19 @@ def build_network(config: Config, classes: int) -> nn.Module:
     """
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm
+    named = f"model.name={model.name}" + (f", model.options={model.options}" if model.options else "")
     try:
-        network = config.task.network(
-            classes,
-            name=model.name,
-            norm=norm.name,
-            norm_options=norm.options,
-            zero_init_last_gamma=model.zero_init_last_gamma,
-            dropout=model.dropout,
-        )
+        network = config.task.network(classes, norm=norm.name, norm_options=norm.options, **model.model_dump())
+    except OptionError as error:
+        raise UserError(f"model.{error}") from error
     except ValueError as error:
-        named = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
-        raise UserError(f"model.name={model.name}, {named}: {error}") from error
+        keys = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
+        raise UserError(f"{named}, {keys}: {error}") from error
     try:
         sides = config.training_resolution.sides(config.train.epochs)
         check_output(network, partial(config.task.check_output, classes=classes), sides, [config.eval_resolution])
     except ValueError as error:
-        raise UserError(f"model.name={model.name}, data.resolution={config.data.resolution}: {error}") from error
+        raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
     return network
 
 

@@ -107,6 +107,17 @@ def test_a_printed_config_reads_back_to_itself(tmp_path, good):
         assert load_config(str(again), []) == worded and yaml.safe_load(again.read_text())["data"]["root"] == text
 
 
+def test_options_of_a_network_are_laid_over_each_other_key_by_key_and_read_back(tmp_path, good):
+    child = tmp_path / "child.yaml"
+    child.write_text("base: good.yaml\nmodel: {name: timm/resnet18, options: {output_stride: 16, stem_type: deep}}\n")
+    config = load_config(str(child), ["model.options.output_stride=8", "model.options={block_args: {attn_layer: se}}"])
+    assert config.model.options == {"output_stride": 8, "stem_type": "deep", "block_args": {"attn_layer": "se"}}
+    (tmp_path / "again.yaml").write_text(dump(config))
+    assert load_config(str(tmp_path / "again.yaml"), []) == config
+    network = build_network(config, 10)
+    assert network.layer4[0].conv2.dilation == (4, 4) and len(network.conv1) == 7 and network.layer1[0].se is not None
+
+
 MISTAKES = {
     "optim.lrr=1": ["optim.lrr", "did you mean 'optim.lr'"],
     "epochs=3": ["epochs", "did you mean 'train.epochs'"],
@@ -157,6 +168,13 @@ MISTAKES = {
     "data.root=''": ["data.root=''", "not empty"],
     'data.root="a\\0b"': ["data.root='a\\x00b'", "printable"],
     "model.name=[resnet18]": ["model.name=['resnet18']", "expected a string"],
+    "model.options=3": ["model.options=3", "expected a section"],
+    "model.options=[output_stride]": ["model.options=['output_stride']", "expected a section"],
+    "model.options.output_stride=": ["model.options.output_stride=None", "finite number"],
+    "model.options.drop_path_rate=.nan": ["model.options.drop_path_rate=nan", "finite number"],
+    "model.options.channels=[64,~]": ["model.options.channels=[64, None]", "finite number"],
+    'model.options={"output stride": 8}': ["model.options", "names of arguments", "'output stride'"],
+    "model.option.output_stride=8": ["model.option", "did you mean 'model.options'"],
     "schedule.steps=3": ["schedule.steps=3", "expected a list"],
     "train.progressive=3": ["train.progressive=3", "expected a section"],
     "train.epochs=1000001": ["train.epochs=1000001", "at most 1000000"],
@@ -316,6 +334,21 @@ def test_groups_that_do_not_divide_are_refused_by_their_key_layer_and_channels(g
     config = load_config(good, ["norm.name=gn", "norm.groups=11"])
     with pytest.raises(UserError, match=r"norm\.groups=11: bn1: groups=11: expected a divisor of the layer's 64 channels"):
         build_network(config, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("{output_strid: 8}", "model.options.output_strid=8 for timm/resnet18: expected one of"),
+        ("{drop_rate: 0.5}", "model.options.drop_rate=0.5 for timm/resnet18: expected the key model.dropout instead"),
+        ("{global_pool: ''}", "model.options={'global_pool': ''}, data.resolution=224: 224 pixels in training"),
+    ],
+)
+def test_an_option_that_the_network_does_not_take_is_refused_by_its_key(options, words, good):
+    config = load_config(good, ["model.name=timm/resnet18", f"model.options={options}"])
+    with pytest.raises(UserError) as refusal:
+        build_network(config, 10)
+    assert words in str(refusal.value) and str(refusal.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from en.models import build_model, check_output, complexity
+from en.models import OptionError, build_model, check_output, complexity
+from en.models.options import checked_options, constructor_parameters
 from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, replace_norm
 from en.tasks.classification import Classification
 
@@ -32,7 +33,9 @@ def test_parameters_macs_and_layers_are_the_published_ones_with_bn(name):
 
 
 @pytest.mark.parametrize("norm", NORMALIZERS)
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "timm/resnet10t", "mobilenet_v3_small", "timm/densenet121"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "shufflenet_v2_x0_5", "timm/resnet10t", "mobilenet_v3_small", "timm/densenet121"]
+)
 def test_every_normalizer_trains_in_networks_of_both_libraries(name, norm):
     torch.manual_seed(0)
     model = build_model(name, 7, norm)
@@ -89,7 +92,10 @@ def test_eps_momentum_affine_values_and_sharing_are_kept():
         (lambda: nn.Sequential(nn.BatchNorm2d(4), torchvision.ops.FrozenBatchNorm2d(4)), "1 is a FrozenBatchNorm2d"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), type("OtherBatchNorm", (nn.BatchNorm2d,), {})(4)), "OtherBatchNorm"),
         (lambda: nn.Sequential(nn.Linear(4, 4)), "no batch normalization"),
-        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(6)), "1: groups=4: expected a divisor of the layer's 6 channels"),
+        (
+            lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(6)),
+            "1: groups=4: expected a divisor of the layer's 6 channels",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_converted_is_refused_whole(make, words):
@@ -129,12 +135,151 @@ def test_dropout_acts_before_the_classifier_in_training_only(name):
         ({"name": "vit_b_16"}, "no batch normalization"),
         ({"name": "shufflenet_v2_x0_5", "zero_init_last_gamma": True}, "zero_init_last_gamma=True for shufflenet"),
         ({"name": "squeezenet1_0", "dropout": 0.5}, "dropout=0.5 for squeezenet"),
-        ({"name": "timm/resnet18.unheard_of"}, "network 'timm/resnet18.unheard_of': expected one that its library can build"),
+        (
+            {"name": "timm/resnet18.unheard_of"},
+            "network 'timm/resnet18.unheard_of': expected one that its library can build",
+        ),
     ],
 )
 def test_an_impossible_network_is_a_value_error_that_says_why(arguments, words):
     with pytest.raises(ValueError, match=words):
         build_model(num_classes=10, **arguments)
+
+
+def test_options_make_the_networks_that_the_library_makes_of_them():
+    with torch.device("meta"):
+        wide = build_model("resnet50", 1000, options={"width_per_group": 128})
+        library = torchvision.models.wide_resnet50_2()
+    assert complexity(wide, 64).params == sum(p.numel() for p in library.parameters()) == 68_883_240
+    assert len(build_model("timm/resnet18", 7, options={"layers": [1, 1, 1, 1]}).layer4) == 1
+    dropped = build_model("timm/resnet10t", 7, "en", options={"drop_path_rate": 0.1})
+    rates = [layer.drop_prob for layer in dropped.modules() if isinstance(layer, timm.layers.DropPath)]
+    assert rates and max(rates) == pytest.approx(0.1)
+    deep = build_model("timm/resnet18", 7, "gn", options={"stem_type": "deep", "stem_width": 16}).conv1
+    assert [layer.out_channels for layer in deep if isinstance(layer, nn.Conv2d)] == [16, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side"),
+    [
+        ("timm/resnet18", {}, 2),
+        ("timm/resnet18", {"output_stride": 16}, 4),
+        ("timm/resnet18", {"output_stride": 8}, 8),
+        ("resnet50", {"replace_stride_with_dilation": [False, False, True]}, 4),
+        ("resnet50", {"replace_stride_with_dilation": [False, True, True]}, 8),
+    ],
+)
+def test_an_output_stride_makes_the_last_map_as_large_as_it_says(name, options, side):
+    with torch.device("meta"):
+        model = build_model(name, 7, "en", options=options)
+        sides = []
+        model.layer4.register_forward_hook(lambda layer, images, output: sides.append(tuple(output.shape[2:])))
+        model(torch.empty(2, 3, 64, 64))
+    assert sides == [(side, side)]
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults", "options"),
+    [
+        ("timm/resnet10t", {"drop_path_rate": 0, "output_stride": 32}, {"output_stride": 8, "avg_down": False}),
+        ("resnet18", {"width_per_group": 64}, {}),
+    ],
+)
+def test_equal_options_make_equal_networks_bit_for_bit_and_a_default_written_down_changes_none(name, defaults, options):
+    def state(options):
+        torch.manual_seed(3)
+        return build_model(name, 5, options=options).state_dict() | {"next draw": torch.rand(3)}
+
+    for one, other in ((state(None), state(defaults)), (state(options), state(options))):
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Taking(nn.Module):
+    """A network whose class takes options that act in layers, in initial values, or not at all."""
+
+    def __init__(
+        self, width: int = 4, scale: float = 1.0, twice: bool = False, unused: int = 3, **rest: object
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Linear(width, width) for _ in range(2 if twice else 1)])
+        self.scale = nn.Parameter(torch.full((width,), scale))
+
+
+def test_options_act_in_layers_or_in_initial_values_or_are_refused():
+    def build(options):
+        return Taking(**options)
+
+    for options in ({"width": 5}, {"width": 4}, {"scale": 0.5}, {"scale": 1}, {"twice": True}, {"twice": False}):
+        assert checked_options("taking", options, build) == options
+    for key in ("unused", "rest", "swallowed"):
+        for value in (3, 4):
+            with pytest.raises(OptionError, match=f"options.{key}={value} for taking: expected "):
+                checked_options("taking", {"width": 5, key: value}, build)
+
+
+REFUSED = [  # network, key, value, what is said
+    ("timm/resnet18", "output_strid", 8, "expected one of .*did you mean 'output_stride'"),
+    ("timm/resnet18", "output_stride", 7, r"expected what its library can build: .*\(8, 16, 32\)"),
+    ("timm/resnet18", "output_stride", 8.5, "expected a value of the type int"),
+    ("timm/resnet18", "output_stride", True, "expected a value of the type int"),
+    ("timm/resnet18", "avg_down", "no", "expected a value of the type bool"),
+    ("timm/resnet18", "stem_type", "shallow", "change this network"),
+    ("timm/resnet18", "stem_width", 128, "change this network"),
+    ("timm/resnet18", "act_layer", "sillu", "KeyError: 'sillu'"),
+    ("timm/resnet18", "block", "Bottleneck", "expected a value of the type Union"),
+    ("timm/resnet18", "block_args", {"drop_pat": 3}, "argument 'drop_pat'"),
+    ("timm/resnet18", "channels", [], "IndexError"),
+    ("timm/resnet18", "drop_path_rate", 1.5, "expected a probability"),
+    ("timm/resnet18", "drop_path_rate", -0.5, "expected a probability"),
+    ("timm/resnet18", "drop_rate", 0.5, "expected the key model.dropout"),
+    ("timm/resnet18", "zero_init_last", True, "expected the key model.zero_init_last_gamma"),
+    ("timm/resnet18", "num_classes", 3, "the data's classes"),
+    ("timm/resnet18", "in_chans", 1, "images have 3 channels"),
+    ("timm/resnet18", "features_only", True, "one output"),
+    ("timm/resnet18", "pretrained", True, "from scratch"),
+    ("timm/resnet18", "exportable", True, "not exported"),
+    ("timm/resnet18", "layers", [60_000] * 4, "more than 8192 layers"),
+    ("timm/resnet18", "layers", [2**40] * 4, "numbers of at most 65536"),
+    ("timm/resnet50", "base_width", 65_536, "more than 1073741824 parameters"),
+    ("timm/resnet50", "base_width", 0, "weight of a Conv2d would be empty"),
+    ("timm/tiny_vit_5m_224", "window_sizes", [7, 7, 60_000, 7], "numbers of at most 32"),
+    ("timm/regnety_002", "unheard_of", 1, "expected one of"),
+    ("resnet50", "norm_layer", "x", "expected the key norm.name"),
+    ("resnet50", "zero_init_residual", True, "expected the key model.zero_init_last_gamma"),
+    ("resnet50", "weights", "DEFAULT", "from scratch"),
+    ("resnet50", "progress", False, "from scratch"),
+    ("resnet50", "layers", [1, 1, 1, 1], "multiple values for argument 'layers'"),
+    ("resnet50", "replace_stride_with_dilation", [False, True], "3-element tuple"),
+    ("resnet50", "replace_stride_with_dilation", "no", "expected a value of the type Optional"),
+    ("resnet18", "replace_stride_with_dilation", [False, True, True], "Dilation > 1 not supported"),
+    ("mobilenet_v3_small", "width_mult", 2.0, "expected one of"),
+    ("googlenet", "aux_logits", True, "one output"),
+    ("regnet_y_400mf", "stem_width", 16, "cannot be built without computing"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "words"), REFUSED)
+def test_an_option_that_does_not_fit_or_changes_nothing_is_refused_by_its_name(name, key, value, words):
+    with pytest.raises(OptionError, match=words) as refusal:
+        build_model(name, 10, options={key: value})
+    assert str(refusal.value).startswith(f"options.{key}=") and f" for {name}: expected " in str(refusal.value)
+
+
+def test_of_several_options_the_one_at_fault_is_named_or_else_all():
+    with pytest.raises(OptionError, match=r"^options\.output_stride=9 for "):
+        build_model("timm/resnet18", 10, options={"stem_type": "deep", "output_stride": 9})
+    with pytest.raises(OptionError, match=r"^options={output_stride: 9, channels: \[\]} for "):
+        build_model("timm/resnet18", 10, options={"output_stride": 9, "channels": []})
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "resnet18"])
+def test_no_value_of_any_option_ends_in_anything_but_a_network_or_its_refusal(name):
+    for key in constructor_parameters(type(build_model(name, 3))):
+        for value in (0, -1, 1e-30, "x", [0, 0, 0, 0], {"x": 1}):
+            try:
+                build_model(name, 3, options={key: value})
+            except OptionError as error:
+                assert str(error).startswith(f"options.{key}=") and str(error).isprintable()
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -163,7 +308,10 @@ class Odd(nn.Module):
         (Odd({"logits": torch.zeros(2, 3)}), "found a dict"),
         (Odd(torch.zeros(2, 4)), r"found a tensor \(2, 4\)"),
         (Odd(torch.zeros(2, 3, 1)), r"found a tensor \(2, 3, 1\)"),
-        (nn.Sequential(nn.Conv2d(3, 3, 40), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "^32 pixels in training: expected a size"),
+        (
+            nn.Sequential(nn.Conv2d(3, 3, 40), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            "^32 pixels in training: expected a size",
+        ),
     ],
 )
 def test_what_is_no_classifier_of_a_size_is_a_value_error_that_says_why(model, words):

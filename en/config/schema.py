@@ -4,13 +4,15 @@ A config key is the field's name here; the further keys of `norm` and `task` are
 normalizer and task.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from en.config.section import PathText, Section, Text
+from en.config.section import PathText, Section, Text, is_plain
 from en.data.resolution import Resolution
+from en.errors import shown
 from en.norm import build_norm
 from en.tasks import Task, build_task
 from en.tasks.classification import Classification
@@ -30,6 +32,17 @@ class ModelConfig(Section):
     name: Text  # a torchvision classification network, or timm/NAME
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability, before the classifier
     zero_init_last_gamma: bool | None = None  # last scale of each residual block; null: the library's way
+    options: Annotated[dict[str, Any], Field(max_length=100)] = {}  # further keyword arguments of the network's class
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key, value in options.items():
+            if not re.fullmatch(r"[A-Za-z_]\w{0,99}", key, re.ASCII):
+                raise ValueError(f"expected names of arguments as keys, found {shown(key)}")
+            if not is_plain(value):
+                raise ValueError(f"{key}={shown(value)}: expected a finite number, truth value, printable string, or list of them")
+        return options
 
 
 class NormConfig(Section):

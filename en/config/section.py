@@ -1,5 +1,6 @@
 """Sections of typed keys, of which configurations and summaries consist, and the messages for values that do not fit."""
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -26,6 +27,15 @@ def path_name(text: str) -> str:
     if any(len(part.encode()) > 255 for part in text.split("/")):
         raise ValueError("expected a path whose parts have at most 255 bytes")
     return text
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a truth value, a finite number, a printable string, or a list or section of such."""
+    if isinstance(value, dict):
+        return all(is_plain(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value.isprintable() if isinstance(value, str) else isinstance(value, (int, float)) and math.isfinite(value)
 
 
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]

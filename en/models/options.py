@@ -1,0 +1,177 @@
+"""Keyword arguments for the class of a library's network: each fits, acts and stays within bounds, or is refused."""
+
+import difflib
+import inspect
+import json
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from torch import nn
+
+from en.errors import shown
+from en.models.trial import Build, Options, differ, drawn, outline
+
+LARGEST = 2**16  # numbers in an option: more than any network's channels (our choice)
+LARGEST_WINDOW = 32  # of attention, pixels: some classes list the pairs of its pixels one by one (our choice)
+FROM_SCRATCH = "no such option: networks are trained from scratch"
+ONE_OUTPUT = "no such option: networks are classifiers with one output"
+SET_HERE = {
+    "num_classes": "no such option: the data's classes are counted",
+    "in_chans": "no such option: images have 3 channels",
+    "norm_layer": "the key norm.name instead",
+    "zero_init_residual": "the key model.zero_init_last_gamma instead",
+    "zero_init_last": "the key model.zero_init_last_gamma instead",
+    "init_weights": "no such option: weights are always initialized",
+    "device": "the key device instead",
+    "dtype": "the key train.precision instead",
+    **dict.fromkeys(("weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir"), FROM_SCRATCH),
+    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH),
+    "pruned": FROM_SCRATCH,
+    **dict.fromkeys(("aux_logits", "dropout_aux", "features_only", "out_indices", "feature_cls"), ONE_OUTPUT),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit"), "no such option: networks are trained, not exported"),
+}
+SET_HERE_FOR_TIMM = {"drop_rate": "the key model.dropout instead"}
+
+
+class OptionError(ValueError):
+    """An option that a network does not take: `options.KEY=value for NETWORK: expected ...`."""
+
+    def __init__(self, name: str, options: Options, expected: str) -> None:
+        told = ", ".join(f"{key}: {shown(value)}" for key, value in options.items())
+        text = f"options={{{told}}}"
+        if len(options) == 1:
+            ((key, value),) = options.items()
+            text = f"options.{key}={shown(value)}"
+        super().__init__(f"{text} for {name}: expected {expected}")
+
+
+def checked_options(name: str, options: Options, build: Build) -> dict[str, object]:
+    """The options in the types of the constructor, tuples for lists, after a trial of the network on the meta device.
+
+    Args:
+        name: the network's, for messages.
+        options: plain values: truth values, numbers, strings, lists and mappings of them.
+        build: builds the network with options.
+    Raises: OptionError for an option that the network's class does not name, that is set elsewhere, is of another type
+        or out of bounds, that the library refuses, or that changes nothing, whatever its value.
+    """
+    if not options:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            parameters = constructor_parameters(type(outline(build, {})))
+        except Exception as error:  # libraries refuse in many ways
+            raise OptionError(name, options, f"none: it cannot be built without computing: {reason(error)}") from error
+        typed = {key: checked_value(name, key, value, parameters) for key, value in options.items()}
+        try:
+            outline(build, typed)
+        except Exception as error:
+            named = guilty(options, typed, build)
+            raise OptionError(name, named, f"what its library can build: {reason(error)}") from error
+        for key in typed:
+            if not acts(key, typed, build):
+                raise OptionError(name, {key: options[key]}, "an option and a value that change this network")
+    return typed
+
+
+def constructor_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """The named arguments of a class's constructor, with those of its bases as far as it hands further ones on."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in network.__mro__[: network.__mro__.index(nn.Module)]:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = list(inspect.signature(vars(kind)["__init__"]).parameters.values())[1:]
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {p.name: p for p in named} | found
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def checked_value(name: str, key: str, value: object, parameters: Mapping[str, inspect.Parameter]) -> object:
+    """One option's value in the type that the constructor's annotation states."""
+    set_here = SET_HERE | (SET_HERE_FOR_TIMM if name.startswith("timm/") else {})
+    if key in set_here:
+        raise OptionError(name, {key: value}, set_here[key])
+    allowed = [known for known in parameters if known not in set_here]
+    if key not in allowed:
+        close = difflib.get_close_matches(key[:100], allowed, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise OptionError(name, {key: value}, f"one of {', '.join(allowed)}{hint}")
+    largest = LARGEST_WINDOW if "window" in key else LARGEST
+    if not within_bounds(value, largest):
+        raise OptionError(name, {key: value}, f"numbers of at most {largest}")
+    if ("drop" in key or "stochastic_depth" in key) and isinstance(value, (int, float)) and not 0 <= value < 1:
+        raise OptionError(name, {key: value}, "a probability, at least 0 and less than 1")
+    kind = annotation(parameters[key])
+    try:
+        adapter = TypeAdapter(kind, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+        return adapter.validate_json(json.dumps(value))
+    except (ValidationError, PydanticUserError) as error:
+        text = inspect.formatannotation(kind).replace("typing.", "")
+        raise OptionError(name, {key: value}, f"a value of the type {text}") from error
+
+
+def annotation(parameter: inspect.Parameter) -> Any:
+    """The type that a parameter states, or else its default's."""
+    if parameter.annotation is not parameter.empty:
+        return parameter.annotation
+    return Any if parameter.default in (None, parameter.empty) else type(parameter.default)
+
+
+def within_bounds(value: object, largest: int) -> bool:
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
+    if parts is not None:
+        return all(within_bounds(part, largest) for part in parts)
+    return not isinstance(value, (int, float)) or abs(value) <= largest
+
+
+def guilty(options: Options, typed: Options, build: Build) -> Options:
+    """The one option without which the others can be built, or all of them."""
+    found = [key for key in options if builds(build, without(typed, key))]
+    return {found[0]: options[found[0]]} if len(found) == 1 else options
+
+
+def without(options: Options, key: str) -> dict[str, object]:
+    return {other: value for other, value in options.items() if other != key}
+
+
+def builds(build: Build, options: Options) -> bool:
+    try:
+        outline(build, options)
+    except Exception:
+        return False
+    return True
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line: without words of its own, the code that raised it."""
+    words = " ".join(str(error).split())
+    if isinstance(error, AssertionError) and not words:
+        words = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}".removesuffix(": ")
+
+
+def acts(key: str, options: Options, build: Build) -> bool:
+    """Whether the network is another one, in layers or initial values, without the option or with another value."""
+    others = (without(options, key), {**options, key: another(options[key])})
+    return any(told_apart(make, build, options, other) for make in (outline, drawn) for other in others)
+
+
+def another(value: object) -> object:
+    """A plain value of the same type."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(another, value))
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, (int, float)) else "" if isinstance(value, str) else {}
+
+
+def told_apart(make: Callable[[Build, Options], nn.Module], build: Build, options: Options, other: Options) -> bool:
+    try:
+        return differ(make(build, options), make(build, other))
+    except Exception:  # a library that refuses the other has looked at it
+        return True
