@@ -43,7 +43,9 @@ def test_every_shipped_config_loads_builds_and_is_headed_by_its_command_and_publ
     assert f"train.py {path.relative_to(ROOT)}" in header
     for row in published().figures if path.parent.name == "imagenet" else []:
         if (row["model"], row["norm"]) == (config.model.name, config.norm.name):
-            line = next(line for line in header.splitlines() if row["source"] in line and f"top-1 {row['top1']} %" in line)
+            line = next(
+                line for line in header.splitlines() if row["source"] in line and f"top-1 {row['top1']} %" in line
+            )
             assert ("nverified" in line) == (row["status"] == "unverified")
 
 
@@ -61,7 +63,9 @@ def test_the_normalizers_of_a_network_share_one_recipe():
 def test_overrides_and_the_base_are_laid_over_each_other(tmp_path, good):
     child = tmp_path / "child.yaml"
     child.write_text("base: good.yaml\nnorm: {name: gn, groups: 4}\ntrain: {epochs: 7}\n")
-    config = load_config(str(child), ["optim.lr=2e-3", "train.progressive={start_resolution: 64, until_epoch: 2}", "seed=5"])
+    config = load_config(
+        str(child), ["optim.lr=2e-3", "train.progressive={start_resolution: 64, until_epoch: 2}", "seed=5"]
+    )
     assert (config.norm.name, config.norm.options) == ("gn", {"groups": 4})
     assert (config.train.epochs, config.train.batch_size, config.optim.lr, config.seed) == (7, 32, 0.002, 5)
     assert config.train.progressive is not None and config.train.progressive.start_resolution == 64
@@ -79,8 +83,8 @@ CORE = [  # YAML 1.2.2, section 10.3.2, and what YAML 1.1 reads otherwise
     (float("inf"), [".inf", ".Inf", "+.INF"]),
     (float("-inf"), ["-.inf", "-.INF"]),
 ]
-WORDS = ["on", "off", "yes", "No", "y", "nuLL", "tRUE", "1_000", "1:30", "190:20:30.15", "0b11", "-0xA", "+0o7", "0o8", "0xg",
-         "1e", "e3", "+.nan", "-.NaN", ".nAn", ".", "+", "2001-01-01", "<<", "="]  # fmt: skip
+WORDS = ["on", "off", "yes", "No", "y", "nuLL", "tRUE", "1_000", "1:30", "190:20:30.15", "0b11", "-0xA", "+0o7",
+         "0o8", "0xg", "1e", "e3", "+.nan", "-.NaN", ".nAn", ".", "+", "2001-01-01", "<<", "="]  # fmt: skip
 
 
 def test_values_are_read_by_the_core_schema_of_yaml_1_2(good):
@@ -97,7 +101,9 @@ def test_values_are_read_by_the_core_schema_of_yaml_1_2(good):
 
 
 def test_a_printed_config_reads_back_to_itself(tmp_path, good):
-    config = load_config(good, ["norm.hidden=7", "norm.normalizers=[ln,bn]", "optim.weight_decay=5e-7", "task.mixup=0.2"])
+    config = load_config(
+        good, ["norm.hidden=7", "norm.normalizers=[ln,bn]", "optim.weight_decay=5e-7", "task.mixup=0.2"]
+    )
     again = tmp_path / "again.yaml"
     again.write_text(dump(config))
     assert load_config(str(again), []) == config
@@ -208,7 +214,9 @@ def test_a_mistake_is_refused_in_one_line_that_names_key_value_and_what_was_expe
 
 
 LAUGHS = (
-    "seed: {" + ", ".join([f"k0: &a0 {'x' * 9}", *(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]) + "}"
+    "seed: {"
+    + ", ".join([f"k0: &a0 {'x' * 9}", *(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))])
+    + "}"
 )
 FILES = {
     "": "expected `key: value`",
@@ -332,7 +340,9 @@ def test_an_environment_that_does_not_say_who_this_is_is_refused_in_one_line(env
 
 def test_groups_that_do_not_divide_are_refused_by_their_key_layer_and_channels(good):
     config = load_config(good, ["norm.name=gn", "norm.groups=11"])
-    with pytest.raises(UserError, match=r"norm\.groups=11: bn1: groups=11: expected a divisor of the layer's 64 channels"):
+    with pytest.raises(
+        UserError, match=r"norm\.groups=11: bn1: groups=11: expected a divisor of the layer's 64 channels"
+    ):
         build_network(config, 10)
 
 

@@ -102,7 +102,7 @@ def explain_unknown(location: tuple[int | str, ...], tree: Tree) -> str:
 
 
 def meant(key: str, known: list[str]) -> str:
-    """', did you mean ...?' with the key of the nearest name, in the same section or else in any; '' where none is near."""
+    """', did you mean ...?' with the nearest key, of the same section or else of any; '' where none is near."""
     section, _, word = key.rpartition(".")
     for candidates in ([name for name in known if name.rpartition(".")[0] == section], known):
         names = {name.rpartition(".")[2]: name for name in candidates}

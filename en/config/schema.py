@@ -41,7 +41,9 @@ class ModelConfig(Section):
             if not re.fullmatch(r"[A-Za-z_]\w{0,99}", key, re.ASCII):
                 raise ValueError(f"expected names of arguments as keys, found {shown(key)}")
             if not is_plain(value):
-                raise ValueError(f"{key}={shown(value)}: expected a finite number, truth value, printable string, or list of them")
+                raise ValueError(
+                    f"{key}={shown(value)}: expected a finite number, truth value, printable string, or list of them"
+                )
         return options
 
 
@@ -58,7 +60,9 @@ class NormConfig(Section):
     @model_validator(mode="after")
     def _builds(self) -> "NormConfig":
         groups = self.options.get("groups")
-        channels = groups if isinstance(groups, int) and groups > 0 else 1  # whether they divide a layer's, the network shows
+        channels = (
+            groups if isinstance(groups, int) and groups > 0 else 1
+        )  # whether they divide a layer's, the network shows
         with torch.device("meta"):
             build_norm(self.name, channels, **self.options)
         return self
@@ -120,7 +124,11 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     name: Literal["step", "cosine", "linear", "polynomial"] = "cosine"
     warmup_epochs: NotNegative = 0.0  # from 0 to optim.lr, linearly; may be a fraction
-    steps: Annotated[list[Positive], Field(max_length=1000)] = [30, 60, 90]  # step: epochs at which the rate is multiplied by gamma
+    steps: Annotated[list[Positive], Field(max_length=1000)] = [
+        30,
+        60,
+        90,
+    ]  # step: epochs at which the rate is multiplied by gamma
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     power: Positive = 2.0  # polynomial: (1 - progress) ** power
     final_lr: NotNegative = 0.0  # at the end of training (cosine, linear, polynomial)
@@ -156,7 +164,9 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
     run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
-    resume: PathText | None = None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
+    resume: PathText | None = (
+        None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
+    )
 
     @property
     def training_resolution(self) -> Resolution:

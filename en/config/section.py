@@ -1,4 +1,4 @@
-"""Sections of typed keys, of which configurations and summaries consist, and the messages for values that do not fit."""
+"""Sections of typed keys, of which configurations and summaries consist; the messages for what does not fit."""
 
 import math
 import re

@@ -28,8 +28,9 @@ class Complexity:
 def complexity(model: nn.Module, resolution: int) -> Complexity:
     """Counts the network's parameters and, for one 3 x resolution x resolution image in evaluation, its MACs.
 
-    The normalizers' share is 1 MAC an element for the affine map, 2 more where moments are taken from the sample, and the
-    matrix products of EN's gate (our choice; published counts differ in what they include). The model is left as it is.
+    The normalizers' share is 1 MAC an element for the affine map, 2 more where moments are taken from the sample, and
+    the matrix products of EN's gate (our choice; published counts differ in what they include). The model is left as
+    it is.
     """
     twin = copy.deepcopy(model).to("meta").eval()
     layers = {name: layer for name, layer in twin.named_modules() if isinstance(layer, Normalizer)}

@@ -40,8 +40,8 @@ class OptionError(ValueError):
     """An option that a network does not take: `options.KEY=value for NETWORK: expected ...`."""
 
     def __init__(self, name: str, options: Options, expected: str) -> None:
-        told = ", ".join(f"{key}: {shown(value)}" for key, value in options.items())
-        text = f"options={{{told}}}"
+        listed = ", ".join(f"{key}: {shown(value)}" for key, value in options.items())
+        text = f"options={{{listed}}}"
         if len(options) == 1:
             ((key, value),) = options.items()
             text = f"options.{key}={shown(value)}"
@@ -148,7 +148,7 @@ def builds(build: Build, options: Options) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, on one line: without words of its own, the code that raised it."""
+    """An error's message on one line; where it has none, the code that raised it."""
     words = " ".join(str(error).split())
     if isinstance(error, AssertionError) and not words:
         words = traceback.extract_tb(error.__traceback__)[-1].line or ""
@@ -158,7 +158,7 @@ def reason(error: Exception) -> str:
 def acts(key: str, options: Options, build: Build) -> bool:
     """Whether the network is another one, in layers or initial values, without the option or with another value."""
     others = (without(options, key), {**options, key: another(options[key])})
-    return any(told_apart(make, build, options, other) for make in (outline, drawn) for other in others)
+    return any(differs(make, build, options, other) for make in (outline, drawn) for other in others)
 
 
 def another(value: object) -> object:
@@ -170,7 +170,7 @@ def another(value: object) -> object:
     return value + 1 if isinstance(value, (int, float)) else "" if isinstance(value, str) else {}
 
 
-def told_apart(make: Callable[[Build, Options], nn.Module], build: Build, options: Options, other: Options) -> bool:
+def differs(make: Callable[[Build, Options], nn.Module], build: Build, options: Options, other: Options) -> bool:
     try:
         return differ(make(build, options), make(build, other))
     except Exception:  # a library that refuses the other has looked at it
