@@ -39,7 +39,7 @@ def main() -> None:
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out}: expected a folder to write, found a file")
     from en.data.ffcv.prepare import Storage, Terminated, prepare
-    from en.data.sources.folders import read_source
+    from en.data.sources import read_source
 
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may hold any bytes
     signal.signal(signal.SIGTERM, Terminated.stop)

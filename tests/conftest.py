@@ -12,7 +12,8 @@ from kill_loop import Case, Place
 from PIL import Image
 
 from en.data import LOADERS
-from en.data.sources.folders import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
+from en.data.sources import SPLITS
+from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist, find_fashion_mnist
 from en.norm import kernels
 
 PER_CLASS = {"train": 24, "val": 5}

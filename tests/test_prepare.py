@@ -24,7 +24,7 @@ from en.data.ffcv.file import BetonFile, Encoded
 from en.data.ffcv.kernels import decode_jpeg
 from en.data.ffcv.out_folder import FILES
 from en.data.ffcv.prepare import Storage, prepare
-from en.data.sources.folders import Sample, Source, read_source
+from en.data.sources import Sample, Source, read_source
 from en.errors import RunError, UserError, exit_on_error
 from scripts.prepare_data import main
 

@@ -12,7 +12,7 @@ from en.benchmarks.timing import hardware, median, show, write
 from en.build import build_network, open_loaders
 from en.config.reading import validate
 from en.data.ffcv.prepare import Storage, prepare
-from en.data.sources.folders import Sample, Source
+from en.data.sources import Sample, Source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.runs import checkpoint

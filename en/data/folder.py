@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as transforms
 from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
 from en.data.sampling import centre_boxes, epoch_order, random_boxes, rank_batches
-from en.data.sources.folders import Sample, read_folders
+from en.data.sources import Sample, read_folders
 from en.errors import RunError
 
 TRAIN, EVAL = 0, 1

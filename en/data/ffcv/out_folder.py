@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from en import durable
-from en.data.sources.folders import SPLITS
+from en.data.sources import SPLITS
 from en.errors import UserError, warn
 
 CLASSES = "classes.json"  # the last to come and the first to go: without it, the others are not a set

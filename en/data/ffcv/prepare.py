@@ -25,7 +25,7 @@ from en.data.ffcv.out_folder import OutFolder
 from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.sampling import centre_boxes
-from en.data.sources.folders import SPLITS, Sample, Source
+from en.data.sources import SPLITS, Sample, Source
 from en.errors import RunError, Stopped, UserError
 from en.progress import Progress
 
