@@ -13,7 +13,7 @@ from PIL import Image
 
 from en.data import LOADERS
 from en.data.sources import SPLITS
-from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, fashion_mnist, find_fashion_mnist
+from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, find_fashion_mnist, read_fashion_mnist
 from en.norm import kernels
 
 PER_CLASS = {"train": 24, "val": 5}
@@ -26,13 +26,13 @@ def folder_name(label: int) -> str:
 
 def write_folders(root: Path, per_class: dict[str, int]) -> Path:
     """Class folders of the first images of CLASSES classes, scaled to sizes between 40 and 120 pixels, quality 90."""
-    source = fashion_mnist(find_fashion_mnist())
+    source = read_fashion_mnist(find_fashion_mnist())
     sizes = np.random.default_rng(0)
     for split in SPLITS:
         for label in range(CLASSES):
             folder = root / split / folder_name(label)
             folder.mkdir(parents=True)
-            chosen = [sample for sample in source.splits[split] if sample.label == label][: per_class[split]]
+            chosen = [sample for sample in source.splits[split] if sample.target == label][: per_class[split]]
             for number, sample in enumerate(chosen):
                 width, height = sizes.integers(40, 120, 2).tolist()
                 image = Image.fromarray(np.asarray(sample.image)).resize((width, height), Image.Resampling.BICUBIC)

@@ -70,7 +70,7 @@ class Images(Dataset[Item]):
         image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
         if flips[0]:
             image = transforms.horizontal_flip(image)
-        return transforms.pil_to_tensor(image), sample.label, index
+        return transforms.pil_to_tensor(image), sample.target, index
 
 
 def collate(items: list[Item]) -> Batch | str:

@@ -152,7 +152,7 @@ def encode(sample: Sample, storage: Storage) -> Checked:
     image = picture.image
     if max(image.size) > LARGEST_SIDE:
         return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    return Checked(sample.name, encode_picture(picture, storage, sample.label), picture.warning, picture.note)
+    return Checked(sample.name, encode_picture(picture, storage, sample.target), picture.warning, picture.note)
 
 
 def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:

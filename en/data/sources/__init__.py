@@ -1,12 +1,20 @@
-"""Where images come from before preparation: class folders, a list file, Fashion-MNIST's files."""
+"""Where images come from before preparation: one file a form, and the registry of the forms."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from en.data.sources.fashion_mnist import fashion_mnist, find_fashion_mnist
+from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
 from en.data.sources.folders import read_folders
 from en.data.sources.lists import read_list
-from en.data.sources.source import SPLITS, Sample, Source, reading_errors_told
+from en.data.sources.source import SPLITS, Sample, Source, naming_unreadable
 from en.errors import UserError
+
+NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
+FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
+    (Path.is_file, read_list),
+    (is_fashion_mnist, read_fashion_mnist),
+    (Path.is_dir, read_folders),
+)
 
 __all__ = ["SPLITS", "Sample", "Source", "read_folders", "read_source"]
 
@@ -20,14 +28,11 @@ def read_source(where: str) -> Source:
             Debian's package dataset-fashion-mnist, else torchvision's download into the folder data/.
     Raises: UserError.
     """
+    if where in NAMED:
+        return NAMED[where]()
     path = Path(where)
-    if where == "fashion-mnist":
-        return fashion_mnist(find_fashion_mnist())
-    with reading_errors_told(path):
-        if path.is_file():
-            return read_list(path)
-        if not path.is_dir():
-            raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
-        if (path / "train-images-idx3-ubyte.gz").is_file():
-            return fashion_mnist(path)
-        return read_folders(path)
+    with naming_unreadable(path):
+        for matches, read in FORMS:
+            if matches(path):
+                return read(path)
+    raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")

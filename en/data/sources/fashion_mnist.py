@@ -28,7 +28,11 @@ def find_fashion_mnist() -> Path:
     return Path("data/FashionMNIST/raw")
 
 
-def fashion_mnist(folder: Path) -> Source:
+def is_fashion_mnist(path: Path) -> bool:
+    return (path / "train-images-idx3-ubyte.gz").is_file()
+
+
+def read_fashion_mnist(folder: Path) -> Source:
     """Fashion-MNIST from its four idx files: 60,000 and 10,000 grey images of 28 x 28 pixels."""
     splits = {}
     for split, prefix in FASHION_MNIST_FILES.items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from en.data.sources.source import SPLITS, Sample, Source, as_text, reading_errors_told
+from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
 from en.errors import UserError
 
 
@@ -15,7 +15,7 @@ def read_folders(root: Path) -> Source:
 
     Raises: UserError.
     """
-    with reading_errors_told(root):
+    with naming_unreadable(root):
         folders = {split: class_folders(root / split) for split in SPLITS}
         classes = sorted(folders["train"])
         refuse_other_classes(root, classes, set(folders["val"]))
@@ -53,11 +53,11 @@ def refuse_other_classes(root: Path, classes: list[str], val: set[str]) -> None:
 
 
 def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
-    for label, name in enumerate(classes):
+    for target, name in enumerate(classes):
         files = list(files_below(folders[name], ()))
         if not files and folders[name].parent.name == "train":
             raise UserError(f"{folders[name]}: expected image files, found none")
-        yield from (Sample(as_text(str(path)), path, label) for path in files)
+        yield from (Sample(as_text(str(path)), path, target) for path in files)
 
 
 def files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

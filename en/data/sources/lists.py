@@ -27,6 +27,6 @@ def read_list(path: Path) -> Source:
     for _, image, name in rows:
         if name not in classes:
             raise UserError(f"{path}: class {name!r} of {image}: expected a class that train has too")
-    label = {name: index for index, name in enumerate(classes)}
-    splits = {s: [Sample(str(image), image, label[name]) for split, image, name in rows if split == s] for s in SPLITS}
+    target = {name: index for index, name in enumerate(classes)}
+    splits = {s: [Sample(str(image), image, target[name]) for split, image, name in rows if split == s] for s in SPLITS}
     return Source(as_text(path.stem), classes, splits)

@@ -21,19 +21,19 @@ class Sample:
     """One image to be prepared.
 
     Attributes:
-        name: what messages call it: its path, or its place in an array.
+        name: what messages call it: its path, or its position in an array.
         image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
-        label: index into the classes.
+        target: what the data set says of the image: an index into the classes.
     """
 
     name: str
     image: Path | Pixels
-    label: int
+    target: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before preparation: a name, its classes in the order of the labels, and the samples of train and val."""
+    """A data set before preparation: a name, its classes in the order of their indices, and the samples of train and val."""
 
     name: str
     classes: list[str]
@@ -41,8 +41,8 @@ class Source:
 
 
 @contextmanager
-def reading_errors_told(path: Path) -> Iterator[None]:
-    """Makes a UserError of what the file system refuses."""
+def naming_unreadable(path: Path) -> Iterator[None]:
+    """Turns an OSError into a UserError that names the file, or else `path`."""
     try:
         yield
     except OSError as error:
