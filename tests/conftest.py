@@ -1,6 +1,11 @@
-"""Real images for the tests: parts of Fashion-MNIST as class folders of JPEG files of many sizes, and as .beton files."""
+"""What tests share: real images as class folders and .beton files, runs to compare with, and forks of this process."""
 
 import io
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import kill_loop
@@ -14,6 +19,7 @@ from PIL import Image
 from en.data import LOADERS
 from en.data.sources import SPLITS
 from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, find_fashion_mnist, read_fashion_mnist
+from en.errors import exit_on_error
 from en.norm import kernels
 
 PER_CLASS = {"train": 24, "val": 5}
@@ -95,3 +101,50 @@ def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
         return made[str(case)]
 
     return get
+
+
+@pytest.fixture
+def untidy(tmp_path: Path) -> Path:
+    """Class folders with hidden parts and linked folders among them."""
+    root = write_folders(tmp_path / "untidy", {"train": 2, "val": 1})
+    first = min((root / "train").iterdir())
+    for folder in (".ipynb_checkpoints", "@eaDir"):
+        (first / folder).mkdir()
+        (first / folder / "000.jpg").write_text("not an image")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "more.jpg").write_bytes((first / "000.jpg").read_bytes())
+    (first / "linked").symlink_to(elsewhere)
+    return root
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """Does some work in a copy of this process, which ends as a command does; gives its process id."""
+    children = []
+
+    def fork(work: Callable[[], object]) -> int:
+        child = os.fork()
+        if child:
+            children.append(child)
+            return child
+        os.setpgid(0, 0)
+        code = 1
+        try:
+            exit_on_error(lambda: work() and None)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    yield fork
+    for child in children:  # what a test that failed has left, and what that has
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
