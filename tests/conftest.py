@@ -105,7 +105,7 @@ def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def untidy(tmp_path: Path) -> Path:
-    """Class folders with hidden parts and linked folders among them."""
+    """Class folders with hidden files and linked folders among them."""
     root = write_folders(tmp_path / "untidy", {"train": 2, "val": 1})
     first = min((root / "train").iterdir())
     for folder in (".ipynb_checkpoints", "@eaDir"):
@@ -120,7 +120,7 @@ def untidy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
-    """Does some work in a copy of this process, which ends as a command does; gives its process id."""
+    """Runs work in a fork of this process that ends like a command, and returns its process id."""
     children = []
 
     def fork(work: Callable[[], object]) -> int:
@@ -141,7 +141,7 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
             os._exit(code)
 
     yield fork
-    for child in children:  # what a test that failed has left, and what that has
+    for child in children:  # what a failed test left running, with its children
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""JPEG files of many forms, what damages them, and what is found wrong with them."""
+"""JPEG files of many forms, damage to them, and what decoding finds wrong with them."""
 
 import random
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ def whole_jpegs(seed: int, count: int) -> Iterator[bytes]:
     for number in range(count):
         height, width = rng.integers(24, 120, 2)
         coarse = rng.integers(0, 255, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-        pixels = coarse.repeat(8, 0).repeat(8, 1)[:height, :width] // 2 + rng.integers(0, 128, (height, width, 3), dtype=np.uint8)
+        pixels = coarse.repeat(8, 0).repeat(8, 1)[:height, :width] // 2 + rng.integers(
+            0, 128, (height, width, 3), dtype=np.uint8
+        )
         mode = ("RGB", "RGB", "L", "CMYK")[number % 4]
         quality, sampling = int(rng.integers(40, 100)), int(rng.integers(0, 3)) if mode == "RGB" else -1
         yield jpeg(pixels, mode, quality=quality, subsampling=sampling, **forms[number % 5])

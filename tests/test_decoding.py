@@ -1,4 +1,4 @@
-"""One image file decoded: whole, damaged, padded, and of every mode."""
+"""Decoding image files that are intact, damaged or padded, and of every mode."""
 
 import io
 import random
@@ -14,27 +14,27 @@ from en.data.ffcv.kernels import decode_jpeg
 
 
 def is_noticed(content: bytes) -> bool:
-    """Whether Pillow refuses a JPEG file or FFCV's call of libjpeg returns that something is wrong."""
+    """Whether Pillow refuses a JPEG file or FFCV's call of libjpeg returns an error or warning."""
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except Exception:
         return True
     if image.mode == "CMYK":
-        return False  # FFCV's call takes no such file
+        return False  # FFCV's call does not support it
     data, out = np.frombuffer(content, np.uint8), np.empty(3 * image.height * image.width, np.uint8)
     return decode_jpeg(data.ctypes.data, data.size, image.height, image.width, out) != 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_damages_that_libjpeg_or_pillow_notice_are_named(seed):
+def test_damage_that_libjpeg_or_pillow_notices_is_reported(seed):
     rng = random.Random(seed)
     noticed = [spoilt for whole in whole_jpegs(seed, 300) if is_noticed(spoilt := damage(whole, rng))]
     assert len(noticed) > 120
     assert sum(fault(content) != "" for content in noticed) >= 0.99 * len(noticed)
 
 
-def test_whole_files_are_not_named_whatever_follows_or_pads_their_end():
+def test_intact_files_are_not_reported_whatever_follows_or_pads_their_end():
     noted = 0
     for number, content in enumerate(whole_jpegs(2, 200)):
         filler = (b"", b"\0" * 7, b"\0" * 100, b"\xff" * 5, b"\x20" * 30)[number % 5]
@@ -44,8 +44,8 @@ def test_whole_files_are_not_named_whatever_follows_or_pads_their_end():
     assert noted >= 80
 
 
-def test_padding_behind_a_decoder_that_stopped_too_early_is_no_excuse():
-    """A height that a changed byte makes 8 pixels less leaves two bytes of the scan, of which libjpeg alone says nothing."""
+def test_padding_after_a_decoder_that_stopped_too_early_does_not_count_as_padding():
+    """If a changed byte lowers the height by 8, two bytes of the scan are left, about which libjpeg does not warn."""
     pixels = np.full((32, 16), 128, np.uint8)
     pixels[:24] = np.random.default_rng(0).integers(0, 255, (24, 16), dtype=np.uint8)
     whole = jpeg(pixels, "L", quality=50)
@@ -56,7 +56,7 @@ def test_padding_behind_a_decoder_that_stopped_too_early_is_no_excuse():
         assert (fault(content[:-2] + bytes(40) + content[-2:]) == "") == is_whole
 
 
-def test_every_mode_becomes_the_rgb_that_it_means_or_is_refused_by_name(tmp_path):
+def test_every_mode_is_converted_faithfully_to_rgb_or_refused_by_name(tmp_path):
     ramp = np.linspace(0, 65_535, 256 * 4).reshape(16, 64)
     eight = np.rint(ramp / 257).astype(np.uint8)
     grey = Image.fromarray(eight)
@@ -79,7 +79,7 @@ def test_every_mode_becomes_the_rgb_that_it_means_or_is_refused_by_name(tmp_path
             decode_image((tmp_path / "wide.tiff").read_bytes())
 
 
-def test_a_png_whose_checksum_is_wrong_and_a_bomb_are_named(monkeypatch):
+def test_a_png_with_a_wrong_checksum_and_a_decompression_bomb_are_reported(monkeypatch):
     buffer = io.BytesIO()
     Image.effect_noise((50, 50), 50).save(buffer, "PNG")
     content = bytearray(buffer.getvalue())

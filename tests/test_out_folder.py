@@ -1,4 +1,4 @@
-"""The folder that preparation writes: the whole set or none, whatever kills it."""
+"""The folder that preparation writes: the whole data set or nothing, whenever it is killed."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ TRAIN = PER_CLASS["train"] * CLASSES
 
 
 def endless(tmp_path: Path) -> Source:
-    """More work than a test waits for."""
+    """A source that takes longer to prepare than a test waits."""
     large = tmp_path / "large.jpg"
     large.write_bytes(jpeg(np.random.default_rng(0).integers(0, 255, (700, 700, 3), dtype=np.uint8)))
     samples = [Sample(str(large), large, 0)] * 20_000
@@ -32,7 +32,7 @@ def endless(tmp_path: Path) -> Source:
 
 
 def workers_of(child: int, out: Path) -> list[psutil.Process]:
-    """A preparation's workers, once it has begun to write."""
+    """Waits until a preparation writes; returns its workers."""
     partial = out / "train.beton.partial"
     while not (partial.exists() and partial.stat().st_size > 0):
         assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE
@@ -40,12 +40,12 @@ def workers_of(child: int, out: Path) -> list[psutil.Process]:
     return psutil.Process(child).children()
 
 
-def gone(processes: list[psutil.Process]) -> bool:
+def have_ended(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=20)
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(tmp_path, folders, forked):
+def test_a_killed_preparation_leaves_no_workers_and_nothing_that_opens(tmp_path, folders, forked):
     source, out = endless(tmp_path), tmp_path / "out"
     child = forked(lambda: prepare(source, out, Storage("raw"), 2, False))
     workers = workers_of(child, out)
@@ -53,7 +53,7 @@ def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(t
         prepare(read_source(str(folders)), out, Storage(), 1, False)
     os.kill(child, signal.SIGKILL)
     assert ended(child) == -signal.SIGKILL
-    assert len(workers) == 2 and gone(workers)
+    assert len(workers) == 2 and have_ended(workers)
     with pytest.raises(UserError, match="expected"):
         LOADERS["ffcv"](out, "train", reading())
     prepare(read_source(str(folders)), out, Storage(), 1, False)
@@ -61,7 +61,7 @@ def test_a_preparation_that_is_killed_leaves_no_workers_and_nothing_that_opens(t
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_preparation_that_is_stopped_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, number, code, forked):
+def test_a_stopped_preparation_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, number, code, forked):
     source, out = endless(tmp_path), tmp_path / "out"
     rows = "".join(f"{split} large.jpg noise\n" * 20_000 for split in source.splits)
     (tmp_path / "list.txt").write_text(rows)
@@ -69,13 +69,13 @@ def test_a_preparation_that_is_stopped_ends_in_one_line_and_leaves_nothing(tmp_p
     child = forked(main)
     workers = workers_of(child, out)
     for process in (*workers, psutil.Process(child)) if number == signal.SIGINT else (psutil.Process(child),):
-        process.send_signal(number)  # a Ctrl-C goes to all
+        process.send_signal(number)  # Ctrl-C goes to all
     assert ended(child) == code
-    assert gone(workers) and not list(out.iterdir())
+    assert have_ended(workers) and not list(out.iterdir())
     assert len(capfd.readouterr().err.strip().splitlines()) == 1
 
 
-def test_a_folder_that_holds_a_set_is_refused_until_it_is_to_be_replaced(folders, untidy, tmp_path):
+def test_a_folder_that_holds_a_data_set_is_refused_without_overwrite(folders, untidy, tmp_path):
     out = tmp_path / "out"
     prepare(read_source(str(untidy)), out, Storage(), 1, False)
     before = {name: (out / name).read_bytes() for name in FILES}
@@ -87,7 +87,7 @@ def test_a_folder_that_holds_a_set_is_refused_until_it_is_to_be_replaced(folders
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_a_kill_while_the_files_are_put_in_place_leaves_the_old_set_or_none(
+def test_a_kill_while_the_files_are_put_in_place_leaves_no_data_set_that_opens(
     folders, untidy, tmp_path, renames, monkeypatch, forked
 ):
     out = tmp_path / "out"
@@ -103,7 +103,10 @@ def test_a_kill_while_the_files_are_put_in_place_leaves_the_old_set_or_none(
         return counted
 
     monkeypatch.setattr(Path, "replace", die_after_some([0], Path.replace))
-    assert ended(forked(lambda: prepare(read_source(str(folders)), out, Storage(), 1, False, overwrite=True))) == -signal.SIGKILL
+    assert (
+        ended(forked(lambda: prepare(read_source(str(folders)), out, Storage(), 1, False, overwrite=True)))
+        == -signal.SIGKILL
+    )
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"classes\.json"):
         LOADERS["ffcv"](out, "val", reading())

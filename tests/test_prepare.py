@@ -1,4 +1,4 @@
-"""What preparation stores of whole images."""
+"""What preparation stores of intact images."""
 
 import os
 from pathlib import Path
@@ -29,8 +29,10 @@ def test_raw_storage_decodes_to_the_pixels_of_the_files(folders, tmp_path):
         assert np.array_equal(out, pixels[3:23, 5:25])
 
 
-@pytest.mark.parametrize("storage", [Storage("reencode", 48, 95), Storage("raw", 48), Storage("reencode", None, 60)], ids=str)
-def test_scaled_and_reencoded_images_stay_the_same_pictures(folders, tmp_path, storage):
+@pytest.mark.parametrize(
+    "storage", [Storage("reencode", 48, 95), Storage("raw", 48), Storage("reencode", None, 60)], ids=str
+)
+def test_scaled_and_reencoded_images_still_show_the_same(folders, tmp_path, storage):
     prepare(read_source(str(folders)), tmp_path, storage, 2, False)
     file = BetonFile(tmp_path / "train.beton")
     if storage.max_side:
@@ -39,7 +41,9 @@ def test_scaled_and_reencoded_images_stay_the_same_pictures(folders, tmp_path, s
     assert ("quality" in name) == (storage.kind == "reencode") and ("side 48" in name) == (storage.max_side == 48)
     source = read_source(str(folders)).splits["train"]
     for sample in range(0, TRAIN, 10):
-        original = np.asarray(Image.open(source[sample].image).convert("RGB").resize((24, 24), Image.Resampling.BOX), np.float32)
+        original = np.asarray(
+            Image.open(source[sample].image).convert("RGB").resize((24, 24), Image.Resampling.BOX), np.float32
+        )
         out = np.empty((24, 24, 3), np.uint8)
         box = (0, 0, int(file.heights[sample]), int(file.widths[sample]))
         file.decode(sample, box, out, np.empty(file.largest(), np.uint8))
@@ -80,7 +84,7 @@ def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
     assert (mine - theirs).abs().mean() < 6
 
 
-def test_a_worker_that_dies_while_preparing_ends_it_with_one_line(folders, tmp_path, monkeypatch):
+def test_a_worker_that_dies_ends_preparation_in_one_line(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("en.data.ffcv.prepare.encode", die)
     from en.data.ffcv import prepare as module
 

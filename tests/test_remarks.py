@@ -1,4 +1,4 @@
-"""Damaged images in a data set: all are listed, then refused, left out or kept."""
+"""Damaged images in a data set: all are listed, and refused, skipped or kept."""
 
 import io
 import random
@@ -54,15 +54,15 @@ def test_damaged_files_are_all_listed_and_nothing_is_written(damaged, tmp_path, 
     assert not list(out.iterdir())
 
 
-def test_skip_corrupt_leaves_damaged_files_out_and_says_how_many(damaged, tmp_path):
+def test_skip_corrupt_skips_damaged_files_and_reports_how_many(damaged, tmp_path):
     done = succeed("scripts/prepare_data.py", damaged, tmp_path / "out", "--skip-corrupt")
-    assert f"{len(DAMAGE)} left out" in done.stdout
+    assert f"{len(DAMAGE)} skipped" in done.stdout
     loader = LOADERS["ffcv"](tmp_path / "out", "train", reading(4))
     assert loader.samples == 3 * CLASSES and len(epoch_pixels(loader, 0)) == 3 * CLASSES
 
 
 def out_of_step() -> bytes:
-    """A baseline JPEG file that Pillow takes, and of which libjpeg says only that bytes are left over before its end."""
+    """A damaged JPEG file that Pillow accepts and libjpeg warns about only with extraneous bytes before its end."""
     rng = random.Random(3)
     for whole in whole_jpegs(5, 400):
         spoilt = damage(whole, rng)
@@ -73,7 +73,7 @@ def out_of_step() -> bytes:
 
 @pytest.fixture
 def warned(tmp_path: Path) -> Path:
-    """Eight images for training, of which one makes libjpeg warn and one is padded."""
+    """Eight training images: one makes libjpeg warn, one is padded."""
     root = write_folders(tmp_path / "warned", {"train": 2, "val": 1})
     first, second = sorted((root / "train").rglob("*.jpg"))[:2]
     first.write_bytes(out_of_step())
@@ -89,9 +89,9 @@ def test_a_warning_is_refused_skipped_or_kept_and_always_listed(warned, tmp_path
     for choice, stored in (("skip", 7), ("keep", 8)):
         counts = prepare(read_source(str(warned)), tmp_path / choice, Storage(), 1, False, choice)
         assert counts == {"train": stored, "val": 4, "skipped": 8 - stored, "warnings": 2, "warnings_kept": stored - 6}
-        said = capsys.readouterr().out
-        assert f"kept {padded}: 40 bytes of padding" in said
-        assert f"{'left out' if choice == 'skip' else 'kept'} {spoilt}: Corrupt JPEG data" in said
+        output = capsys.readouterr().out
+        assert f"kept {padded}: 40 bytes of padding" in output
+        assert f"{'skipped' if choice == 'skip' else 'kept'} {spoilt}: Corrupt JPEG data" in output
         loader = LOADERS["ffcv"](tmp_path / choice, "train", reading(stored))
         assert len(epoch_pixels(loader, 0)) == stored
         loader.close()
@@ -103,13 +103,13 @@ def test_the_folder_loader_refuses_what_preparation_refuses(warned):
         epoch_pixels(loader, 0)
 
 
-def test_without_ffcv_the_folder_loader_says_once_what_it_does_not_hear(warned, capfd, forked):
+def test_without_ffcv_the_folder_loader_warns_once_that_it_cannot_see_libjpegs_warnings(warned, capfd, forked):
     def open_twice() -> None:
         import sys
 
         for name in ("en.data.decoding", "en.data.folder", "en.data.ffcv.kernels"):
             sys.modules.pop(name, None)
-        sys.modules["en.data.ffcv.kernels"] = None  # as where ffcv is not installed
+        sys.modules["en.data.ffcv.kernels"] = None  # as if ffcv were not installed
         from en.data.folder import FolderLoader
 
         for split in ("train", "val"):

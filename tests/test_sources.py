@@ -1,4 +1,4 @@
-"""Class folders and list files: what is in them is read, passed over or refused, by both loaders alike."""
+"""Class folders and list files: both loaders read, ignore and refuse the same."""
 
 import os
 from pathlib import Path
@@ -45,14 +45,14 @@ def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
         read_source(str(root))
 
 
-def test_hidden_parts_are_passed_over_and_linked_folders_are_read(kind, untidy, tmp_path):
+def test_hidden_files_are_ignored_and_linked_folders_are_read(kind, untidy, tmp_path):
     prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False)
     loader = LOADERS[kind](tmp_path / "out" if kind == "ffcv" else untidy, "train", reading(9))
     assert loader.samples == 9
     loader.close()
 
 
-def test_what_cannot_be_read_is_listed_as_damaged(untidy, tmp_path):
+def test_unreadable_files_are_listed_as_damaged(untidy, tmp_path):
     first = min((untidy / "train").iterdir())
     (first / "dangling.jpg").symlink_to("nowhere")
     os.mkfifo(first / "pipe.jpg")
@@ -110,7 +110,7 @@ def name_a_class_in_latin1(root: Path) -> str:
         link_a_folder_to_itself, name_a_class_in_latin1,
     ],
 )  # fmt: skip
-def test_folders_of_another_form_are_refused_by_both_loaders_and_named(spoil, untidy):
+def test_folders_of_another_form_are_refused_by_name_in_both_loaders(spoil, untidy):
     name = spoil(untidy)
     for read in (lambda: read_source(str(untidy)), lambda: LOADERS["folder"](untidy, "val", reading())):
         with pytest.raises(UserError, match="expected") as refusal:
@@ -120,22 +120,27 @@ def test_folders_of_another_form_are_refused_by_both_loaders_and_named(spoil, un
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_is_damaged(untidy, tmp_path, capfd, forked):
+def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_counts_as_damaged(
+    untidy, tmp_path, capfd, forked
+):
     for path in (untidy, *untidy.parents):
-        path.chmod(path.stat().st_mode | 0o555)  # for another user to pass through
+        path.chmod(path.stat().st_mode | 0o555)  # so that another user can pass through
     tmp_path.chmod(0o777)
-    prepare(read_source(str(untidy)), tmp_path / "mine", Storage(), 1, True)  # loads what the other user may not read
+    prepare(read_source(str(untidy)), tmp_path / "mine", Storage(), 1, True)  # imports what the other user may not read
     folder = max((untidy / "train").iterdir())
     for place, words in (((folder / "000.jpg"), "000.jpg: cannot be read"), (folder, folder.name)):
         place.chmod(0)
-        child = forked(lambda: (os.setuid(65_534), prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False)))
+        child = forked(
+            lambda: (os.setuid(65_534), prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False))
+        )
         assert ended(child) == 2
         assert words in capfd.readouterr().err
         place.chmod(0o755)
 
 
-def test_file_names_that_no_terminal_shows_are_listed_all_the_same(untidy, tmp_path):
+def test_file_names_that_no_terminal_can_show_are_listed(untidy, tmp_path):
     victim = os.fsdecode(os.fsencode(max((untidy / "train").iterdir())) + b"/\xff\xc3\xa9.jpg")
     Path(victim).write_bytes(b"nothing")
     done = succeed("scripts/prepare_data.py", untidy, tmp_path / "out", "--skip-corrupt", PYTHONIOENCODING="ascii")
-    assert "left out" in done.stdout and "1 left out" in done.stdout.splitlines()[-1] and ".jpg: not an image" in done.stdout
+    *lines, last = done.stdout.splitlines()
+    assert any("skipped" in line and ".jpg: not an image" in line for line in lines) and "1 skipped" in last

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
+from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
 from en.data.sampling import centre_boxes, epoch_order, random_boxes, rank_batches
 from en.data.sources import Sample, read_folders
@@ -122,7 +122,7 @@ class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
-        if not HEARS_LIBJPEG and reading.share.rank == 0:
+        if not HAS_LIBJPEG_WARNINGS and reading.share.rank == 0:
             tell_what_is_not_heard()
         source = read_folders(root)
         samples = source.splits[split]

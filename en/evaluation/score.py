@@ -3,9 +3,9 @@
 from en.build import build_network, open_loaders
 from en.config.reading import merged, parse_override, validate
 from en.config.schema import Config
-from en.data import worker_deaths_told
+from en.data import naming_dead_workers
 from en.data.to_device import ToDevice
-from en.distributed.liveness import departures_told
+from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
 from en.evaluation.evaluate import Scores, evaluate, recalibrate
@@ -40,7 +40,11 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> Scores:
     device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
     facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
-    with worker_deaths_told(), process_group(ranks, device, config.distributed.timeout_s) as group, departures_told(ranks, group):
+    with (
+        naming_dead_workers(),
+        process_group(ranks, device, config.distributed.timeout_s) as group,
+        naming_silent_ranks(ranks, group),
+    ):
         refuse_differences(facts, group)
         to_device = ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from en.build import build_network, check_batch_size, open_loaders
 from en.config.schema import Config
-from en.data import worker_deaths_told
+from en.data import naming_dead_workers
 from en.data.to_device import ToDevice
-from en.distributed.liveness import departures_told
+from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import (
     Ranks,
     average_buffers,
@@ -77,9 +77,9 @@ class Run:
         Raises: Stopped after a signal, with a checkpoint written; RunError for what ends a run otherwise.
         """
         config, ranks = self.config, self.ranks
-        with worker_deaths_told(), process_group(ranks, self.device, config.distributed.timeout_s) as group:
+        with naming_dead_workers(), process_group(ranks, self.device, config.distributed.timeout_s) as group:
             self.group, self.vote = group, Vote(group)
-            with departures_told(ranks, group):
+            with naming_silent_ranks(ranks, group):
                 # From here on a signal waits for a checkpoint. Rank 0 touches the folder only once every rank has come this far.
                 self.request.defer()
                 refuse_differences(self.facts(), group)

@@ -5,7 +5,7 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-from en.errors import INTERRUPTED, RESUME_ME, speaks
+from en.errors import INTERRUPTED, RESUME_ME, is_reporter
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SAME_KEY_S = 1.0  # torchrun passes a Ctrl-C on to processes that had it from the terminal: within this time it is the same one
@@ -54,6 +54,6 @@ class StopRequest:
 def end_at_once(name: str) -> None:
     """Ends a process that has written nothing yet, wherever it is: an exception might be caught on its way."""
     code = INTERRUPTED if name == "SIGINT" else RESUME_ME
-    if speaks():
+    if is_reporter():
         os.write(2, f"stopped by {name} before the run began: nothing was written (exit code {code})\n".encode())
     os._exit(code)

@@ -16,7 +16,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 def find_fashion_mnist() -> Path:
-    """Fashion-MNIST's files: Debian's package where it is installed, else torchvision's download into data/."""
+    """The folder of Fashion-MNIST's files: Debian's package if installed, else torchvision's download into data/."""
     if DEBIAN_FASHION_MNIST.is_dir():
         return DEBIAN_FASHION_MNIST
     from torchvision.datasets import FashionMNIST
@@ -24,7 +24,9 @@ def find_fashion_mnist() -> Path:
     try:
         FashionMNIST("data", download=True)
     except (RuntimeError, OSError) as error:
-        raise UserError(f"fashion-mnist: expected Debian's dataset-fashion-mnist or a download, which failed: {error}") from error
+        raise UserError(
+            f"fashion-mnist: expected Debian's dataset-fashion-mnist or a download, which failed: {error}"
+        ) from error
     return Path("data/FashionMNIST/raw")
 
 
@@ -33,7 +35,10 @@ def is_fashion_mnist(path: Path) -> bool:
 
 
 def read_fashion_mnist(folder: Path) -> Source:
-    """Fashion-MNIST from its four idx files: 60,000 and 10,000 grey images of 28 x 28 pixels."""
+    """Reads Fashion-MNIST from its four idx files: 60,000 and 10,000 grey images of 28 x 28 pixels.
+
+    Raises: UserError.
+    """
     splits = {}
     for split, prefix in FASHION_MNIST_FILES.items():
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz")
@@ -46,7 +51,7 @@ def read_fashion_mnist(folder: Path) -> Source:
 
 
 def read_idx(path: Path) -> Pixels:
-    """The array in a gzipped idx file of unsigned bytes."""
+    """Reads the array in a gzipped idx file of unsigned bytes. Raises: UserError."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:

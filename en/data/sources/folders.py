@@ -8,12 +8,12 @@ from en.errors import UserError
 
 
 def read_folders(root: Path) -> Source:
-    """Samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders.
+    """Reads the samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders.
 
-    One rule for what is in them: names that begin with "." or "@" are passed over, links to folders are followed, and all
-    else in a class folder is a sample, a dangling link too. What cannot be read as this form is refused.
+    Names that begin with "." or "@" are ignored, links to folders are followed, and everything else in a class folder
+    is a sample, even a dangling link.
 
-    Raises: UserError.
+    Raises: UserError for anything that is not of this form.
     """
     with naming_unreadable(root):
         folders = {split: class_folders(root / split) for split in SPLITS}
@@ -26,30 +26,34 @@ def read_folders(root: Path) -> Source:
 
 
 def is_hidden(path: Path) -> bool:
-    return path.name.startswith((".", "@"))  # @eaDir holds a network storage's thumbnails
+    return path.name.startswith((".", "@"))  # @eaDir holds a NAS's thumbnails
 
 
 def class_folders(split: Path) -> dict[str, Path]:
-    """The class folders of a split by name. Raises: UserError for anything else that is not hidden."""
+    """The class folders of a split, by name. Raises: UserError for anything else that is not hidden."""
     if not split.is_dir():
-        raise UserError(f"{split}: expected a folder with one folder of images for each class")
+        raise UserError(f"{split}: expected a folder with one folder of images per class")
     found = sorted(path for path in split.iterdir() if not is_hidden(path))
     for path in found:
         if not path.is_dir():
-            raise UserError(f"{as_text(str(path))}: expected only class folders in {split}, found a file or a dangling link")
+            raise UserError(
+                f"{as_text(str(path))}: expected only class folders in {split}, found a file or a dangling link"
+            )
         if as_text(path.name) != path.name:
             raise UserError(f"{as_text(str(path))}: expected a class name in UTF-8")
     if not found:
-        raise UserError(f"{split}: expected one folder of images for each class, found none")
+        raise UserError(f"{split}: expected one folder of images per class, found none")
     return {path.name: path for path in found}
 
 
 def refuse_other_classes(root: Path, classes: list[str], val: set[str]) -> None:
     unknown, missing = sorted(val - set(classes)), sorted(set(classes) - val)
     if unknown:
-        raise UserError(f"{root / 'val' / unknown[0]}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
+        found = f"{root / 'val' / unknown[0]}"
+        raise UserError(f"{found}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
     if missing:
-        raise UserError(f"{root / 'val' / missing[0]}: no such folder: expected one for every class of {root / 'train'}")
+        lacking = f"{root / 'val' / missing[0]}"
+        raise UserError(f"{lacking}: no such folder: expected one for every class of {root / 'train'}")
 
 
 def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
@@ -61,10 +65,10 @@ def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sam
 
 
 def files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """What is in a folder and its subfolders, sorted; `above` are the folders on the way to it."""
+    """The files in a folder and its subfolders, sorted; `above` holds the folders above it."""
     place = folder.resolve()
     if place in above:
-        raise UserError(f"{as_text(str(folder))}: expected a folder, found a link to one that it is in")
+        raise UserError(f"{as_text(str(folder))}: expected a folder, found a link to a folder that contains it")
     for path in sorted(folder.iterdir()):
         if is_hidden(path):
             continue

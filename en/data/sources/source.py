@@ -33,7 +33,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set before preparation: a name, its classes in the order of their indices, and the samples of train and val."""
+    """A data set before preparation.
+
+    Attributes:
+        name: the data set's, for messages and reports.
+        classes: names in the order of their indices.
+        splits: the samples of train and val.
+    """
 
     name: str
     classes: list[str]
@@ -50,5 +56,5 @@ def naming_unreadable(path: Path) -> Iterator[None]:
 
 
 def as_text(name: str) -> str:
-    """A file's name as text that any file and terminal takes: bytes that are not UTF-8 become escapes."""
+    """A file's name as text that any file or terminal accepts: bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")
