@@ -1,4 +1,4 @@
-"""Files that are on the disk when a write returns, and never half there."""
+"""Durable writes: when one returns, the file is on disk, and it is never half-written."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ PARTIAL = ".partial"
 
 
 def replace(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder. Raises OSError."""
+    """Writes a file whole or not at all: partial file, fsync, rename, fsync of the folder. Raises OSError."""
     partial = path.with_name(path.name + PARTIAL)
     write(partial, content)
     partial.replace(path)
@@ -15,7 +15,7 @@ def replace(path: Path, content: bytes | memoryview) -> None:
 
 
 def write(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file and has it reach the disk."""
+    """Writes a file and flushes it to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -23,7 +23,7 @@ def write(path: Path, content: bytes | memoryview) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Has a folder's names reach the disk."""
+    """Flushes a folder's entries to disk."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

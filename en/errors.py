@@ -16,17 +16,17 @@ MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
 RESUME_ME = 75  # EX_TEMPFAIL: stopped by a signal after a checkpoint
-REFUSED_NAMES = {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
-OTHERS_S = 3.0
-LONGEST = 1000  # characters of a message
+PATH_ERRORS = {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM}
+WAIT_FOR_FIRST_S = 3.0
+MAX_MESSAGE = 1000  # characters
 
 
-class Told(Exception):
-    """What ends a command and is told in one line, whatever was put into it: see `in_one_line`.
+class OneLineError(Exception):
+    """An exception that ends a command and is reported in one line, whatever its message contains: see `in_one_line`.
 
     Args:
         message: the line.
-        details: further lines, where a list is what the user needs.
+        details: further lines, where the user needs a list.
     """
 
     def __init__(self, message: str, *details: str) -> None:
@@ -36,34 +36,34 @@ class Told(Exception):
         return "\n  ".join(self.args)
 
 
-class UserError(Told):
-    """Bad input: a key, file or argument that has to change. One line that names it, its value and what was expected."""
+class UserError(OneLineError):
+    """Bad input: a key, file or argument that has to change. One line with its name, value and what was expected."""
 
     exit_code = MISTAKE
     common = False  # whether every rank is known to have met it
 
 
-class RunError(Told):
-    """A run that cannot go on, through no fault of its input's form: one line that says what happened and where."""
+class RunError(OneLineError):
+    """A run that cannot continue although its input is well-formed. One line that says what happened and where."""
 
     exit_code = FAILURE
 
 
-class Stopped(Told):
-    """A run that a signal stopped after a checkpoint of it was written. One line that says where and how to go on."""
+class Stopped(OneLineError):
+    """A run that a signal stopped after it wrote a checkpoint. One line that says where, and how to resume."""
 
     exit_code = RESUME_ME
 
 
 def in_one_line(text: str) -> str:
-    """`text` with everything escaped that is not to be seen, long words and a long whole shortened in the middle."""
+    """`text` with unprintable characters escaped, and long words and a long text shortened in the middle."""
     visible = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     visible = re.sub(r"(\S{80})\S{100,}(\S{20})", r"\1...\2", visible)
-    return visible if len(visible) <= LONGEST else f"{visible[: LONGEST - 300]} ... {visible[-290:]}"
+    return visible if len(visible) <= MAX_MESSAGE else f"{visible[: MAX_MESSAGE - 300]} ... {visible[-290:]}"
 
 
 class ShortRepr(Repr):
-    """repr of whatever a user may have written: nothing long, deep or endless comes of it."""
+    """repr of any value that a user may have written, however long, deep or endless, in a few characters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class ShortRepr(Repr):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it, at most 80 characters."""
+    """A value as messages show it, at most 80 characters."""
     text = ShortRepr().repr(value)
     return text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are a UserError."""
+    """An argument parser that raises UserError."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message} (see --help)")
@@ -98,59 +98,59 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether Python or torch, where it has been imported, found a device's memory full."""
+    """Whether Python, or torch if it has been imported, ran out of a device's memory."""
     kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     return isinstance(error, (MemoryError, kind)) or "can't allocate memory" in str(error)
 
 
-def speaks() -> bool:
-    """Whether this process tells of a mistake that all have found: the first of its node, and one that cannot say which it is."""
+def is_reporter() -> bool:
+    """Whether this process reports what all ranks found: the first rank of each node, and one of unknown rank."""
     return not (is_later("RANK", "WORLD_SIZE") and is_later("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
 
 def warn(message: str) -> None:
-    """Says, once a node, what is odd and stops nothing."""
-    if speaks():
+    """Prints a warning, once a node."""
+    if is_reporter():
         print(f"warning: {in_one_line(message)}", file=sys.stderr, flush=True)
 
 
-def own_words(error: UserError) -> str:
-    """The message of a mistake, with this rank's number where it alone seems to have met it.
+def message_of(error: UserError) -> str:
+    """The error's message, preceded by this rank's number where no other rank seems to have met it.
 
-    A later rank waits: where the first has met the mistake too and told it, the launcher ends this process meanwhile.
+    A later rank waits first: if the first rank has reported the error too, the launcher ends this process meanwhile.
     """
-    if speaks():
+    if is_reporter():
         return str(error)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(OTHERS_S)
+    time.sleep(WAIT_FOR_FIRST_S)
     return f"rank {os.environ['RANK']}: {error}"
 
 
 def is_later(rank: str, size: str) -> bool:
-    """Whether these variables of the environment say that others come before this process."""
+    """Whether these environment variables hold a valid rank above 0."""
     values = [os.environ.get(name, "") for name in (rank, size)]
     return all(re.fullmatch("[0-9]{1,9}", value) for value in values) and 0 < int(values[0]) < int(values[1])
 
 
 @contextmanager
-def refused_names_told() -> Iterator[None]:
-    """Makes a UserError of the system's refusal of a file's name that no check had foreseen, such as one that is too long."""
+def naming_unusable_paths() -> Iterator[None]:
+    """Turns the system's refusal of a path that no check foresaw, such as one that is too long, into a UserError."""
     try:
         yield
     except OSError as error:
-        if error.filename is None or error.errno not in REFUSED_NAMES:
+        if error.filename is None or error.errno not in PATH_ERRORS:
             raise
-        raise UserError(f"{error.filename}: {error.strerror}: expected a file or folder that can be used") from error
+        raise UserError(f"{error.filename}: {error.strerror}: expected a usable file or folder") from error
 
 
 def exit_on_error(command: Callable[[], None]) -> None:
     """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line."""
     try:
-        with refused_names_told():
+        with naming_unusable_paths():
             command()
     except UserError as error:
-        if speaks() or not error.common:
-            print(f"error: {own_words(error)}", file=sys.stderr, flush=True)
+        if is_reporter() or not error.common:
+            print(f"error: {message_of(error)}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":

@@ -1,4 +1,4 @@
-"""What a long job shows while it runs: a live bar on a terminal, a plain line now and then elsewhere."""
+"""The progress of a long job: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import sys
 import time
@@ -17,12 +17,12 @@ def tell(line: str) -> None:
 
 
 class Progress:
-    """Shows how far a job of `total` units is, with elapsed and remaining time, on stderr.
+    """Shows on stderr how much of a job is done, with elapsed and remaining time.
 
     Args:
-        label: what is being done.
+        label: name of the job.
         total: units of work.
-        shown: False shows nothing (ranks other than 0).
+        shown: whether to show anything; False on ranks other than 0.
     """
 
     def __init__(self, label: str, total: int, shown: bool = True) -> None:
@@ -42,12 +42,14 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
     def advance(self, units: int = 1, detail: str = "") -> None:
-        """Counts `units` as done; `detail` is shown behind the bar."""
+        """Counts `units` as done; `detail` is shown after the bar."""
         self.done += units
         if self._bar:
             self._bar.update(self._task, completed=self.done, detail=detail)

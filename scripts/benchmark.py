@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure: the normalizers against nn.BatchNorm2d, the loaders against others, the trainer against a bare step."""
+"""Measure the normalizers against nn.BatchNorm2d, the loaders against others, the trainer against a bare step."""
 
 import os
 import sys
@@ -13,27 +13,33 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("what", choices=("norm", "loader", "train"))
-    parser.add_argument("--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there too")
-    parser.add_argument("--threads", type=whole_number(1, 1024), default=os.cpu_count(), help="CPU threads, or workers of a loader")
+    parser.add_argument(
+        "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to FILE")
+    parser.add_argument(
+        "--threads", type=whole_number(1, 1024), default=os.cpu_count(), help="CPU threads, or workers of a loader"
+    )
     norm = parser.add_argument_group("norm")
     norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0"),
                       default=["layer", "resnet50", "shufflenet_v2_x1_0"])  # fmt: skip
     norm.add_argument("--modes", nargs="+", choices=("train", "infer"), default=["train", "infer"])
     norm.add_argument("--layouts", nargs="+", choices=("nchw", "channels_last"), default=["nchw", "channels_last"])
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    norm.add_argument("--compile", action="store_true", help="by torch.compile")
+    norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     loader = parser.add_argument_group("loader")
-    loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images of an epoch")
+    loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch")
     train = parser.add_argument_group("train")
-    train.add_argument("--norm", default="en", help="normalizer of the trained ResNet50")
-    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps of a round")
+    train.add_argument("--norm", default="en", help="normalizer of the ResNet50")
+    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
     arguments = parser.parse_args()
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
-    if arguments.json is not None and (arguments.json.is_dir() or not os.access(arguments.json.absolute().parent, os.W_OK)):
-        raise UserError(f"--json {arguments.json}: expected a file in a folder that exists and can be written")
+    if arguments.json is not None and (
+        arguments.json.is_dir() or not os.access(arguments.json.absolute().parent, os.W_OK)
+    ):
+        raise UserError(f"--json {arguments.json}: expected a file in an existing, writable folder")
     import torch
 
     from en.benchmarks.loader import benchmark_loader
@@ -45,7 +51,14 @@ def main() -> None:
         raise UserError("--device cuda: expected a GPU, found none")
     match arguments.what:
         case "norm":
-            options = arguments.models, arguments.modes, arguments.layouts, arguments.dtype, arguments.compile, arguments.device
+            options = (
+                arguments.models,
+                arguments.modes,
+                arguments.layouts,
+                arguments.dtype,
+                arguments.compile,
+                arguments.device,
+            )
             benchmark_norm(*options, arguments.rounds, arguments.json)
         case "loader":
             benchmark_loader(arguments.images, arguments.threads, arguments.rounds, arguments.json)

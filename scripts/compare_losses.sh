@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The proof of a refactor: ten training steps of every normalizer, on one rank and on two, with both loaders, at a commit and in
-# the working tree; every rank's losses and the weights after each step have to be equal to the bit. bash scripts/compare_losses.sh REV
+# Proves a refactor: ten training steps of every normalizer, on one rank and on two, with both loaders, at a commit and
+# in the working tree; every rank's losses and the weights after each step have to be equal to the bit.
+# bash scripts/compare_losses.sh REV
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh machine to a comparison: sets up, prepares Fashion-MNIST, trains ShuffleNetV2 x0.5 with BN and with EN on one
-# recipe in two processes, evaluates both and prints the table. What is already there is not done again.
+# From a fresh machine to a comparison: sets up, prepares Fashion-MNIST, trains ShuffleNetV2 x0.5 with BN and with EN by
+# one recipe in two processes, evaluates both and prints the table. Steps that are already done are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,15 +16,18 @@ export OMP_NUM_THREADS=$((cores > 2 ? cores / 2 : 1))
 launch=(torchrun --standalone --nproc-per-node 2)
 
 if [ -f "$data/classes.json" ]; then
-    say "data: $data is there"
+    say "data: $data is prepared"
 else
     say "data: preparing Fashion-MNIST"
     python scripts/prepare_data.py fashion-mnist "$data" --storage raw
 fi
 
-finished() { # whether a run has all its epochs
-    python -c 'import json, sys; s = json.load(open(sys.argv[1])); print("yes" if s["epochs_done"] == s["epochs"] else "no")' \
-        "$1/summary.json" 2>/dev/null || echo no
+finished() { # whether a run has done all its epochs
+    python - "$1/summary.json" 2>/dev/null <<'END' || echo no
+import json, sys
+summary = json.load(open(sys.argv[1]))
+print("yes" if summary["epochs_done"] == summary["epochs"] else "no")
+END
 }
 
 for norm in bn en; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare runs: one Markdown table of measured figures, seeds averaged, with the published ones beside them."""
+"""Compare runs: a Markdown table of measured figures, averaged over seeds, beside the published ones."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from en.errors import Parser, exit_on_error, in_one_line
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
-    parser.add_argument("--out", metavar="FILE.md", type=Path, required=True, help="the file to write")
+    parser.add_argument("--out", metavar="FILE.md", type=Path, required=True, help="the output file")
     arguments = parser.parse_args()
 
     from en.reports.tables import write_report

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv with all that the project needs, system packages included. A second run finds it done and ends at once.
-# Called by quickstart.sh and test.sh. PYTHON=... chooses another interpreter than python3.
+# Sets up .venv with everything that the project needs, system packages included. A second run ends at once.
+# Called by quickstart.sh and test.sh. PYTHON=... chooses an interpreter other than python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,35 +19,42 @@ missing=()
 if ! command -v "$python" >/dev/null; then
     missing+=(python3 python3-venv python3-dev)
 else
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$("$python" -V): expected Python 3.10 or newer; set PYTHON=..."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "$("$python" -V): expected Python 3.10 or newer; set PYTHON=..."
     "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
+    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+        missing+=(python3-dev)
 fi
 command -v g++ >/dev/null || missing+=(g++)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
 pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
-wished=()
-[ -d /usr/share/datasets/fashion-mnist ] || wished+=(dataset-fashion-mnist) # else torchvision downloads it
+optional=()
+[ -d /usr/share/datasets/fashion-mnist ] || optional+=(dataset-fashion-mnist) # else torchvision downloads it
 
+install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq)
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then as_root=(sudo); else as_root=(no); fi
+    as_root=(no)
+    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then as_root=(sudo); fi
 fi
 if [ ${#missing[@]} -gt 0 ]; then
-    command -v apt-get >/dev/null || fail "missing: ${missing[*]} (Debian's names): install them with this system's package manager"
-    [ "${as_root[0]:-}" != no ] || fail "missing: ${missing[*]}: run: sudo apt-get install -y ${missing[*]}"
+    command -v apt-get >/dev/null ||
+        fail "missing: ${missing[*]} (Debian's names): install them with this system's package manager"
+    [ "${as_root[0]:-}" != no ] ||
+        fail "missing: ${missing[*]}: run: sudo apt-get install -y ${missing[*]}"
 fi
-if [ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] && [ "${as_root[0]:-}" != no ] && command -v apt-get >/dev/null; then
-    say "set-up: apt-get install ${missing[*]} ${wished[*]}"
-    "${as_root[@]}" apt-get update -qq || say "set-up: apt-get update failed; going on with the package lists that are there"
+if [ $((${#missing[@]} + ${#optional[@]})) -gt 0 ] && [ "${as_root[0]:-}" != no ] && command -v apt-get >/dev/null; then
+    say "set-up: apt-get install ${missing[*]} ${optional[*]}"
+    "${as_root[@]}" apt-get update -qq ||
+        say "set-up: apt-get update failed; continuing with the existing package lists"
     if [ ${#missing[@]} -gt 0 ]; then
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        "${as_root[@]}" "${install[@]}" --no-install-recommends "${missing[@]}" >/dev/null ||
             fail "missing: ${missing[*]}: apt-get install failed"
     fi
-    if [ ${#wished[@]} -gt 0 ]; then
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${wished[@]}" >/dev/null ||
-            say "set-up: no package ${wished[*]} here; Fashion-MNIST will be downloaded by torchvision"
+    if [ ${#optional[@]} -gt 0 ]; then
+        "${as_root[@]}" "${install[@]}" "${optional[@]}" >/dev/null ||
+            say "set-up: no package ${optional[*]} here; torchvision will download Fashion-MNIST"
     fi
 fi
 
@@ -55,4 +62,4 @@ say "set-up: installing Python packages into .venv (several GB with PyTorch's CU
 "$python" -m venv .venv
 .venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[ffcv,dev]'
 wanted >"$stamp"
-say "set-up: done; 'source .venv/bin/activate' to use it by hand"
+say "set-up: done; to use it by hand: source .venv/bin/activate"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A template for several nodes with requeue: sbatch scripts/slurm.sh CONFIG run_dir=RUN [key=value ...]
-# Adapt the resources. Two minutes before the time limit, or when the job is preempted, the run writes a checkpoint and the job
-# goes back into the queue; it goes on from there. The folder of the run has to lie on a disk that all nodes share.
+# Adapt the resources. Two minutes before the time limit, or when preempted, the run writes a checkpoint and the job is
+# requeued; it resumes from there. The run folder has to be on a disk that all nodes share.
 #SBATCH --job-name=en
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 set -euo pipefail
 
 if [[ "$*" != *run_dir=* ]]; then
-    echo "error: scripts/slurm.sh: expected run_dir=RUN among the arguments: a requeued job has to find its run" >&2
+    echo "error: scripts/slurm.sh: expected run_dir=RUN among the arguments, so that a requeued job finds its run" >&2
     exit 2
 fi
 root=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
@@ -31,8 +31,8 @@ step=$!
 
 requeue() {
     trap '' USR1 TERM
-    echo "== asked to stop: passing it on, then back into the queue"
-    kill -USR1 "$step" || true # srun passes it on to torchrun on every node, torchrun to the ranks
+    echo "== signal received: forwarding it, then requeueing"
+    kill -USR1 "$step" || true # srun forwards it to torchrun on every node, torchrun to the ranks
     wait "$step" || true
     scontrol requeue "$SLURM_JOB_ID"
     exit 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kills runs and goes on with them for MINUTES: bash scripts/soak.sh [MINUTES, default 60] [SEED, default 0]
+# Kills and resumes runs for MINUTES: bash scripts/soak.sh [MINUTES, default 60] [SEED, default 0]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

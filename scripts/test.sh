@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up and passes the checks: ruff, the type checker, all tests.
+# Sets up and runs all checks: ruff, mypy, all tests.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,8 +1,9 @@
-"""Mutates the tables of OUT/val.beton and reads it each time in forked children: beton_fuzz.py OUT SEED MUTATIONS [--sealed].
+"""Mutates the tables of OUT/val.beton and reads each mutant in a fork: beton_fuzz.py OUT SEED MUTATIONS [--sealed].
 
-A mutation has to end in one line (UserError, RunError) or in the pixels and labels of the file as it was. What no reader of a
-file without a seal can notice is left out there: another label, two whole samples exchanged, a raw image's sides exchanged.
-Prints a JSON object of the outcomes' numbers; each that is not allowed is a line on stderr, and makes the exit code 1.
+A mutant has to end in one line (UserError, RunError) or in the original's pixels and labels. Mutations that no reader
+of an unsealed file can notice are made in sealed files only: another label, two samples swapped, a raw image's sides
+swapped. Prints the counts of the outcomes as a JSON object; each forbidden one is a line on stderr and makes the exit
+code 1.
 """
 
 import json
@@ -20,31 +21,37 @@ from en.data import LOADERS, Augmentation, Reading, Share
 from en.data.ffcv.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
 from en.errors import RunError, UserError
 
-BATCH = 50  # mutations of one child
-SECONDS, MEMORY = 30, 1 << 30  # what a child may take, over what it begins with
+BATCH = 50  # mutations per child
+SECONDS, MEMORY = 30, 1 << 30  # what a child may use beyond what it starts with
 READING = Reading(Share(64, 1, 0, 1, 0), Augmentation((0.25, 1.0), (3 / 4, 4 / 3), 0.5), 1.0, 1, 20, False)
 Spot = tuple[int, int]  # first byte, bytes
-Mutation = tuple[int | None, list[tuple[int, bytes]]]  # length of the file, bytes that are put at places
+Mutation = tuple[int | None, list[tuple[int, bytes]]]  # new length of the file, bytes to write at offsets
 
 
 def read(root: Path) -> tuple[bytes, list[int]]:
     loader = LOADERS["ffcv"](root, "val", READING)
     try:
-        batches = [(batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.labels.tolist()) for batch in loader.eval_epoch(24)]
+        batches = [
+            (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.labels.tolist())
+            for batch in loader.eval_epoch(24)
+        ]
     finally:
         loader.close()
     return b"".join(pixels for pixels, _ in batches), [label for _, labels in batches for label in labels]
 
 
 def columns(original: bytes, sealed: bool) -> list[list[Spot]]:
-    """Every value of the tables, those of one kind together."""
+    """The location of every value in the tables, grouped by kind."""
     (header,) = np.frombuffer(original, HEADER, 1)
     count, table_at = int(header["num_samples"]), int(header["alloc_table_ptr"])
     image = SAMPLE.fields["f0"][0]
     found = [[(start, kind.itemsize)] for kind, start in HEADER.fields.values()]
     found += [[(HEADER.itemsize + FIELD.itemsize * number, 1)] for number in range(len(FIELDS))]
     inner = [*image.fields.values(), *([SAMPLE.fields["f1"]] if sealed else [])]
-    for rows, size, parts in [(METADATA, SAMPLE.itemsize, inner), (table_at, ALLOCATION.itemsize, ALLOCATION.fields.values())]:
+    for rows, size, parts in [
+        (METADATA, SAMPLE.itemsize, inner),
+        (table_at, ALLOCATION.itemsize, ALLOCATION.fields.values()),
+    ]:
         found += [[(rows + size * row + start, kind.itemsize) for row in range(count)] for kind, start in parts]
     return found
 
@@ -65,19 +72,23 @@ def mutations(original: bytes, seed: int, sealed: bool) -> Iterator[Mutation]:
         chosen = [flipped, value(other), edges[random.integers(len(edges))], near[random.integers(len(near))]]
         return spot[0], (chosen[random.integers(4)] % (1 << 8 * spot[1])).to_bytes(spot[1], "little")
 
-    def exchanged() -> list[tuple[int, bytes]]:
-        """The values of two rows in one to three columns, each put in the other's place."""
+    def swapped() -> list[tuple[int, bytes]]:
+        """Swaps the values of two rows in one to three columns."""
         rows = random.permutation(len(kinds[-1]))[:2]
         several = [column for column in kinds if len(column) > 1]
-        pairs = [[column[row] for row in rows] for column in (several[i] for i in random.integers(len(several), size=3))]
-        return [(a[0], original[b[0] : sum(b)]) for first, second in pairs for a, b in ((first, second), (second, first))]
+        pairs = [
+            [column[row] for row in rows] for column in (several[i] for i in random.integers(len(several), size=3))
+        ]
+        return [
+            (a[0], original[b[0] : sum(b)]) for first, second in pairs for a, b in ((first, second), (second, first))
+        ]
 
     while True:
         kind = random.random()
         if kind < 0.05:
             yield int(len(original) + random.integers(-200, 200)), []
         elif kind < 0.15 and sealed:
-            yield None, exchanged()
+            yield None, swapped()
         elif kind < 0.25 and sealed:
             place = int(random.integers(METADATA + SAMPLE.itemsize * len(kinds[-1])))
             yield None, [(place, bytes([original[place] ^ int(random.integers(1, 256))]))]
@@ -105,8 +116,8 @@ def put(path: Path, length: int | None, places: list[tuple[int, bytes]]) -> None
 
 def child(root: Path, part: list[Mutation], original: bytes, expected: tuple[bytes, list[int]], report: int) -> None:
     path = root / "val.beton"
-    began_with = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (began_with + MEMORY,) * 2)
+    initial = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (initial + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(SECONDS)
     for length, places in part:
@@ -116,14 +127,14 @@ def child(root: Path, part: list[Mutation], original: bytes, expected: tuple[byt
 
 
 def restore(path: Path, original: bytes) -> None:
-    """The tables as they were; the data between them has not been written to."""
+    """Restores the tables; mutations leave the data between them alone."""
     metadata_end = METADATA + SAMPLE.itemsize * int(np.frombuffer(original, HEADER, 1)["num_samples"][0])
     table_at = int(np.frombuffer(original, HEADER, 1)["alloc_table_ptr"][0])
     put(path, len(original), [(0, original[:metadata_end]), (table_at - 200, original[table_at - 200 :])])
 
 
 def forked(root: Path, part: list[Mutation], original: bytes, expected: tuple[bytes, list[int]]) -> list[str]:
-    """The outcomes of the first mutations of `part`: all of them, or up to one that ended the child."""
+    """The outcomes of the mutations of `part`, up to the first that ended the child."""
     receive, send = os.pipe()
     process = os.fork()
     if process == 0:
@@ -150,10 +161,10 @@ def main() -> int:
     left = [next(source) for _ in range(number)]
     while left:
         outcomes = forked(root, left[:BATCH], original, expected)
-        for mutation, told in zip(left, outcomes, strict=False):
-            counts[told if told in ("same", "refused") else "failed"] += 1
-            if told not in ("same", "refused"):
-                print(f"{told}: {mutation}", file=sys.stderr)
+        for mutation, result in zip(left, outcomes, strict=False):
+            counts[result if result in ("same", "refused") else "failed"] += 1
+            if result not in ("same", "refused"):
+                print(f"{result}: {mutation}", file=sys.stderr)
         left = left[len(outcomes) :]
     print(json.dumps(counts))
     return 1 if counts["failed"] else 0

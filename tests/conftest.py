@@ -1,6 +1,11 @@
-"""Real images for the tests: parts of Fashion-MNIST as class folders of JPEGs of many sizes, and as .beton files."""
+"""What tests share: real images as class folders and .beton files, runs to compare with, and forks of this process."""
 
 import io
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import kill_loop
@@ -12,7 +17,9 @@ from kill_loop import Case, Place
 from PIL import Image
 
 from en.data import LOADERS
-from en.data.sources.folders import FASHION_MNIST_CLASSES, SPLITS, fashion_mnist, find_fashion_mnist
+from en.data.sources import SPLITS
+from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, find_fashion_mnist, read_fashion_mnist
+from en.errors import exit_on_error
 from en.norm import kernels
 
 PER_CLASS = {"train": 24, "val": 5}
@@ -25,13 +32,13 @@ def folder_name(label: int) -> str:
 
 def write_folders(root: Path, per_class: dict[str, int]) -> Path:
     """Class folders of the first images of CLASSES classes, scaled to sizes between 40 and 120 pixels, quality 90."""
-    source = fashion_mnist(find_fashion_mnist())
+    source = read_fashion_mnist(find_fashion_mnist())
     sizes = np.random.default_rng(0)
     for split in SPLITS:
         for label in range(CLASSES):
             folder = root / split / folder_name(label)
             folder.mkdir(parents=True)
-            chosen = [sample for sample in source.splits[split] if sample.label == label][: per_class[split]]
+            chosen = [sample for sample in source.splits[split] if sample.target == label][: per_class[split]]
             for number, sample in enumerate(chosen):
                 width, height = sizes.integers(40, 120, 2).tolist()
                 image = Image.fromarray(np.asarray(sample.image)).resize((width, height), Image.Resampling.BICUBIC)
@@ -94,3 +101,50 @@ def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
         return made[str(case)]
 
     return get
+
+
+@pytest.fixture
+def untidy(tmp_path: Path) -> Path:
+    """Class folders with hidden files and linked folders among them."""
+    root = write_folders(tmp_path / "untidy", {"train": 2, "val": 1})
+    first = min((root / "train").iterdir())
+    for folder in (".ipynb_checkpoints", "@eaDir"):
+        (first / folder).mkdir()
+        (first / folder / "000.jpg").write_text("not an image")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "more.jpg").write_bytes((first / "000.jpg").read_bytes())
+    (first / "linked").symlink_to(elsewhere)
+    return root
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
+    """Runs work in a fork of this process that ends like a command, and returns its process id."""
+    children = []
+
+    def fork(work: Callable[[], object]) -> int:
+        child = os.fork()
+        if child:
+            children.append(child)
+            return child
+        os.setpgid(0, 0)
+        code = 1
+        try:
+            exit_on_error(lambda: work() and None)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    yield fork
+    for child in children:  # what a failed test left running, with its children
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+
+
+def ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,4 +1,4 @@
-"""The normalizers written out literally, term by term from the formulas, as the oracle for the closed form."""
+"""The normalizers written out literally, term by term from the formulas: the oracle for the closed form."""
 
 import math
 
@@ -79,7 +79,7 @@ def literal_single(name: str, layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def literal_forward(name: str, layer: nn.Module, x: Tensor) -> Tensor:
-    """What the registry's normalizer `name` must compute for x, in x's precision, running buffers untouched."""
+    """What the registered normalizer `name` must compute for x, in x's precision; leaves running buffers alone."""
     if isinstance(layer, ExemplarNorm2d):
         return literal_exemplar(layer, x)
     if isinstance(layer, SwitchableNorm2d):

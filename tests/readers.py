@@ -1,4 +1,4 @@
-"""How the tests read a data set through a loader."""
+"""How tests read a data set through a loader."""
 
 import torch
 
@@ -8,7 +8,9 @@ from en.data.crops import CentreCrop, RandomResizedCrop
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
 
 
-def reading(batch_size: int = 16, rank: int = 0, world_size: int = 1, workers: int = 2, timeout_s: float = 30) -> Reading:
+def reading(
+    batch_size: int = 16, rank: int = 0, world_size: int = 1, workers: int = 2, timeout_s: float = 30
+) -> Reading:
     return Reading(Share(batch_size, 1, rank, world_size, 7), CROP, CentreCrop(0.875), workers, timeout_s, False)
 
 

@@ -1,4 +1,4 @@
-"""Kills runs and goes on with them for a given time; every one has to end bit for bit as the run that was never touched."""
+"""Kills and resumes runs for a given time; each has to end bit for bit like the run that was never killed."""
 
 import random
 import shutil
@@ -15,7 +15,7 @@ MOST_KILLS = 6
 
 
 def main(minutes: float, seed: int) -> int:
-    """The number of runs that ended differently."""
+    """Returns the number of runs that ended differently."""
     draw, end = random.Random(seed), time.monotonic() + 60 * minutes
     runs = kills = mismatches = 0
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Run under torchrun: `sync` normalizers on parts of a batch against the same layers on the whole batch in one process."""
+"""Run under torchrun: `sync` normalizers on parts of a batch against the same layers on all of it in one process."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A run goes on only with the epoch it began, and ranks train together only what is the same on all; the rest is said."""
+"""A run resumes only with what it was begun with, ranks train only if they agree, and other changes are reported."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def midway(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(place: Place, origin: Path, *overrides: str) -> Run:
-    """The set-up of a run that goes on from `origin`, in this process."""
+    """Sets up a run that resumes from `origin`, in this process."""
     options = [f"data.root={place.data['ffcv']}", f"resume={json.dumps(str(origin))}", *overrides]
     return Run(load_config(str(place.recipe), options), str(place.recipe), StopRequest())
 
@@ -51,7 +51,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("override", BREAKS)
-def test_what_breaks_the_epoch_in_hand_is_refused_with_both_values(place, midway, override):
+def test_a_change_that_breaks_the_current_epoch_is_refused_with_both_values(place, midway, override):
     more = [f"data.root={place.data['folder']}"] if "folder" in override else []
     with pytest.raises(UserError) as refusal:
         begin(place, midway, override, *more)
@@ -61,8 +61,10 @@ def test_what_breaks_the_epoch_in_hand_is_refused_with_both_values(place, midway
 
 @pytest.mark.parametrize("at", ["midway", "end"])
 @pytest.mark.parametrize("kind", ["fewer", "other", "renamed"])
-def test_another_set_is_refused_in_the_middle_of_an_epoch_and_at_its_end(place, untouched, midway, tmp_path, kind, at):
-    """fewer: images of the same classes; other: as many, of other sizes; renamed: other classes."""
+def test_another_data_set_is_refused_in_the_middle_of_an_epoch_and_at_its_end(
+    place, untouched, midway, tmp_path, kind, at
+):
+    """fewer: fewer images of the same classes; other: as many, of other sizes; renamed: other classes."""
     origin = midway if at == "midway" else untouched(CASES[0])
     root = tmp_path / "in" / "clothes"
     source = place.data["folder"]
@@ -81,12 +83,12 @@ def test_another_set_is_refused_in_the_middle_of_an_epoch_and_at_its_end(place, 
         begin(place, origin, f"data.root={tmp_path / 'out'}", "train.epochs=6")
 
 
-def test_the_same_images_prepared_again_are_the_same_set(place, midway, tmp_path):
+def test_the_same_images_prepared_again_are_the_same_data_set(place, midway, tmp_path):
     succeed("scripts/prepare_data.py", place.data["folder"], tmp_path / "out")
     begin(place, midway, f"data.root={tmp_path / 'out'}")
 
 
-def test_folder_names_are_what_the_folder_loader_knows_of_a_set(folders, tmp_path, place):
+def test_the_folder_loader_identifies_a_data_set_by_its_file_names(folders, tmp_path, place):
     config = load_config(str(place.recipe), [f"data.root={folders}", "data.loader=folder"])
     from en.build import open_loaders
     from en.distributed.ranks import Ranks
@@ -101,20 +103,23 @@ def test_folder_names_are_what_the_folder_loader_knows_of_a_set(folders, tmp_pat
     assert set(LOADERS) == {"ffcv", "folder"}
 
 
-def test_a_run_that_has_more_behind_it_than_it_is_to_have_is_refused(place, untouched):
+def test_fewer_epochs_than_a_run_has_done_are_refused(place, untouched):
     with pytest.raises(UserError, match=r"train.epochs=3: expected at least 4"):
         begin(place, untouched(CASES[0]), "train.epochs=3")
     begin(place, untouched(CASES[0]))
 
 
-def test_what_else_a_resumed_run_changes_is_said_kept_and_shown_in_reports(place, midway, tmp_path):
+def test_other_changes_of_a_resumed_run_are_reported_recorded_and_shown_in_reports(place, midway, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(midway, run)
     done = train(place, CASES[0], run, "resume=auto", "task.flip=0.0", "train.epochs=1", OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert {"resumes with task.flip=0.0 (was 0.5)", "resumes with train.epochs=1 (was 4)"} <= set(lines)
-    assert "resumes, but not bit for bit: threads=2 (was 1)" in lines and len([x for x in lines if x.startswith("resumes")]) == 3
+    assert (
+        "resumes, but not bit for bit: threads=2 (was 1)" in lines
+        and len([x for x in lines if x.startswith("resumes")]) == 3
+    )
     first, second = json.loads((run / "provenance.json").read_text())["starts"]
     assert second["changed"] == {"train.epochs": [4, 1], "task.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
     assert (first["threads"], second["threads"]) == (1, 2) and first["native"] == "layers" and "changed" not in first
@@ -123,7 +128,7 @@ def test_what_else_a_resumed_run_changes_is_said_kept_and_shown_in_reports(place
     assert "Two recipes" in text and "task.flip" in text and "0.5" in text and str(run.name) in text
 
 
-def test_a_resume_that_changes_nothing_says_nothing(place, midway, tmp_path):
+def test_a_resume_that_changes_nothing_reports_nothing(place, midway, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(midway, run)
     done = train(place, CASES[0], run, "resume=auto")
@@ -132,14 +137,22 @@ def test_a_resume_that_changes_nothing_says_nothing(place, midway, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "extra", "told"),
+    ("script", "extra", "parts"),
     [
-        ("train.py", "seed=1 task.flip=0.1", ["seed is 0 on rank 0, 1 on rank 1", "task.flip is 0.5 on rank 0, 0.1 on rank 1"]),
+        (
+            "train.py",
+            "seed=1 task.flip=0.1",
+            ["seed is 0 on rank 0, 1 on rank 1", "task.flip is 0.5 on rank 0, 0.1 on rank 1"],
+        ),
         ("train.py", "data.root={other}", ["data.train.digest is", "data.val.digest is"]),
-        ("eval.py", "data.mean=[1,2,3]", ["data.mean is [123.675, 116.28, 103.53] on rank 0, [1.0, 2.0, 3.0] on rank 1"]),
+        (
+            "eval.py",
+            "data.mean=[1,2,3]",
+            ["data.mean is [123.675, 116.28, 103.53] on rank 0, [1.0, 2.0, 3.0] on rank 1"],
+        ),
     ],
 )
-def test_ranks_that_differ_are_refused_by_key_and_rank(place, untouched, tmp_path, script, extra, told):
+def test_ranks_that_differ_are_refused_with_key_and_rank(place, untouched, tmp_path, script, extra, parts):
     other, run = tmp_path / "other", tmp_path / "run"
     if "{other}" in extra:
         write_folders(tmp_path / "in" / "clothes", {"train": 24, "val": 5})
@@ -151,19 +164,21 @@ def test_ranks_that_differ_are_refused_by_key_and_rank(place, untouched, tmp_pat
     if script == "train.py":
         arguments = [place.recipe, f"data.root={place.data['ffcv']}", f"run_dir={run}"]
     done = command("tests/differing_ranks.py", ROOT / script, extra.format(other=other), *arguments, ranks=2)
-    (said,) = [text for text in done.stderr.splitlines() if text.startswith("error: the ranks differ")]
-    assert done.returncode != 0 and all(part in said for part in told), done.stderr
+    (message,) = [text for text in done.stderr.splitlines() if text.startswith("error: the ranks differ")]
+    assert done.returncode != 0 and all(part in message for part in parts), done.stderr
     assert not run.exists()
 
 
-def test_a_mistake_that_only_a_later_rank_meets_is_told_with_its_number(place, tmp_path):
+def test_a_mistake_on_a_later_rank_only_is_reported_with_its_number(place, tmp_path):
     arguments = [place.recipe, f"data.root={place.data['ffcv']}", f"run_dir={tmp_path / 'run'}"]
-    done = command("tests/differing_ranks.py", ROOT / "train.py", f"data.root={tmp_path / 'nowhere'}", *arguments, ranks=2)
+    done = command(
+        "tests/differing_ranks.py", ROOT / "train.py", f"data.root={tmp_path / 'nowhere'}", *arguments, ranks=2
+    )
     assert done.returncode != 0 and "error: rank 1: " in done.stderr and "nowhere" in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_an_evaluation_of_weights_that_are_not_finite_is_an_error(untouched, tmp_path):
+def test_evaluating_non_finite_weights_is_an_error(untouched, tmp_path):
     saved = torch.load(untouched(CASES[0]) / "last.pt", weights_only=True)
     name = next(name for name in saved["ema"] if name.endswith("conv1.0.weight"))
     saved["ema"][name][0] = np.nan
@@ -177,7 +192,7 @@ def test_an_evaluation_of_weights_that_are_not_finite_is_an_error(untouched, tmp
     assert done.returncode == 2 and "expected torch.float32, found torch.int8" in done.stderr.splitlines()[-1]
 
 
-def test_a_power_cut_in_the_logs_costs_a_warning_and_the_line_it_tore(place, untouched, tmp_path):
+def test_a_power_cut_costs_the_torn_log_lines_and_a_warning_each(place, untouched, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(untouched(CASES[0]), run)
     (run / "provenance.json").write_bytes(b"")
@@ -186,14 +201,14 @@ def test_a_power_cut_in_the_logs_costs_a_warning_and_the_line_it_tore(place, unt
     done = train(place, CASES[0], run, "resume=auto", "train.epochs=5")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     warnings = [text for text in done.stderr.splitlines() if text.startswith("warning: ")]
-    said = " ".join(warnings)
-    assert len(warnings) == 4 and "provenance.json: damaged" in said and "log.jsonl:2: not a whole row" in said
+    text = " ".join(warnings)
+    assert len(warnings) == 4 and "provenance.json: damaged" in text and "log.jsonl:2: not a whole row" in text
     assert [json.loads(text)["epoch"] for text in (run / "log.jsonl").read_text().splitlines()] == [1, 3, 4, 5]
     assert len(json.loads((run / "provenance.json").read_text())["starts"]) == 1
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-def test_a_run_folder_that_goes_during_a_run_ends_it_in_one_line_and_is_not_made_anew(place, tmp_path, how):
+def test_a_run_folder_lost_during_a_run_ends_it_in_one_line_and_is_not_recreated(place, tmp_path, how):
     run = tmp_path / "run"
     process = start(line(place, CASES[0], run, "train.epochs=500"))
     assert wait_for_new_step(process, run, set())

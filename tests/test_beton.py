@@ -1,4 +1,4 @@
-"""What a .beton file from elsewhere, or damaged on the way, can do to the process that reads it: end in one line, no more."""
+"""A .beton file that is damaged or from a stranger can end the process that reads it in one line, and do no more."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Tables = dict[str, np.ndarray]
 
 
 def pictures() -> list[Encoded]:
-    """JPEG and raw images by turns, of 14 sizes; colour, grey and progressive."""
+    """JPEG and raw images alternately, of 14 sizes; colour, grey and progressive."""
     random = np.random.default_rng(0)
     samples = []
     for label in range(14):
@@ -39,7 +39,7 @@ def pictures() -> list[Encoded]:
 
 @pytest.fixture(params=["sealed", "stock"])
 def root(request, tmp_path: Path) -> Path:
-    """val.beton as preparation writes it, and as stock FFCV does, without a seal."""
+    """val.beton as preparation writes it, or as stock FFCV does, without a seal."""
     folder = tmp_path / request.param
     folder.mkdir()
     samples = pictures()
@@ -101,16 +101,17 @@ def shared(tables: Tables) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (header("num_samples", 2**60), "samples"), (header("num_samples", 13), "samples"), (header("num_samples", 0), "samples"),
-        (header("alloc_table_ptr", HUGE), "samples"), (header("num_fields", 3), "2 fields"),
+        (header("num_samples", 2**60), "samples"), (header("num_samples", 13), "samples"),
+        (header("num_samples", 0), "samples"), (header("alloc_table_ptr", HUGE), "samples"),
+        (header("num_fields", 3), "2 fields"),
         (image("height", 0), "sample 3: height 0"), (image("width", 0), "sample 3: width 0"),
         (lambda tables: [image(name, 65_535)(tables) for name in ("height", "width")], f"at most {LARGEST_AREA}"),
         (image("mode", 2), "sample 3: mode 2"), (image("data_ptr", HUGE), "data_ptr"), (row("ptr", HUGE), "data_ptr"),
         (row("size", 0), "sample 3: size 0"), (row("size", HUGE), "size"), (row("sample_id", 4), "one of each"),
-        (place(HUGE), "data_ptr"), (place(24), "data_ptr 24"), (shared, "behind the sample before"),
+        (place(HUGE), "data_ptr"), (place(24), "data_ptr 24"), (shared, "after the previous sample"),
     ],
 )  # fmt: skip
-def test_a_field_that_cannot_be_true_is_refused_by_its_name_and_value(root, change, word):
+def test_an_impossible_field_is_refused_with_its_name_and_value(root, change, word):
     edit(root / "val.beton", change)
     with pytest.raises(UserError, match="expected") as refusal:
         BetonFile(root / "val.beton")
@@ -118,17 +119,21 @@ def test_a_field_that_cannot_be_true_is_refused_by_its_name_and_value(root, chan
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (200, 200), (41, 40)], ids=str)
-def test_a_jpeg_of_another_size_than_its_metadata_says_is_an_error_that_names_both(tmp_path, sides):
+def test_a_jpeg_whose_size_differs_from_its_metadata_is_an_error_that_names_both(tmp_path, sides):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
-    write_beton(tmp_path / "x.beton", iter([Encoded(0, 40, 40, jpeg(pixels), 0), Encoded(0, *sides, jpeg(pixels), 1)]), 2)
+    write_beton(
+        tmp_path / "x.beton", iter([Encoded(0, 40, 40, jpeg(pixels), 0), Encoded(0, *sides, jpeg(pixels), 1)]), 2
+    )
     file = BetonFile(tmp_path / "x.beton")
     out = np.full((8, 8, 3), 77, np.uint8)
-    with pytest.raises(RunError, match=f"sample 1 is damaged: a JPEG of 40 x 40 pixels: expected {sides[1]} x {sides[0]}"):
+    with pytest.raises(
+        RunError, match=f"sample 1 is damaged: a JPEG of 40 x 40 pixels: expected {sides[1]} x {sides[0]}"
+    ):
         file.decode(1, (0, 0, 8, 8), out, file.scratch())
     assert (out == 77).all()
 
 
-def test_a_jpeg_whose_subsampling_has_no_name_is_decoded(tmp_path):
+def test_a_jpeg_of_unusual_subsampling_is_decoded(tmp_path):
     grey = jpeg(np.full((16, 16, 3), 128, np.uint8), optimize=True)  # every block is two zero bits
     head = bytearray(grey[: grey.index(b"\xff\xda") + 14])
     factors = head.index(b"\xff\xc0") + 11
@@ -139,16 +144,16 @@ def test_a_jpeg_whose_subsampling_has_no_name_is_decoded(tmp_path):
     assert (out == 128).all()
 
 
-def test_another_label_is_refused_where_there_is_a_seal(root):
+def test_a_changed_label_is_refused_in_a_sealed_file(root):
     edit(root / "val.beton", lambda tables: tables["metadata"]["f1"].__setitem__(3, 4))
     if root.name == "stock":
         assert BetonFile(root / "val.beton").labels[3] == 4
     else:
-        with pytest.raises(UserError, match="not those that were written"):
+        with pytest.raises(UserError, match="labels or offsets are not as written"):
             BetonFile(root / "val.beton")
 
 
-def test_the_seal_is_no_part_of_the_digest(root):
+def test_the_digest_does_not_depend_on_the_seal(root):
     before = BetonFile(root / "val.beton").digest
     edit(root / "val.beton", lambda tables: tables["fields"].__setitem__(slice(None), sealed(tables["fields"], before)))
     assert BetonFile(root / "val.beton").digest == before
@@ -165,7 +170,7 @@ DatasetWriter(sys.argv[1], fields, num_workers=3).from_indexed_dataset(samples, 
 """
 
 
-def test_what_stock_ffcv_writes_with_several_workers_is_read(tmp_path):
+def test_files_that_stock_ffcv_writes_with_several_workers_are_read(tmp_path):
     subprocess.run([sys.executable, "-c", STOCK_WRITER, tmp_path / "x.beton"], check=True, capture_output=True)
     file = BetonFile(tmp_path / "x.beton")
     assert file.labels.tolist() == list(range(12)) and set(file._modes) == {0, 1}
@@ -175,7 +180,7 @@ def test_what_stock_ffcv_writes_with_several_workers_is_read(tmp_path):
         assert np.abs(out.astype(int) - 20 * sample).max() <= 2
 
 
-def test_a_label_below_zero_is_refused_by_its_value(root):
+def test_a_negative_label_is_refused_with_its_value(root):
     unsealed = sealed(np.zeros(2, FIELD), "")["arguments"]
     edit(root / "val.beton", lambda tables: tables["fields"]["arguments"].__setitem__(slice(None), unsealed))
     edit(root / "val.beton", lambda tables: tables["metadata"]["f1"].__setitem__(3, -1))
@@ -183,15 +188,15 @@ def test_a_label_below_zero_is_refused_by_its_value(root):
         LOADERS["ffcv"](root, "val", READING)
 
 
-def test_a_file_that_is_cut_short_while_in_use_is_an_error_that_names_it(root):
+def test_a_file_truncated_while_in_use_is_an_error_that_names_it(root):
     loader = LOADERS["ffcv"](root, "val", READING)
     os.truncate(root / "val.beton", 5000)
-    with pytest.raises(RunError, match=r"val\.beton: cut short while in use: expected \d+ bytes, found 5000"):
+    with pytest.raises(RunError, match=r"val\.beton: truncated while in use: expected \d+ bytes, found 5000"):
         next(iter(loader.eval_epoch(16)))
     loader.close()
 
 
-def test_a_jpeg_of_another_size_is_left_out_like_any_damaged_one(tmp_path):
+def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     samples = [sample._replace(height=sample.height + 1) if n == 2 else sample for n, sample in enumerate(pictures())]
     write_beton(tmp_path / "train.beton", iter(samples), 14)
     (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
@@ -202,7 +207,7 @@ def test_a_jpeg_of_another_size_is_left_out_like_any_damaged_one(tmp_path):
     loader.close()
 
 
-def test_the_digest_tells_sizes_labels_and_places_apart_and_nothing_else(tmp_path):
+def test_the_digest_depends_on_sizes_labels_and_offsets_and_nothing_else(tmp_path):
     samples = pictures()
     first, second, raw = (samples[:number] for number in (14, 13, 2))
     others = [

@@ -14,7 +14,7 @@ from en.build import build_network
 from en.config.reading import dump, known_keys, load_config
 from en.config.strict_yaml import read_yaml
 from en.distributed.ranks import Ranks, process_group
-from en.errors import UserError, exit_on_error, speaks
+from en.errors import UserError, exit_on_error, is_reporter
 from en.norm import NORMALIZERS
 from en.reports.tables import published
 
@@ -222,7 +222,7 @@ FILES = {
     "": "expected `key: value`",
     "- a\n- b\n": "found ['a', 'b']",
     "model: [": "expected YAML",
-    "seed: 1\nseed: 2\n": "a second time (line 2",
+    "seed: 1\nseed: 2\n": "duplicate key 'seed': expected each key once (line 2",
     "base: missing.yaml\n": "missing.yaml: No such file",
     "base: [a]\n": "base=['a']",
     GOOD.replace("data: {root: images}", "data: {}"): "data.root: missing",
@@ -230,11 +230,11 @@ FILES = {
     "base: second.yaml\n": "expected no base",
     "base: bad.yaml\n": "expected no base",
     "base: .\n": "a folder: expected a YAML",
-    'base: "a\\0b"\n': "no name of a file: expected a YAML",
+    'base: "a\\0b"\n': "not a file name: expected a YAML",
     GOOD.replace("root: images", "rootx: images"): "unknown key 'data.rootx' (did you mean 'data.root'?)",
     f"{GOOD}optim.lr: 3\n": "unknown key 'optim.lr': expected lr in the section optim",
-    LAUGHS: "aliases (*name) are not read",
-    f"{GOOD}seed: {'[' * 10_000}": "at most 20 lists and sections",
+    LAUGHS: "aliases (*name) are not supported",
+    f"{GOOD}seed: {'[' * 10_000}": "at most 20 nested lists and sections",
     f"{GOOD}seed: {'9' * 5_000}": "an integer of at most 64 bits (line 7",
     f"{GOOD}seed: 0x{'f' * 5_000}": "an integer of at most 64 bits (line 7",
     f"{GOOD}run_dir: {'x' * 5_000}": "at most 1000 characters",
@@ -299,7 +299,7 @@ def test_of_a_mistake_that_all_ranks_find_the_first_of_each_node_tells(monkeypat
         rank, local_rank, *does = case.split()
         for name, value in {"RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
-        assert speaks() == (does == ["tells"]), case
+        assert is_reporter() == (does == ["tells"]), case
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The cache of compiled code: what is broken is built again, and what another user can write is never run."""
+"""The cache of compiled code: broken libraries are rebuilt, and what another user can write is never run."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from en.norm.kernels.cache import kept_library
 
 
 class Compiler:
-    """Makes a library whose answer() is a number; counts how often."""
+    """Builds libraries whose answer() is a given number, and counts them."""
 
     def __init__(self, answer: int) -> None:
         self.answer, self.calls = answer, 0
@@ -26,7 +26,7 @@ class Compiler:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder, a folder for temporary files and nothing else to keep libraries in."""
+    """A home folder and a temporary folder, the only places that can hold libraries."""
     for name in ("home", "temporary", "work"):
         (tmp_path / name).mkdir(mode=0o700)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -40,7 +40,7 @@ def libraries(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def test_a_library_is_made_once_and_only_this_user_can_write_it(places):
+def test_a_library_is_built_once_and_only_this_user_can_write_it(places):
     make, before = Compiler(42), os.umask(0)
     try:
         assert [kept_library("x", make).answer() for _ in range(3)] == [42] * 3
@@ -51,22 +51,24 @@ def test_a_library_is_made_once_and_only_this_user_can_write_it(places):
     assert all(part.stat().st_mode & 0o077 == 0 for part in (path, path.parent, path.parent.parent))
 
 
-def test_a_half_written_or_changed_library_is_made_anew(places):
+def test_a_half_written_or_changed_library_is_rebuilt(places):
     make = Compiler(42)
     kept_library("x", make)
     (path,) = libraries(places)
     whole = path.read_bytes()
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
-    for number, content in enumerate([b"", whole[:100], whole[: len(whole) // 2], whole[:-1], bytes(len(whole)), changed]):
-        path.unlink()  # the library that this process has mapped stays whole
+    for number, content in enumerate(
+        [b"", whole[:100], whole[: len(whole) // 2], whole[:-1], bytes(len(whole)), changed]
+    ):
+        path.unlink()  # the library that this process has mapped stays intact
         path.write_bytes(content)
         path.chmod(0o700)
         assert kept_library("x", make).answer() == 42
         assert make.calls == number + 2 and path.read_bytes() == whole
 
 
-def test_what_fails_while_it_is_made_leaves_nothing_behind(places):
+def test_a_failed_build_leaves_nothing_behind(places):
     def fail(target: Path) -> None:
         target.write_bytes(b"half")
         raise RuntimeError("killed")
@@ -76,7 +78,7 @@ def test_what_fails_while_it_is_made_leaves_nothing_behind(places):
     assert not libraries(places)
 
 
-def test_several_that_make_it_at_once_all_get_it(places):
+def test_concurrent_builds_all_get_the_library(places):
     makers = [Compiler(42) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         assert [library.answer() for library in pool.map(lambda make: kept_library("x", make), makers)] == [42] * 6
@@ -89,22 +91,24 @@ def test_a_library_planted_where_others_can_write_is_never_loaded(places, monkey
     cache = places / "shared" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     kept_library("x", Compiler(666))  # its name and digest are right
-    culprit = {"the cache": cache, "the folder": cache / "en", "above": cache.parent, "a link": places / "elsewhere"}[open_part]
+    culprit = {"the cache": cache, "the folder": cache / "en", "above": cache.parent, "a link": places / "elsewhere"}[
+        open_part
+    ]
     if open_part == "a link":
         (cache / "en").rename(culprit)
         (cache / "en").symlink_to(culprit)
     culprit.chmod(0o777)
     make = Compiler(42)
-    with pytest.warns(RuntimeWarning, match=f"{re.escape(str(culprit))} has mode 777: expected") as told:
+    with pytest.warns(RuntimeWarning, match=f"{re.escape(str(culprit))} has mode 777: expected") as caught:
         assert kept_library("x", make).answer() == 42
-    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert [path.parent.parent.name for path in libraries(places) if "shared" not in str(path)][-1] == "temporary"
     with pytest.warns(RuntimeWarning, match="expected"):
         assert kept_library("x", make).answer() == 42
-    assert make.calls == 1  # kept, for this user alone
+    assert make.calls == 1  # kept, for this user only
 
 
-def test_a_library_that_others_can_write_is_made_anew(places):
+def test_a_library_that_others_can_write_is_rebuilt(places):
     kept_library("x", Compiler(666))
     (path,) = libraries(places)
     path.chmod(0o702)
@@ -121,7 +125,9 @@ def test_a_library_of_another_user_is_never_loaded(places, monkeypatch):
     os.chown(cache / "en", 12345, 12345)
     with pytest.warns(RuntimeWarning, match="belongs to user 12345: expected 0"):
         assert kept_library("x", Compiler(43)).answer() == 43
-    os.chown(places / "home", 12345, 12345)  # as in a container: not this user's home, and nothing to mend
+    os.chown(
+        places / "home", 12345, 12345
+    )  # as in a container: the home is not this user's, and there is nothing to fix
     make = Compiler(44)
     assert kept_library("x", make).answer() == 43 and make.calls == 0
 
@@ -133,7 +139,7 @@ def test_a_relative_cache_folder_is_ignored(places, monkeypatch):
 
 
 @pytest.mark.parametrize("home", ["missing", "relative", "a file in the way"])
-def test_without_a_home_that_can_be_written_it_is_kept_among_temporary_files(places, monkeypatch, home):
+def test_without_a_writable_home_it_is_kept_in_the_temporary_folder(places, monkeypatch, home):
     if home == "a file in the way":
         (places / "home" / ".cache").touch()
     else:
@@ -143,9 +149,9 @@ def test_without_a_home_that_can_be_written_it_is_kept_among_temporary_files(pla
     assert make.calls == 1 and len(libraries(places / "temporary")) == 1 and not (places / "nowhere").exists()
 
 
-def test_nowhere_to_keep_it_is_a_warning_and_the_same_results(places, monkeypatch):
+def test_without_any_safe_folder_torch_operations_are_used_with_a_warning(places, monkeypatch):
     (places / "home" / ".cache").touch()
     (places / "temporary").chmod(0o777)
-    with pytest.warns(RuntimeWarning) as told:
+    with pytest.warns(RuntimeWarning) as caught:
         assert cpu.library_or_none.__wrapped__() is None
-    assert "temporary has mode 777" in str(told[0].message) and "torch's operations" in str(told[-1].message)
+    assert "temporary has mode 777" in str(caught[0].message) and "torch's operations" in str(caught[-1].message)

@@ -1,4 +1,4 @@
-"""Signals at any moment of a run: exit code 75 with a checkpoint, or an untouched folder."""
+"""Signals at any time of a run: exit code 75 with a checkpoint, or an untouched folder."""
 
 import os
 import random
@@ -16,14 +16,14 @@ from en.training.signals import SAME_KEY_S, STOPPING, StopRequest
 
 @pytest.fixture
 def handlers():
-    """Puts the signals' handlers back afterwards."""
+    """Restores the signal handlers afterwards."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def test_a_second_ctrl_c_ends_at_once_but_not_the_echo_of_the_first(handlers):
+def test_a_second_ctrl_c_ends_the_process_at_once_but_not_an_echo_of_the_first(handlers):
     with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
         stop.defer()
         os.kill(os.getpid(), signal.SIGINT)
@@ -32,11 +32,11 @@ def test_a_second_ctrl_c_ends_at_once_but_not_the_echo_of_the_first(handlers):
         time.sleep(SAME_KEY_S + 0.1)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) == stop._hear  # a third one ends a process that hangs
+    assert signal.getsignal(signal.SIGINT) == stop._hear  # a third one ends a hanging process
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_signals_while_a_process_ends_change_nothing(handlers, number):
+def test_signals_while_a_process_is_ending_change_nothing(handlers, number):
     with StopRequest() as stop:
         stop.defer()
         os.kill(os.getpid(), number)
@@ -49,11 +49,13 @@ def test_signals_while_a_process_ends_change_nothing(handlers, number):
     [(CASES[0], signal.SIGUSR1), (CASES[3], signal.SIGTERM), (CASES[3], signal.SIGINT)],
     ids=["SIGUSR1", "SIGTERM-2-ranks", "SIGINT-2-ranks"],
 )
-def test_a_signal_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_from_there(place, untouched, tmp_path, case, number):
+def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resumes_from_it(
+    place, untouched, tmp_path, case, number
+):
     run = tmp_path / "run"
     process = start(line(place, case, run, "checkpoint.every_steps=3"))
     assert wait_for_new_step(process, run, set())
-    if number == signal.SIGINT:  # as a Ctrl-C at a terminal: to the launcher and to every rank at once
+    if number == signal.SIGINT:  # like Ctrl-C in a terminal: to the launcher and to every rank at once
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
@@ -67,7 +69,7 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_the_run_goes_on_from
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
-def test_a_storm_of_signals_is_one_signal(place, untouched, tmp_path, case):
+def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, case):
     run, draw = tmp_path / "run", random.Random(str(case))
     process = start(line(place, case, run, "checkpoint.every_steps=3"))
     assert wait_for_new_step(process, run, set())
@@ -95,7 +97,7 @@ def touched(run: Path) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_signal_during_set_up_leaves_the_folder_untouched_or_a_checkpoint(place, tmp_path, seed):
+def test_a_signal_during_set_up_leaves_an_untouched_folder_or_a_checkpoint(place, tmp_path, seed):
     draw, processes = random.Random(seed), {}
     for number in range(2):
         run = tmp_path / str(number)
@@ -110,7 +112,7 @@ def test_a_signal_during_set_up_leaves_the_folder_untouched_or_a_checkpoint(plac
         assert not touched(run) or list((run / "checkpoints").glob("step_*.pt")), errors
 
 
-def test_a_rank_that_is_asked_before_the_start_stops_all_and_the_folder_stays_untouched(place, tmp_path):
+def test_a_signal_to_one_rank_before_the_start_stops_all_and_leaves_the_folder_untouched(place, tmp_path):
     run, process = tmp_path / "run", start(line(place, CASES[3], tmp_path / "run"))
     while not (ranks := ranks_of(process)):
         time.sleep(0.01)

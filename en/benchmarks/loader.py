@@ -19,7 +19,7 @@ from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
 from en.data import LOADERS, Reading, Share
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.prepare import Storage, prepare
-from en.data.sources.folders import read_folders
+from en.data.sources import read_folders
 from en.errors import UserError
 
 WIDTH, HEIGHT, QUALITY, CROP, RAW_SIDE, BATCH = 512, 384, 90, 224, 256, 64

@@ -1,4 +1,4 @@
-"""Every normalizer of the registry against nn.BatchNorm2d: a layer alone, and training and inference steps of networks."""
+"""Every registered normalizer against nn.BatchNorm2d: a single layer, and training and inference steps of networks."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,13 +26,13 @@ SHAPES = {  # N, C, H, W of the input, on a CPU and on a GPU
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all normalizers of one comparison.
+    """What all normalizers of one comparison share.
 
     Attributes:
         model: layer, or a network of torchvision.
         shape: N, C, H, W of the input.
         layout, dtype, device: of input and weights; bfloat16 is autocast.
-        compiled: by torch.compile.
+        compiled: whether torch.compile is used.
         mode: train (forward, backward) or infer (forward, evaluation mode).
     """
 
@@ -46,9 +46,16 @@ class Setting:
 
 
 def benchmark_norm(
-    models: list[str], modes: list[str], layouts: list[str], dtype: str, compiled: bool, device: str, rounds: int, out: Path | None
+    models: list[str],
+    modes: list[str],
+    layouts: list[str],
+    dtype: str,
+    compiled: bool,
+    device: str,
+    rounds: int,
+    out: Path | None,
 ) -> None:
-    """Prints a table for each model and mode, and one of peak memory; writes all of it to `out` as JSON."""
+    """Prints a table per model and mode, and one of peak memory; writes everything to `out` as JSON."""
     where = hardware(device, torch.get_num_threads())
     print(f"{where}, {dtype}, {'compiled' if compiled else 'eager'}, median of {rounds} interleaved rounds")
     report: list[Row] = []
@@ -63,7 +70,7 @@ def benchmark_norm(
 
 
 def compare(settings: list[Setting], rounds: int) -> list[Row]:
-    """Milliseconds of a step by normalizer and layout, and the ratio of the best layouts."""
+    """Measures a step's milliseconds by normalizer and layout, and the ratio of the best layouts."""
     times: dict[str, dict[str, float]] = {}
     for setting in settings:
         label = f"{setting.model}, {setting.mode}, {setting.layout}"
@@ -85,7 +92,7 @@ def names() -> list[str]:
 
 
 def step_of(setting: Setting, name: str) -> tuple[Callable[[], object], int]:
-    """One step with a normalizer, on random images made beforehand, and the bytes of weights and images."""
+    """One step with a normalizer on random images made beforehand, and the bytes of weights and images."""
     torch.manual_seed(0)
     layout, device = LAYOUTS[setting.layout], setting.device
     network = network_of(setting, name).to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -129,15 +136,17 @@ def network_of(setting: Setting, name: str) -> nn.Module:
 
 
 def compare_memory(setting: Setting) -> list[Row]:
-    """Peak memory of a training step: what it holds at most, weights and images included."""
+    """Measures a training step's peak memory, weights and images included."""
     peaks = {name: peak_memory(setting, name) for name in names()}
-    rows = [{"normalizer": name, "peak MiB": peak / 2**20, "/ BN": peak / peaks[REFERENCE]} for name, peak in peaks.items()]
+    rows = [
+        {"normalizer": name, "peak MiB": peak / 2**20, "/ BN": peak / peaks[REFERENCE]} for name, peak in peaks.items()
+    ]
     show(f"{setting.model}, peak memory of a training step, {setting.layout}", rows)
     return [{**asdict(setting), "measure": "peak memory", **row} for row in rows]
 
 
 def peak_memory(setting: Setting, name: str) -> int:
-    """Bytes, by torch's own account of every allocation, which leaves out what the C library keeps for itself."""
+    """Bytes by torch's record of every allocation, which excludes what the C library keeps for itself."""
     step, held = step_of(setting, name)
     step()
     if setting.device == "cuda":

@@ -1,4 +1,4 @@
-"""Interleaved measurements, their medians, and how they are shown."""
+"""Interleaved measurements, their medians and their tables."""
 
 import gc
 import json
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 def interleaved(
     cases: Mapping[str, Callable[[], object]], rounds: int, label: str, warmups: int = 2, repeat: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each case in each round; in a round every case runs `repeat` times, so that all share a slow minute."""
+    """Seconds of each case by round; a round runs every case `repeat` times, so that a slow minute affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     with Progress(label, rounds + warmups) as progress:
         for turn in range(rounds + warmups):
@@ -38,7 +38,7 @@ def interleaved(
 
 
 def finish_device() -> None:
-    """Waits for a GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -48,14 +48,14 @@ def median(values: Sequence[float]) -> float:
 
 
 def hardware(device: str, threads: int) -> str:
-    """What was measured on, in words."""
+    """A description of the hardware that was measured."""
     if device == "cuda":
         return f"1 x {torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"{threads} threads of {processor()}, torch {torch.__version__}"
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
-    """A table on stdout; floats with three significant digits."""
+    """Prints a table; floats with three significant digits."""
     table = Table(title=title, title_justify="left")
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
@@ -65,6 +65,6 @@ def show(title: str, rows: Sequence[Row]) -> None:
 
 
 def write(path: Path | None, report: Mapping[str, object]) -> None:
-    """The report as JSON, where a file was asked for."""
+    """Writes the report as JSON, if `path` is given."""
     if path is not None:
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from en.config.reading import validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.ffcv.prepare import Storage, prepare
-from en.data.sources.folders import Sample, Source
+from en.data.sources import Sample, Source
 from en.distributed.ranks import Ranks
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint

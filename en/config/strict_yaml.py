@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema and no more: what a configuration may be written in."""
+"""The YAML that configurations are written in: version 1.2's core schema and no more."""
 
 import re
 from pathlib import Path
@@ -11,21 +11,23 @@ from en.errors import UserError, shown
 
 Tree = dict[str, Any]
 
-DEEPEST = 20  # lists and sections within each other
+MAX_DEPTH = 20  # nested lists and sections
 TAG = "tag:yaml.org,2002:"
 PATTERNS = {  # of the scalars that are not strings: YAML 1.2.2, section 10.3.2
     "null": re.compile(r"(null|Null|NULL|~|)\Z"),
     "bool": re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"),
     "int": re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
-    "float": re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"),
+    "float": re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+    ),
 }
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Reads YAML 1.2's core schema: 010 is ten, 0o10 eight, 1e-4 a number; on, 1_000, 1:30 and << are words.
+    """Reads YAML 1.2's core schema: 010 is ten, 0o10 eight, 1e-4 a number; on, 1_000, 1:30 and << are strings.
 
-    Refused, besides what the schema does not know: aliases, keys that are not strings or stand twice, integers of more than
-    64 bits, and nesting deeper than DEEPEST (our choice: none of them has a use here, and each can be made to hang a reader).
+    Besides what the schema lacks, it refuses aliases, keys that are not strings, duplicate keys, integers of more than
+    64 bits and nesting deeper than MAX_DEPTH (our choice: none has a use here, and each can be made to hang a reader).
     """
 
     depth = 0
@@ -33,9 +35,9 @@ class StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            refuse("aliases (*name) are not read: expected the value itself", mark)
-        if self.depth > DEEPEST:
-            refuse(f"expected at most {DEEPEST} lists and sections within each other", mark)
+            refuse("aliases (*name) are not supported: expected the value itself", mark)
+        if self.depth > MAX_DEPTH:
+            refuse(f"expected at most {MAX_DEPTH} nested lists and sections", mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -50,11 +52,11 @@ class StrictLoader(yaml.SafeLoader):
             if key.tag != f"{TAG}str" or not isinstance(key, yaml.ScalarNode):
                 refuse("expected a string as key", key.start_mark)
             if key.value in tree:
-                refuse(f"the key {shown(key.value)} stands here a second time", key.start_mark)
+                refuse(f"duplicate key {shown(key.value)}: expected each key once", key.start_mark)
             tree[key.value] = self.construct_object(value, deep=deep)
         return tree
 
-    def construct_number_or_word(self, node: yaml.ScalarNode) -> object:
+    def construct_plain(self, node: yaml.ScalarNode) -> object:
         """The value of a null, bool, int or float."""
         text, kind = self.construct_scalar(node), node.tag.removeprefix(TAG)
         assert isinstance(text, str)
@@ -73,11 +75,11 @@ class StrictLoader(yaml.SafeLoader):
         return value
 
     def construct_undefined(self, node: yaml.Node) -> NoReturn:
-        refuse(f"the tag {shown(node.tag)} is not read: expected a value without it", node.start_mark)
+        refuse(f"the tag {shown(node.tag)} is not supported: expected a value without it", node.start_mark)
 
 
 class StrictDumper(yaml.SafeDumper):
-    """Quotes every string that YAML 1.1 or 1.2 would not read as one."""
+    """Quotes every string that YAML 1.1 or 1.2 would read as something else."""
 
 
 StrictLoader.yaml_implicit_resolvers = {}
@@ -88,7 +90,7 @@ StrictLoader.yaml_constructors = {
     None: StrictLoader.construct_undefined,
 }
 for kind, pattern in PATTERNS.items():
-    StrictLoader.add_constructor(f"{TAG}{kind}", StrictLoader.construct_number_or_word)
+    StrictLoader.add_constructor(f"{TAG}{kind}", StrictLoader.construct_plain)
     StrictLoader.add_implicit_resolver(f"{TAG}{kind}", pattern, None)
     StrictDumper.add_implicit_resolver(f"{TAG}{kind}", pattern, None)
 
@@ -98,7 +100,7 @@ def refuse(problem: str, mark: yaml.Mark) -> NoReturn:
 
 
 def read_yaml(text: str) -> Any:
-    """The value that a text stands for. Raises ValueError, one line that says what is wrong and where."""
+    """Parses a YAML text. Raises ValueError: one line that says what is wrong and where."""
     try:
         return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -106,17 +108,20 @@ def read_yaml(text: str) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """What a YAML error says, with its line number, on one line."""
+    """A YAML error's message, with line and column, on one line."""
     if not isinstance(error, yaml.YAMLError):
-        return "found a character that does not exist"  # of an escape in quotes
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or " ".join(str(error).split())
+        return "found a character that does not exist"  # an escape in quotes
+    mark, problem = (
+        getattr(error, "problem_mark", None),
+        getattr(error, "problem", None) or " ".join(str(error).split()),
+    )
     if problem.startswith("but "):
         problem = f"{getattr(error, 'context', '')}, {problem}"
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
 
 
 def read_tree(path: Path, expected: str = "a YAML configuration file") -> Tree:
-    """A YAML file's mapping. Raises UserError that names the file, and what was expected where there is none."""
+    """Reads a YAML file's mapping. Raises UserError that names the file and what was expected."""
     text = read_text(path, expected)
     try:
         tree = read_yaml(text)
@@ -128,5 +133,5 @@ def read_tree(path: Path, expected: str = "a YAML configuration file") -> Tree:
 
 
 def to_yaml(tree: Tree) -> str:
-    """The mapping as YAML that `read_yaml` reads back to the same."""
+    """The mapping as YAML that `read_yaml` reads back unchanged."""
     return yaml.dump(tree, Dumper=StrictDumper, sort_keys=False, default_flow_style=None, width=120)

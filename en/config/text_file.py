@@ -1,31 +1,31 @@
-"""Small text files that users hand in."""
+"""Small text files from users."""
 
 import stat
 from pathlib import Path
 
 from en.errors import UserError
 
-LARGEST = 100_000  # bytes; a configuration has 2,000
+MAX_BYTES = 100_000  # a configuration has 2,000
 
 
 def read_text(path: Path, expected: str) -> str:
-    """A text file's content.
+    """Reads a text file.
 
     Args:
-        expected: what the file is to be, for the refusal.
-    Raises: UserError that names a file that is missing, unreadable, not a regular file (a pipe could hang, a device never end),
-        larger than LARGEST, or not UTF-8.
+        expected: what the file should be, for the error message.
+    Raises: UserError that names a file that is missing, unreadable, not a regular file (a pipe could hang, a
+        device never end), larger than MAX_BYTES, or not UTF-8.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UserError(f"{path}: {'a folder' if path.is_dir() else 'a pipe or device'}: expected {expected}")
         with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST:,} bytes: expected {expected}")
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{path}: more than {MAX_BYTES:,} bytes: expected {expected}")
         return content.decode("utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: expected {expected}") from error
     except ValueError as error:
-        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no name of a file"
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "not a file name"
         raise UserError(f"{path}: {reason}: expected {expected}") from error

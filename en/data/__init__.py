@@ -31,8 +31,8 @@ def open_folder(root: Path, split: str, reading: Reading) -> ImageLoader:
 
 
 @contextmanager
-def worker_deaths_told() -> Iterator[None]:
-    """Makes a RunError of what torch raises when a DataLoader's worker dies: anywhere in the main thread, at any time."""
+def naming_dead_workers() -> Iterator[None]:
+    """Turns torch's error about a dead DataLoader worker, which comes anywhere in the main thread, into a RunError."""
     try:
         yield
     except RuntimeError as error:
@@ -48,4 +48,4 @@ def worker_deaths_told() -> Iterator[None]:
 
 LOADERS: dict[str, Callable[[Path, str, Reading], ImageLoader]] = {"ffcv": open_ffcv, "folder": open_folder}
 
-__all__ = ["LOADERS", "Batch", "ImageLoader", "Reading", "Share", "worker_deaths_told"]
+__all__ = ["LOADERS", "Batch", "ImageLoader", "Reading", "Share", "naming_dead_workers"]

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.decoding import HEARS_LIBJPEG, DamagedImage, decode_image, read_file
+from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
 from en.data.order import epoch_order, rank_batches
-from en.data.sources.folders import Sample, read_folders
+from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
 
 TRAIN, EVAL = 0, 1
@@ -68,7 +68,7 @@ class Images(Dataset[Item]):
         image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
         if flips[0]:
             image = transforms.horizontal_flip(image)
-        return transforms.pil_to_tensor(image), sample.label, index
+        return transforms.pil_to_tensor(image), sample.target, index
 
 
 def collate(items: list[Item]) -> Batch | str:
@@ -118,7 +118,7 @@ class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
-        if not HEARS_LIBJPEG and reading.share.rank == 0:
+        if not HAS_LIBJPEG_WARNINGS and reading.share.rank == 0:
             warn_of_silent_libjpeg()
         source = read_folders(root)
         samples = source.splits[split]

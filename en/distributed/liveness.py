@@ -1,4 +1,4 @@
-"""Which rank fell silent: each says that it is alive, to the store that all of them share."""
+"""Which rank fell silent: every rank sends heartbeats to the store that all of them share."""
 
 import json
 import threading
@@ -19,8 +19,8 @@ SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "
 
 
 @contextmanager
-def departures_told(ranks: Ranks, group: dist.ProcessGroup | None) -> Iterator[None]:
-    """Makes a RunError that names the ranks that fell silent of what torch raises when ranks lose each other inside."""
+def naming_silent_ranks(ranks: Ranks, group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Turns communication errors into a RunError that names the silent ranks."""
     if group is None:
         yield
         return
@@ -28,22 +28,22 @@ def departures_told(ranks: Ranks, group: dist.ProcessGroup | None) -> Iterator[N
     try:
         yield
     except RuntimeError as error:
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not isinstance(error, dist.DistError) and not any(sign in str(error).lower() for sign in SIGNS):
             raise
         silent = beats.silent()
         names = ", ".join(map(str, silent))
-        who = f"rank {names} left the run" if silent else "the ranks lost each other, and none of them fell silent"
-        raise RunError(f"{who}: {told}") from error
+        who = f"rank {names} left the run" if silent else "the ranks lost contact, although none fell silent"
+        raise RunError(f"{who}: {reason}") from error
     finally:
         beats.stop()
 
 
 class Heartbeats:
-    """A thread that counts up this rank's beat in the ranks' store, until it is stopped or the process ends.
+    """A thread that increments this rank's counter in the ranks' store until it is stopped or the process ends.
 
     Args:
-        name: of this start, the same on all ranks.
+        name: this start's name, the same on all ranks.
     """
 
     def __init__(self, ranks: Ranks, name: str) -> None:
@@ -55,9 +55,9 @@ class Heartbeats:
         self._stopped.set()
 
     def silent(self) -> list[int]:
-        """The ranks of which nothing is heard for SILENCE_S seconds, as the rank that asked first found them.
+        """The ranks that send nothing for SILENCE_S seconds, as found by the first rank that asked.
 
-        Rank 0 when the store has gone with it.
+        Rank 0 if the store died with it.
         """
         try:
             store = self._store()
@@ -65,20 +65,22 @@ class Heartbeats:
             time.sleep(SILENCE_S)
             second = self._counts(store)
             found = [rank for rank, (a, b) in enumerate(zip(first, second, strict=True)) if a == b]
-            agreed = store.compare_set("silent", "", json.dumps(found))  # those who asked first end first, and fall silent too
+            agreed = store.compare_set(
+                "silent", "", json.dumps(found)
+            )  # ranks that asked earlier end earlier and fall silent too
         except RuntimeError:
             return [0]
         return list(json.loads(agreed))
 
     def _store(self) -> Store:
-        """A connection of its own: they are not shared between threads."""
+        """Opens a connection for one thread: threads cannot share one."""
         return PrefixStore(f"en/heartbeat/{self._name}", connect())
 
     def _beat(self, store: Store) -> None:
         while not self._stopped.wait(BEAT_S):
             try:
                 store.add(str(self._ranks.rank), 1)
-            except RuntimeError:  # the store is gone, and the run with it
+            except RuntimeError:  # the store is gone, and with it the run
                 return
 
     def _counts(self, store: Store) -> list[int]:

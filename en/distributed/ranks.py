@@ -1,4 +1,4 @@
-"""This process among the others that torchrun started, on one node or several."""
+"""This process among those that torchrun started, on one node or several."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ MOST_RANKS = 10**6
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is, as torchrun's environment says; one process alone without it."""
+    """This process's numbers, from torchrun's environment; a single process without it."""
 
     rank: int
     world_size: int
@@ -33,24 +33,26 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        """Raises UserError for numbers that cannot be or do not go together."""
+        """Reads the environment. Raises UserError for numbers that are invalid or inconsistent."""
         if "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
             raise UserError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
         size, local_size = env_number("WORLD_SIZE", 1, 1, MOST_RANKS), env_number("LOCAL_WORLD_SIZE", 1, 1, MOST_RANKS)
-        return Ranks(env_number("RANK", 0, 0, size - 1), size, env_number("LOCAL_RANK", 0, 0, local_size - 1), local_size)
+        return Ranks(
+            env_number("RANK", 0, 0, size - 1), size, env_number("LOCAL_RANK", 0, 0, local_size - 1), local_size
+        )
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, the one that writes and speaks."""
+        """Whether this is rank 0, which writes files and reports."""
         return self.rank == 0
 
     def default_workers(self) -> int:
-        """Loader workers for each rank: this node's usable cores over its ranks, at least 1."""
+        """Loader workers per rank: this node's usable cores over its ranks, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 
 def env_number(name: str, default: int | str, low: int, high: int) -> int:
-    """A whole number of the environment. Raises UserError for one that is not from `low` to `high`."""
+    """Reads a whole number from the environment. Raises UserError unless it is from `low` to `high`."""
     text = os.environ.get(name, str(default))
     if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
         raise UserError(f"{name}={shown(text)} in the environment: expected a whole number from {low} to {high}")
@@ -58,24 +60,25 @@ def env_number(name: str, default: int | str, low: int, high: int) -> int:
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
-    """The device of this rank for the config's `device`. Raises UserError for a GPU that is not there."""
+    """This rank's device for the key `device`. Raises UserError if there is no GPU for it."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if count < ranks.local_world_size:
         raise UserError(
-            f"device={wanted}: expected a GPU for each of the {ranks.local_world_size} local ranks, found {count}; try device=cpu"
+            f"device={wanted}: expected a GPU for each of the {ranks.local_world_size} local ranks, found {count}; "
+            "try device=cpu"
         )
     return torch.device("cuda", ranks.local_rank)
 
 
 @contextmanager
 def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Iterator[dist.ProcessGroup | None]:
-    """Joins the ranks (NCCL on GPUs, gloo on CPUs) when torchrun started this process, and leaves them at the end.
+    """Joins the other ranks (NCCL on GPUs, gloo on CPUs) if torchrun started this process, and leaves them at the end.
 
     Args:
-        timeout_s: seconds that an exchange with other ranks may take.
-    Returns: a gloo group of all ranks, for small messages that no device has to wait for; None for one process alone.
+        timeout_s: seconds that a communication with other ranks may take.
+    Returns: a gloo group of all ranks, for small messages that no device has to wait for; None for a single process.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -84,7 +87,9 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
         return
     env_number("MASTER_PORT", "", 1, 65535)
     if not os.environ.get("MASTER_ADDR"):
-        raise UserError("MASTER_ADDR is not set in the environment, but WORLD_SIZE is: expected the name of rank 0's machine")
+        raise UserError(
+            "MASTER_ADDR is not set in the environment, but WORLD_SIZE is: expected the name of rank 0's machine"
+        )
     timeout = timedelta(seconds=timeout_s)
     own: dict[str, Any] = {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -99,7 +104,7 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
 
 
 def connect() -> TCPStore:
-    """A connection to the store that torchrun's agent, or rank 0, serves."""
+    """Connects to the store that torchrun's agent, or rank 0, serves."""
     address, port = os.environ["MASTER_ADDR"], env_number("MASTER_PORT", "", 1, 65535)
     return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30), wait_for_workers=False)
 
@@ -107,22 +112,22 @@ def connect() -> TCPStore:
 def fresh_store(ranks: Ranks, timeout_s: float) -> Store:
     """A part of the agent's store that only the ranks of this start use.
 
-    torchrun --max-restarts starts the ranks again with the store that they had before, in which they would find the addresses
-    of processes that are gone. So each rank leaves a word of its own, rank 0 makes a list of them, and a rank takes the list
-    that has its word: only a rank 0 that lives at the same time can have made it.
+    torchrun --max-restarts restarts the ranks with the store of the previous start, which holds the addresses of dead
+    processes. So each rank publishes a token of its own, rank 0 lists all of them, and a rank accepts the list that
+    contains its token: only a rank 0 that is alive at the same time can have made it.
 
-    Raises: RunError when the ranks have not met within `timeout_s`.
+    Raises: RunError if the ranks have not met within `timeout_s`.
     """
-    store, word, deadline = connect(), uuid.uuid4().hex, time.monotonic() + timeout_s
-    store.set(f"en/word/{ranks.rank}", word)
-    keys = [f"en/word/{rank}" for rank in range(ranks.world_size)]
+    store, token, deadline = connect(), uuid.uuid4().hex, time.monotonic() + timeout_s
+    store.set(f"en/token/{ranks.rank}", token)
+    keys = [f"en/token/{rank}" for rank in range(ranks.world_size)]
     while time.monotonic() < deadline:
         if ranks.is_first:
-            words = [store.get(key).decode() if store.check([key]) else "" for key in keys]
-            store.set("en/list", json.dumps([word, words]))
+            tokens = [store.get(key).decode() if store.check([key]) else "" for key in keys]
+            store.set("en/list", json.dumps([token, tokens]))
         if store.check(["en/list"]):
-            name, words = json.loads(store.get("en/list"))
-            if words[ranks.rank] == word:
+            name, tokens = json.loads(store.get("en/list"))
+            if tokens[ranks.rank] == token:
                 store.set(f"en/{name}/met/{ranks.rank}", "")
                 if not ranks.is_first or store.check([f"en/{name}/met/{rank}" for rank in range(ranks.world_size)]):
                     return PrefixStore(f"en/{name}", store)
@@ -131,7 +136,7 @@ def fresh_store(ranks: Ranks, timeout_s: float) -> Store:
 
 
 def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
-    """`value` of every rank, in their order, on every rank."""
+    """Every rank's `value`, in the order of the ranks, on every rank."""
     if group is None:
         return [value]
     values: list[Any] = [None] * dist.get_world_size(group)
@@ -140,7 +145,7 @@ def gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
 
 
 def refuse_differences(facts: dict[str, Any], group: dist.ProcessGroup | None) -> None:
-    """Raises UserError that names what is not the same on all ranks, and on which: configuration, code, versions, data."""
+    """Raises UserError that names each fact (a key, code, a version, data) that differs between ranks, by rank."""
     digests = gather(hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest(), group)
     if len(set(digests)) == 1:
         return
@@ -160,7 +165,7 @@ def refuse_differences(facts: dict[str, Any], group: dist.ProcessGroup | None) -
 
 
 def refuse_drift(networks: Sequence[nn.Module], ranks: Ranks, group: dist.ProcessGroup | None) -> None:
-    """Raises RunError that names the ranks whose weights or buffers are not, bit for bit, those of rank 0."""
+    """Raises RunError that names the ranks whose weights or buffers differ from rank 0's in any bit."""
     if group is None:
         return
     digest = hashlib.sha256()
@@ -171,18 +176,18 @@ def refuse_drift(networks: Sequence[nn.Module], ranks: Ranks, group: dist.Proces
     adrift = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if adrift:
         named = ", ".join(map(str, adrift))
-        raise RunError(f"the weights or buffers of rank {named} are no longer those of rank 0: faulty memory, device or network")
+        raise RunError(f"the weights or buffers of rank {named} differ from rank 0's: faulty memory, device or network")
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Adds up a tensor over all ranks, in place, and returns it."""
+    """Sums a tensor over all ranks, in place, and returns it."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Gives every rank the mean over ranks of each floating-point buffer, so that all evaluate the same network."""
+    """Averages each floating-point buffer over the ranks, so that all evaluate the same network."""
     if not dist.is_initialized():
         return
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
@@ -193,7 +198,7 @@ def average_buffers(model: nn.Module) -> None:
 
 
 def only_deterministic() -> None:
-    """Restricts torch to algorithms that give the same bits each time."""
+    """Restricts torch to algorithms that give the same bits every time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,39 +1,39 @@
-"""A question that all ranks answer alike: whether any of them says yes."""
+"""A yes-or-no vote among the ranks: yes if any rank votes yes."""
 
 import torch
 import torch.distributed as dist
 
 
 class Vote:
-    """Agrees with the other ranks on whether to stop, say.
+    """Agrees with the other ranks, for example on whether to stop.
 
     Args:
-        group: a gloo group of all ranks, or None for one process.
+        group: a gloo group of all ranks; None for a single process.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group
-        self._asked = torch.zeros(1)
-        self._question: dist.Work | None = None
+        self._votes = torch.zeros(1)
+        self._pending: dist.Work | None = None
 
     def agreed(self, own: bool, wait: bool) -> bool:
-        """Whether any rank has said yes. All have to ask at the same steps, and all are given the same answer.
+        """Whether any rank votes yes. All ranks have to ask at the same steps, and all get the same answer.
 
         Args:
-            own: what this rank says.
-            wait: for the answer of now; else it is that of the step before, found out meanwhile, so that no step waits.
+            own: this rank's vote.
+            wait: whether to wait for this step's result; else the answer is the previous step's, gathered meanwhile.
         """
         if self._group is None:
             return own
         if self._answer():
             return True
-        self._asked = torch.full((1,), float(own))
-        self._question = dist.all_reduce(self._asked, group=self._group, async_op=True)
+        self._votes = torch.full((1,), float(own))
+        self._pending = dist.all_reduce(self._votes, group=self._group, async_op=True)
         return wait and self._answer()
 
     def _answer(self) -> bool:
-        if self._question is None:
+        if self._pending is None:
             return False
-        self._question.wait()
-        self._question = None
-        return bool(self._asked.item())
+        self._pending.wait()
+        self._pending = None
+        return bool(self._votes.item())

@@ -3,8 +3,8 @@
 from en.build import build_network, build_to_device, open_loaders
 from en.config.reading import merged, parse_override, validate
 from en.config.schema import Config
-from en.data import worker_deaths_told
-from en.distributed.liveness import departures_told
+from en.data import naming_dead_workers
+from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
 from en.errors import UserError
 from en.evaluation.evaluate import evaluate
@@ -43,9 +43,9 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
     facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
     with (
-        worker_deaths_told(),
+        naming_dead_workers(),
         process_group(ranks, device, config.distributed.timeout_s) as group,
-        departures_told(ranks, group),
+        naming_silent_ranks(ranks, group),
     ):
         refuse_differences(facts, group)
         to_device = build_to_device(config, device)

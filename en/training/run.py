@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 from en.build import build_network, build_to_device, check_batch_size, open_loaders
 from en.config.schema import Config
-from en.data import worker_deaths_told
-from en.distributed.liveness import departures_told
+from en.data import naming_dead_workers
+from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import (
     Ranks,
     average_buffers,
@@ -71,9 +71,9 @@ class Run:
         """
         timeout_s = self.config.distributed.timeout_s
         with (
-            worker_deaths_told(),
+            naming_dead_workers(),
             process_group(self.ranks, self.device, timeout_s) as self.group,
-            departures_told(self.ranks, self.group),
+            naming_silent_ranks(self.ranks, self.group),
         ):
             self.vote = Vote(self.group)
             # From here on a signal waits for a checkpoint.

@@ -5,7 +5,7 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-from en.errors import INTERRUPTED, RESUME_ME, speaks
+from en.errors import INTERRUPTED, RESUME_ME, is_reporter
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SAME_KEY_S = (
@@ -18,8 +18,8 @@ class StopRequest:
 
     Before `defer`, when nothing has been written, a signal ends the process at once: exit code RESUME_ME, or
     INTERRUPTED for Ctrl-C. After it, the run looks at `signal` between its steps; a second Ctrl-C raises
-    KeyboardInterrupt. Once the block is left otherwise, signals are ignored, so that none changes the exit code while the
-    process ends.
+    KeyboardInterrupt. Once the block is left otherwise, signals are ignored, so that none changes the exit code while
+    the process ends.
 
     Attributes:
         signal: its name; empty where there was none.
@@ -59,6 +59,6 @@ class StopRequest:
 def end_at_once(name: str) -> None:
     """Ends a process that has written nothing yet, wherever it is: an exception might be caught on its way."""
     code = INTERRUPTED if name == "SIGINT" else RESUME_ME
-    if speaks():
+    if is_reporter():
         os.write(2, f"stopped by {name} before the run began: nothing was written (exit code {code})\n".encode())
     os._exit(code)

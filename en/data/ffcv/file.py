@@ -1,4 +1,4 @@
-"""FFCV's file, written in the samples' order and read with every decode checked.
+"""FFCV's file: written in the samples' order, read with every decode checked.
 
 Stock FFCV reads these files, and this module reads stock files that have an RGB image and an integer label.
 """
@@ -30,13 +30,13 @@ from en.data.ffcv.tables import (
 )
 from en.errors import RunError, UserError
 
-PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page's end
+PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
 
 __all__ = ["JPEG", "RAW", "BetonFile", "Encoded", "read_classes", "read_name", "write_beton"]
 
 
 class Encoded(NamedTuple):
-    """One sample as it is stored: JPEG or raw, the image's size in pixels, its bytes, and the label."""
+    """One stored sample: JPEG or raw, the image's size in pixels, its bytes, and the label."""
 
     mode: int
     width: int
@@ -46,12 +46,12 @@ class Encoded(NamedTuple):
 
 
 def write_beton(path: Path, samples: Iterable[Encoded], at_most: int) -> int:
-    """Writes the samples to `path`, in their order, and makes the file durable.
+    """Writes the samples to `path`, in their order, and flushes the file to disk.
 
     Args:
-        at_most: the largest number of samples that can come; fewer are fine.
+        at_most: upper limit of the number of samples.
     Returns: the number of samples written.
-    Raises: OSError when the disk is full.
+    Raises: OSError, e.g. when the disk is full.
     """
     metadata, table = np.zeros(at_most, SAMPLE), np.zeros(at_most, ALLOCATION)
     at = next_page(METADATA + metadata.nbytes)
@@ -90,13 +90,13 @@ def field_descriptions() -> Table:
 
 
 class BetonFile:
-    """A .beton file opened for reading: sizes and labels in memory, the images mapped from the disk.
+    """A .beton file open for reading: sizes and labels in memory, images mapped from disk.
 
     Attributes:
         path: the file.
         heights, widths, labels: (samples,) int64.
-        digest: SHA-256, in hexadecimal digits, of which samples the file has: their sizes, labels and places.
-    Raises: UserError for a file that is missing, of another version, truncated, damaged, or with other fields.
+        digest: hex SHA-256 of the samples' sizes, labels and positions in the file.
+    Raises: UserError for a file that is missing, truncated, damaged, of another version or with other fields.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class BetonFile:
                 tables = read_tables(file, path)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}: expected a .beton file that can be read") from error
+            raise UserError(f"{path}: {error.strerror or error}: expected a readable .beton file") from error
         self._modes, self.heights, self.widths, self.labels, self._offsets, self._sizes, self.digest = tables
         self._length = len(self._map)
         self._address = np.frombuffer(self._map, np.uint8).ctypes.data
@@ -117,30 +117,30 @@ class BetonFile:
         return len(self.labels)
 
     def largest(self) -> int:
-        """Bytes of the largest decoded image, the size of the scratch buffer that `decode` needs."""
+        """Bytes of the largest decoded image: the size of scratch buffer that `decode` needs."""
         return int((3 * self.heights * self.widths).max())
 
     def scratch(self) -> Bytes:
-        """A buffer for `decode`. Raises RunError when there is no memory for it."""
+        """Allocates a scratch buffer for `decode`. Raises RunError when there is no memory for it."""
         try:
             return np.empty(self.largest(), np.uint8)
         except MemoryError as error:
             raise RunError(f"{self.path}: no memory for its largest image, {self.largest()} bytes") from error
 
     def check_length(self) -> None:
-        """Raises RunError when the file has been cut short since it was opened, before a read of what is gone ends the process."""
+        """Raises RunError if the file was truncated since it was opened: reading the rest would kill the process."""
         length = self._map.size()
         if length < self._length:
-            raise RunError(f"{self.path}: cut short while in use: expected {self._length} bytes, found {length}")
+            raise RunError(f"{self.path}: truncated while in use: expected {self._length} bytes, found {length}")
 
     def decode(self, sample: int, box: tuple[int, int, int, int], out: Bytes, scratch: Bytes) -> None:
-        """Decodes one sample and scales a part of it into `out`. Releases the GIL while it works.
+        """Decodes one sample and scales a part of it into `out`. Releases the GIL meanwhile.
 
         Args:
             box: top, left, height, width of the part, pixels.
-            out: (R, R, 3), contiguous; scaled by area averaging, as FFCV does.
-            scratch: at least `largest()` bytes, one buffer for each thread.
-        Raises: RunError that names the sample when libjpeg finds it damaged, or of another size than the file says.
+            out: (R, R, 3), contiguous; scaled by area averaging, as in FFCV.
+            scratch: at least `largest()` bytes, one buffer per thread.
+        Raises: RunError that names the sample if libjpeg finds it damaged, or of another size than in the metadata.
         """
         height, width = int(self.heights[sample]), int(self.widths[sample])
         pixels = self._address + int(self._offsets[sample])
@@ -150,7 +150,7 @@ class BetonFile:
         scale(pixels, height, width, box, out)
 
     def _decode_jpeg(self, sample: int, content: int, expected: tuple[int, int], scratch: Bytes) -> None:
-        """The JPEG at an address into `scratch`; its size is looked at first, for libjpeg scales what is larger or smaller."""
+        """Decodes the JPEG at an address into `scratch`; checks its size first, since libjpeg would scale it."""
         size = int(self._sizes[sample])
         found = jpeg_size(content, size)
         if found not in (None, expected):
@@ -163,7 +163,7 @@ class BetonFile:
 
 
 def read_classes(root: Path) -> list[str]:
-    """Class names beside the .beton files, in the order of the labels."""
+    """Reads the class names beside the .beton files, in the order of the labels. Raises UserError."""
     path = root / "classes.json"
     try:
         classes = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +175,10 @@ def read_classes(root: Path) -> list[str]:
 
 
 def read_name(root: Path) -> str:
-    """The data set's name, and what preparation changed in its images; the folder's name where dataset.json is missing."""
+    """Reads the data set's name and how preparation changed its images; without dataset.json, the folder's name.
+
+    Raises: UserError.
+    """
     path = root / "dataset.json"
     if not path.is_file():
         return root.resolve().name
@@ -185,5 +188,5 @@ def read_name(root: Path) -> str:
         changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
         changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected what scripts/prepare_data.py wrote: {error}") from error
+        raise UserError(f"{path}: expected the output of scripts/prepare_data.py: {error}") from error
     return name + (f" ({', '.join(changes)})" if changes else "")

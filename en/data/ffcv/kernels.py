@@ -1,9 +1,9 @@
 """FFCV's C kernels: libjpeg-turbo's decoder and OpenCV's area resize, called without the GIL.
 
-The compiled library is loaded from the installed ffcv package without importing the package, whose import compiles numba
-functions for three seconds in every process and none of which is needed here.
+The compiled library is loaded without importing the package ffcv, whose import compiles numba functions for three
+seconds in every process; none of them is needed here.
 
-Raises: ImportError at import where ffcv is not installed.
+Raises: ImportError at import if ffcv is not installed.
 """
 
 import threading
@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 
 
 def load_library() -> CDLL:
-    """The package's compiled library."""
+    """Loads the package's compiled library. Raises ImportError."""
     package = find_spec("ffcv")
     folders = (package and package.submodule_search_locations) or []
     libraries = [path for folder in folders for path in Path(folder).glob("_libffcv*.so")]
@@ -35,7 +35,7 @@ LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *
 LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
-# of the libjpeg-turbo that the library is linked with
+# of libjpeg-turbo, with which the library is linked
 LIBRARY.tjInitDecompress.argtypes = []
 LIBRARY.tjInitDecompress.restype = c_void_p
 LIBRARY.tjDecompressHeader3.argtypes = [c_void_p, c_void_p, c_ulong, *[POINTER(c_int)] * 4]
@@ -47,7 +47,7 @@ TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
 
 
 class HeaderReader(threading.local):
-    """libjpeg's state, one for each thread that reads headers; kept until the process ends, as the library keeps its own."""
+    """libjpeg's state for each thread that reads headers; kept until the process ends, as the library keeps its own."""
 
     def __init__(self) -> None:
         self.handle = LIBRARY.tjInitDecompress()
@@ -57,28 +57,29 @@ HEADERS = HeaderReader()
 
 
 def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
-    """Height and width, pixels, in the header of the JPEG file of `size` bytes at an address; None for no whole header."""
+    """Height and width, pixels, in the header of the JPEG file of `size` bytes at an address; None if it is damaged."""
     width, height, subsampling, colours = (c_int(0) for _ in range(4))
-    # The code is no use: it also refuses an unusual subsampling, which the decoder takes.
-    LIBRARY.tjDecompressHeader3(HEADERS.handle, address, size, byref(width), byref(height), byref(subsampling), byref(colours))
+    # The return code is useless: it also rejects an unusual subsampling that the decoder accepts.
+    found = [byref(value) for value in (width, height, subsampling, colours)]
+    LIBRARY.tjDecompressHeader3(HEADERS.handle, address, size, *found)
     return (height.value, width.value) if min(height.value, width.value) > 0 else None
 
 
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
     """Decodes the JPEG file of `size` bytes at an address as RGB into `out`, at least 3 * height * width bytes.
 
-    Returns: 0 when libjpeg had neither an error nor a warning.
+    Returns: 0 if libjpeg reported neither an error nor a warning.
     """
     code: int = LIBRARY.imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
     return code
 
 
 def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
-    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and hears what libjpeg says of it.
+    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and returns libjpeg's message.
 
     Args:
-        cmyk: the file has four channels, which stay as they are.
-    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning; empty when it had none.
+        cmyk: the file has four channels, which are left as they are.
+    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning, empty if there was none.
     """
     pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
     handle = LIBRARY.tjInitDecompress()
@@ -92,7 +93,7 @@ def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tu
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:
-    """Scales a part of the RGB image at an address into `out`, (R, S, 3) contiguous, by OpenCV's INTER_AREA.
+    """Scales a part of the RGB image at an address into `out`, (R, S, 3) contiguous, with OpenCV's INTER_AREA.
 
     Args:
         box: top, left, height, width of the part, pixels.

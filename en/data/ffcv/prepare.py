@@ -1,4 +1,4 @@
-"""A source of images made into train.beton, val.beton, dataset.json and classes.json."""
+"""Turns a source of images into train.beton, val.beton, dataset.json and classes.json."""
 
 import ctypes
 import io
@@ -25,7 +25,7 @@ from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.out_folder import OutFolder
 from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
-from en.data.sources.folders import SPLITS, Sample, Source
+from en.data.sources import SPLITS, Sample, Source
 from en.errors import RunError, Stopped, UserError
 from en.progress import Progress
 
@@ -39,8 +39,8 @@ class Storage:
     """How images are stored.
 
     Attributes:
-        kind: jpeg keeps RGB and grey JPEG files byte for byte (less padding before their end) and all others as raw
-            pixels, so that nothing is lost; reencode makes every image a JPEG; raw stores the pixels of every image.
+        kind: jpeg keeps RGB and grey JPEG files byte for byte (except padding before their end) and all others as raw
+            pixels, so that nothing is lost; reencode makes every image a JPEG; raw stores every image's pixels.
         max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
         quality: JPEG quality of re-encoded images, 1 to 100.
     """
@@ -51,13 +51,13 @@ class Storage:
 
 
 class Terminated(Stopped):
-    """SIGTERM ended the preparation before anything was put in place."""
+    """SIGTERM ended the preparation before any file was put in place."""
 
     exit_code = 128 + signal.SIGTERM
 
     @classmethod
     def stop(cls, number: int, frame: FrameType | None) -> NoReturn:
-        """A handler of the signal."""
+        """Handles the signal."""
         raise cls("terminated")
 
 
@@ -72,44 +72,44 @@ def prepare(
 ) -> dict[str, int]:
     """Writes out/train.beton, out/val.beton, out/dataset.json and out/classes.json, all or none of them.
 
-    Every image is decoded once to be checked, and every stored sample once more after writing. Grey and CMYK images become
-    RGB. Samples keep the source's order, so that the same source gives the same bytes.
+    Decodes every image once to check it, and every stored sample again after writing. Grey and CMYK images become RGB.
+    Samples keep the source's order, so that the same source gives the same bytes.
 
     Args:
-        skip_corrupt: leaves damaged files out.
-        on_warning: what becomes of files that libjpeg decodes with a warning, apart from padding before their end, which
-            changes no pixel: refuse takes them for damaged, skip leaves them out, keep stores the pixels.
-        overwrite: replaces a set that `out` holds.
-    Returns: how many samples were stored, by split; under "skipped" how many were left out, under "warnings" how many files
-        had a warning, under "warnings_kept" how many of these were stored.
-    Raises: UserError that lists every damaged file, unless skip_corrupt leaves them out, and for an `out` that is in use or
-        holds a set; RunError for a worker that died.
+        skip_corrupt: whether to skip damaged files.
+        on_warning: how to treat files that libjpeg decodes with a warning, other than about padding before their end,
+            which changes no pixel: refuse counts them as damaged, skip omits them, keep stores their pixels.
+        overwrite: whether to replace a data set in `out`.
+    Returns: how many samples were stored, by split; under "skipped" how many were skipped, under "warnings" how many
+        files had a warning, under "warnings_kept" how many of these were stored.
+    Raises: UserError that lists every damaged file, unless skip_corrupt is set, and for an `out` that is in use or
+        holds a data set; RunError if a worker died.
     """
     folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
     try:
-        with folder.held(overwrite):
+        with folder.locked(overwrite):
             counts = {split: write_split(source, split, folder, storage, workers, remarks) for split in SPLITS}
             remarks.refuse()
             for split in SPLITS:
                 if not counts[split]:
-                    raise UserError(f"{source.name}: expected images for {split}, found none that is whole")
+                    raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
                 verify(folder.partial(f"{split}.beton"), workers)
-            counts |= {"skipped": len(remarks.left_out), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
+            counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
             folder.write_json("dataset.json", {"name": source.name, "storage": asdict(storage), **counts})
             folder.write_json("classes.json", source.classes)
             folder.put_in_place()
     except BrokenProcessPool as error:
-        raise RunError(f"{source.name}: a worker process died, perhaps for want of memory; nothing was written") from error
+        raise RunError(f"{source.name}: a worker process died, perhaps out of memory; nothing was written") from error
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
-    for what, lines in (("left out", remarks.left_out), ("kept", remarks.kept)):
+    for what, lines in (("skipped", remarks.skipped), ("kept", remarks.kept)):
         for line in lines:
             print(f"{what} {line}")
     return counts
 
 
 def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
-    """Writes a split's .beton file beside its place. Returns: the number of samples in it."""
+    """Writes a split's .beton file under its partial name. Returns: the number of samples."""
     samples = source.splits[split]
     with closing(encode_all(samples, storage, workers, f"{source.name}: {split}", remarks)) as encoded:
         return write_beton(folder.partial(f"{split}.beton"), encoded, at_most=len(samples))
@@ -118,7 +118,7 @@ def write_split(source: Source, split: str, folder: OutFolder, storage: Storage,
 def encode_all(
     samples: list[Sample], storage: Storage, workers: int, label: str, remarks: Remarks
 ) -> Generator[Encoded, None, None]:
-    """The samples as they are to be stored, in order, encoded by several processes; what is said of others is noted."""
+    """Encodes samples in several processes and yields those to store, in order; notes remarks on files."""
     context = multiprocessing.get_context("fork")
     with (
         ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
@@ -126,22 +126,22 @@ def encode_all(
     ):
         for checked in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):
             progress.advance()
-            if remarks.takes(checked) and checked.encoded is not None:
+            if remarks.accept(checked) and checked.encoded is not None:
                 yield checked.encoded
 
 
 def end_with_parent(parent: int) -> None:
-    """Begins a worker: a signal that stops preparation is left to the parent, and a parent that is killed takes it along."""
+    """Sets up a worker: it leaves a signal that stops preparation to the parent, and dies when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)  # it died before it could be heard of
+        os._exit(1)  # the parent died before prctl
 
 
 def encode(sample: Sample, storage: Storage) -> Checked:
-    """One sample in its stored form, or what is wrong with its file."""
+    """Encodes one sample as it is stored, or finds what is wrong with its file."""
     try:
         if isinstance(sample.image, Path):
             picture = decode_image(read_file(sample.image))
@@ -152,7 +152,7 @@ def encode(sample: Sample, storage: Storage) -> Checked:
     image = picture.image
     if max(image.size) > LARGEST_SIDE:
         return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    return Checked(sample.name, encode_picture(picture, storage, sample.label), picture.warning, picture.note)
+    return Checked(sample.name, encode_picture(picture, storage, sample.target), picture.warning, picture.note)
 
 
 def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:
@@ -167,7 +167,7 @@ def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:
 
 
 def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
-    """The image, scaled down so that no side is longer than max_side pixels."""
+    """Scales an image down so that no side is longer than max_side pixels."""
     if max_side is None or max(image.size) <= max_side:
         return image
     share = max_side / max(image.size)
@@ -176,7 +176,7 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
 
 
 def verify(path: Path, workers: int) -> None:
-    """Decodes every sample of a .beton file as training would. Raises RunError that names the first that fails."""
+    """Decodes every sample of a .beton file as training does. Raises RunError that names the first that fails."""
     file = BetonFile(path)
     boxes = centre_boxes(file.heights, file.widths, 1.0)
 

@@ -1,10 +1,10 @@
-"""The tables of FFCV's file: their layout, and that nothing in them leads a reader out of the file or to another's pixels.
+"""The tables of FFCV's file: their layout, and checks that they lead no reader out of the file or to another's pixels.
 
-The layout is that of FFCV 1.0.2, file version 2: header, field descriptions, one row of metadata a sample, data pages,
-allocation table; all little-endian. The allocation table ends the file and has one row a sample, in any order.
+The layout is that of FFCV 1.0.2, file version 2: header, field descriptions, one row of metadata per sample, data
+pages, allocation table; all little-endian. The allocation table ends the file and has one row per sample, in any order.
 
-A seal is the SHA-256 of all this, kept among the label field's arguments, which stock FFCV leaves at zero and ignores: with
-it, no change of a label or size passes for what was written. Files without one are those of stock FFCV.
+The seal is the SHA-256 of all of these, kept among the label field's arguments, which stock FFCV leaves at zero and
+ignores: it exposes any change of a label or size. Files by stock FFCV have none.
 """
 
 import hashlib
@@ -20,26 +20,32 @@ from en.errors import UserError
 VERSION = 2
 JPEG, RAW = 0, 1  # image modes
 FIELDS = {"image": 2, "label": 1}  # names and FFCV's numbers for RGBImageField and IntField
-LARGEST_SIDE = 65_535  # sizes are kept in 16 bits
-LARGEST_AREA = 178_956_970  # pixels; Pillow, which preparation reads images with, takes none that is larger
+LARGEST_SIDE = 65_535  # sizes have 16 bits
+LARGEST_AREA = 178_956_970  # pixels; Pillow, with which preparation reads images, refuses larger ones
 SEAL = b"sha256:"
 HEADER = np.dtype(
-    [("version", "<u2"), ("num_fields", "<u2"), ("page_size", "<u4"), ("num_samples", "<u8"), ("alloc_table_ptr", "<u8")]
+    [
+        ("version", "<u2"),
+        ("num_fields", "<u2"),
+        ("page_size", "<u4"),
+        ("num_samples", "<u8"),
+        ("alloc_table_ptr", "<u8"),
+    ]
 )
 FIELD = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 METADATA = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
-"""Where the metadata begins, bytes."""
+"""Offset of the metadata, bytes."""
 
 Table = NDArray[np.void]
 
 
 class Tables(NamedTuple):
-    """What a file says of its samples, (samples,) each: mode, size in pixels, label, and where in the file its bytes lie.
+    """A file's columns, (samples,) each: mode, size in pixels, label, and offset and size of the bytes.
 
-    The digest is the SHA-256 of all of it, in hexadecimal digits.
+    The digest is the hex SHA-256 of all tables.
     """
 
     modes: NDArray[np.uint8]
@@ -52,23 +58,23 @@ class Tables(NamedTuple):
 
 
 def read_tables(file: BinaryIO, path: Path) -> Tables:
-    """Reads and checks the tables of a file. Raises UserError for one of another kind, cut short or damaged."""
+    """Reads and checks a file's tables. Raises UserError for a file of another kind, truncated or damaged."""
     header, fields = read_header(file, path)
     count, table_at = int(header["num_samples"][0]), int(header["alloc_table_ptr"][0])
     length, pages = os.fstat(file.fileno()).st_size, METADATA + count * SAMPLE.itemsize
     if count < 1 or table_at < pages or table_at + count * ALLOCATION.itemsize != length:
         raise UserError(
-            f"{path}: truncated or damaged: a table of {count} samples at byte {table_at}: expected it to follow the samples "
-            f"and to end the file, at {length} bytes; prepare it again"
+            f"{path}: truncated or damaged: a table of {count} samples at byte {table_at}: expected it to follow the "
+            f"samples and to end the file, at {length} bytes; prepare it again"
         )
     metadata = read_rows(file, SAMPLE, count, METADATA)
     table = read_rows(file, ALLOCATION, count, table_at)
     table_of_samples = table[np.argsort(table["sample_id"], kind="stable")]
     check_images(path, metadata["f0"])
-    check_places(path, metadata["f0"], table_of_samples, pages, table_at)
+    check_offsets(path, metadata["f0"], table_of_samples, pages, table_at)
     digest = tables_digest(header, fields, metadata, table)
     if fields["arguments"][-1].any() and fields[-1:].tobytes() != sealed(fields, digest)[-1:].tobytes():
-        raise UserError(f"{path}: damaged: its sizes, labels or places are not those that were written; prepare it again")
+        raise UserError(f"{path}: damaged: its sizes, labels or offsets are not as written; prepare it again")
     image, sizes = metadata["f0"], table_of_samples["size"].astype(np.int64)
     heights, widths, offsets = (image[name].astype(np.int64) for name in ("height", "width", "data_ptr"))
     return Tables(image["mode"].copy(), heights, widths, metadata["f1"].astype(np.int64), offsets, sizes, digest)
@@ -80,22 +86,25 @@ def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
         found = f"version {header['version'][0]}" if len(header) else "too few bytes"
         raise UserError(f"{path}: expected a .beton file of version {VERSION}, found {found}")
     if header["num_fields"][0] != len(FIELDS):
-        raise UserError(f"{path}: expected 2 fields, an RGB image and an integer label, found {header['num_fields'][0]}")
+        raise UserError(
+            f"{path}: expected 2 fields, an RGB image and an integer label, found {header['num_fields'][0]}"
+        )
     fields = read_rows(file, FIELD, len(FIELDS), HEADER.itemsize)
     if fields["type_id"].tolist() != list(FIELDS.values()):
-        raise UserError(f"{path}: expected an RGB image and an integer label, found fields of types {fields['type_id'].tolist()}")
+        found = fields["type_id"].tolist()
+        raise UserError(f"{path}: expected an RGB image and an integer label, found fields of types {found}")
     return header, fields
 
 
 def read_rows(file: BinaryIO, kind: np.dtype[np.void], count: int, start: int) -> Table:
-    """Up to `count` rows from byte `start` on: fewer where the file ends."""
+    """Reads up to `count` rows from byte `start` on; fewer if the file ends."""
     file.seek(start)
     content = file.read(count * kind.itemsize)
     return np.frombuffer(content, kind, len(content) // kind.itemsize)
 
 
 def check_images(path: Path, image: Table) -> None:
-    """Raises UserError for a mode that FFCV has not and for a size that no image has."""
+    """Raises UserError for a mode that FFCV does not have and for an impossible size."""
     modes, heights, widths = (image[name].astype(np.int64) for name in ("mode", "height", "width"))
     expect(path, "mode", modes, (modes == JPEG) | (modes == RAW), f"{JPEG} (JPEG) or {RAW} (raw)")
     for name, sides in (("height", heights), ("width", widths)):
@@ -104,35 +113,37 @@ def check_images(path: Path, image: Table) -> None:
     expect(path, "height x width", area, area <= LARGEST_AREA, f"at most {LARGEST_AREA} pixels")
 
 
-def check_places(path: Path, image: Table, table: Table, start: int, end: int) -> None:
-    """Raises UserError unless each sample has bytes of its own between `start` and `end`, as many as a raw image needs.
+def check_offsets(path: Path, image: Table, table: Table, start: int, end: int) -> None:
+    """Raises UserError unless every sample has its own bytes between `start` and `end`, as many as a raw image needs.
 
     Args:
         image, table: (samples,) in the order of the samples.
     """
-    places, sizes = table["ptr"], table["size"]
+    offsets, sizes = table["ptr"], table["size"]
     numbers = np.arange(len(table), dtype=np.uint64)
     expect(path, "number in the allocation table", table["sample_id"], table["sample_id"] == numbers, "one of each")
-    expect(path, "data_ptr", image["data_ptr"], image["data_ptr"] == places, "that of the allocation table")
-    expect(path, "data_ptr", places, (start <= places) & (places < end), f"{start} to {end - 1}")
-    expect(path, "size", sizes, (sizes >= 1) & (sizes <= end - places), "1 byte or more, before the allocation table")
+    expect(path, "data_ptr", image["data_ptr"], image["data_ptr"] == offsets, "that of the allocation table")
+    expect(path, "data_ptr", offsets, (start <= offsets) & (offsets < end), f"{start} to {end - 1}")
+    expect(path, "size", sizes, (sizes >= 1) & (sizes <= end - offsets), "1 byte or more, before the allocation table")
     raw = 3 * image["height"].astype(np.uint64) * image["width"]
     expect(path, "size", sizes, (image["mode"] != RAW) | (sizes == raw), "3 x height x width of raw pixels")
-    order = np.argsort(places, kind="stable")
+    order = np.argsort(offsets, kind="stable")
     apart = np.ones(len(table), bool)
-    apart[order[1:]] = (places + sizes)[order[:-1]] <= places[order[1:]]
-    expect(path, "data_ptr", places, apart, "a place behind the sample before it")
+    apart[order[1:]] = (offsets + sizes)[order[:-1]] <= offsets[order[1:]]
+    expect(path, "data_ptr", offsets, apart, "an offset after the previous sample")
 
 
 def expect(path: Path, what: str, values: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
     """Raises UserError that names the first sample whose value is not good."""
     if not good.all():
         sample = int(np.argmin(good))
-        raise UserError(f"{path}: damaged: sample {sample}: {what} {values[sample]}: expected {expected}; prepare it again")
+        raise UserError(
+            f"{path}: damaged: sample {sample}: {what} {values[sample]}: expected {expected}; prepare it again"
+        )
 
 
 def tables_digest(header: Table, fields: Table, metadata: Table, table: Table) -> str:
-    """SHA-256 over header, field descriptions without the seal, metadata and allocation table, in hexadecimal digits."""
+    """Hex SHA-256 over header, field descriptions without the seal, metadata and allocation table."""
     digest = hashlib.sha256()
     for part in (header, sealed(fields, ""), metadata, table):
         digest.update(part.tobytes())
@@ -140,7 +151,7 @@ def tables_digest(header: Table, fields: Table, metadata: Table, table: Table) -
 
 
 def sealed(fields: Table, digest: str) -> Table:
-    """The field descriptions with a digest in the label's arguments, or with none for an empty one."""
+    """The field descriptions with a digest in the label's arguments; none if the digest is empty."""
     seal = SEAL + digest.encode() if digest else b""
     fields = fields.copy()
     fields["arguments"][-1] = np.frombuffer(seal.ljust(FIELD["arguments"].itemsize, b"\0"), np.uint8)

@@ -1,0 +1,43 @@
+"""A list file: `train|val path class` on each line."""
+
+from pathlib import Path
+
+from en.data.sources.source import SPLITS, Sample, Source, as_text
+from en.errors import UserError
+
+
+def read_list(path: Path) -> Source:
+    """Reads a list file: `train|val path class` on each line, separated by tabs or spaces; # starts a comment line.
+
+    Raises: UserError.
+    """
+    rows: list[tuple[str, Path, str]] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected a text file, each line `train|val path class`") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = split_line(line)
+        if len(parts) != 3 or parts[0] not in SPLITS:
+            raise UserError(f"{path}:{number}: {line!r}: expected `train|val path class`")
+        rows.append((parts[0], path.parent / parts[1], parts[2]))
+    classes = sorted({name for split, _, name in rows if split == "train"})
+    for split in SPLITS:
+        if not any(row[0] == split for row in rows):
+            raise UserError(f"{path}: expected lines for train and for val, found none for {split}")
+    for _, image, name in rows:
+        if name not in classes:
+            raise UserError(f"{path}: class {name!r} of {image}: expected one of the classes of train")
+    target = {name: index for index, name in enumerate(classes)}
+    splits = {s: [Sample(str(image), image, target[name]) for split, image, name in rows if split == s] for s in SPLITS}
+    return Source(as_text(path.stem), classes, splits)
+
+
+def split_line(line: str) -> list[str]:
+    """The fields of a line. Without tabs, the path is everything between the first and the last word."""
+    if "\t" in line:
+        return line.split("\t")
+    first, *rest = line.split(maxsplit=1)
+    return [first, *(rest[0].rsplit(maxsplit=1) if rest else [])]

@@ -1,0 +1,60 @@
+"""A data set before preparation, whatever it is read from."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from en.errors import UserError
+
+SPLITS = ("train", "val")
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be prepared.
+
+    Attributes:
+        name: what messages call it: its path, or its position in an array.
+        image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
+        target: what the data set says of the image: an index into the classes.
+    """
+
+    name: str
+    image: Path | Pixels
+    target: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before preparation.
+
+    Attributes:
+        name: the data set's, for messages and reports.
+        classes: names in the order of their indices.
+        splits: the samples of train and val.
+    """
+
+    name: str
+    classes: list[str]
+    splits: dict[str, list[Sample]]
+
+
+@contextmanager
+def naming_unreadable(path: Path) -> Iterator[None]:
+    """Turns an OSError into a UserError that names the file, or else `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror or error}: expected to read it") from error
+
+
+def as_text(name: str) -> str:
+    """A file's name as text that any file or terminal accepts: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")

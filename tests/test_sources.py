@@ -1,0 +1,146 @@
+"""Class folders and list files: both loaders read, ignore and refuse the same."""
+
+import os
+from pathlib import Path
+
+import pytest
+from commands import command, refused, succeed
+from conftest import ended, write_folders
+from readers import reading
+
+from en.data import LOADERS
+from en.data.ffcv.prepare import Storage, prepare
+from en.data.sources import read_source
+from en.errors import UserError
+
+
+def test_a_list_file_gives_the_same_samples_as_the_folders(folders, betons, tmp_path):
+    rows = [f"{s}\t{p}\t{p.parent.name}" for s in ("train", "val") for p in sorted((folders / s).rglob("*.jpg"))]
+    (tmp_path / "clothes.tsv").write_text("# split path class\n" + "\n".join(rows))
+    prepare(read_source(str(tmp_path / "clothes.tsv")), tmp_path / "out", Storage(), 2, False)
+    for name in ("train.beton", "val.beton", "classes.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (betons / name).read_bytes()
+
+
+def test_bad_sources_and_arguments_are_refused_in_one_line(tmp_path, folders):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "list.txt").write_text("train a.jpg\n")
+    (tmp_path / "unknown.txt").write_text("train a.jpg x\nval b.jpg y\n")
+    (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
+    for source, word in [
+        (tmp_path / "missing", "missing"), (tmp_path, "val"), (tmp_path / "list.txt", "list.txt:1"),
+        (tmp_path / "unknown.txt", "'y'"), (tmp_path / "binary.bin", "text file"), (tmp_path / "train", "train"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match="expected") as refusal:
+            read_source(str(source))
+        assert word in str(refusal.value) and "\n" not in str(refusal.value)
+    assert "--max-side" in refused(command("scripts/prepare_data.py", folders, tmp_path / "out", "--max-side", 10))
+    assert "--quality" in refused(command("scripts/prepare_data.py", folders, tmp_path / "out", "--quality", 0))
+
+
+def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
+    root = write_folders(tmp_path / "x", {"train": 2, "val": 2})
+    (root / "val" / "Extra").mkdir()
+    with pytest.raises(UserError, match="Extra"):
+        read_source(str(root))
+
+
+def test_hidden_files_are_ignored_and_linked_folders_are_read(kind, untidy, tmp_path):
+    prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False)
+    loader = LOADERS[kind](tmp_path / "out" if kind == "ffcv" else untidy, "train", reading(9))
+    assert loader.samples == 9
+    loader.close()
+
+
+def test_unreadable_files_are_listed_as_damaged(untidy, tmp_path):
+    first = min((untidy / "train").iterdir())
+    (first / "dangling.jpg").symlink_to("nowhere")
+    os.mkfifo(first / "pipe.jpg")
+    (first / "circle.jpg").symlink_to("circle.jpg")
+    with pytest.raises(UserError, match="3 files") as refusal:
+        prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False)
+    assert all(f"{name}.jpg: " in str(refusal.value) for name in ("dangling", "pipe", "circle"))
+
+
+def lose_a_val_class(root: Path) -> str:
+    victim = max((root / "val").iterdir())
+    victim.rename(root / victim.name)
+    return victim.name
+
+
+def empty_a_train_class(root: Path) -> str:
+    folder = max((root / "train").iterdir())
+    for path in folder.iterdir():
+        path.unlink()
+    return folder.name
+
+
+def empty_val(root: Path) -> str:
+    for path in (root / "val").rglob("*.jpg"):
+        path.unlink()
+    return "val"
+
+
+def lose_a_linked_class(root: Path) -> str:
+    (root / "train" / "gone").symlink_to("nowhere")
+    return "gone"
+
+
+def put_a_file_among_the_classes(root: Path) -> str:
+    (root / "val" / "stray.jpg").write_text("")
+    return "stray.jpg"
+
+
+def link_a_folder_to_itself(root: Path) -> str:
+    (min((root / "train").iterdir()) / "loop").symlink_to("..")
+    return "loop"
+
+
+def name_a_class_in_latin1(root: Path) -> str:
+    for split in ("train", "val"):
+        source = max((root / split).iterdir())
+        source.rename(os.fsdecode(os.fsencode(root / split) + b"/zo\xeb"))
+    return "xeb"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lose_a_val_class, empty_a_train_class, empty_val, lose_a_linked_class, put_a_file_among_the_classes,
+        link_a_folder_to_itself, name_a_class_in_latin1,
+    ],
+)  # fmt: skip
+def test_folders_of_another_form_are_refused_by_name_in_both_loaders(spoil, untidy):
+    name = spoil(untidy)
+    for read in (lambda: read_source(str(untidy)), lambda: LOADERS["folder"](untidy, "val", reading())):
+        with pytest.raises(UserError, match="expected") as refusal:
+            read()
+        assert name in str(refusal.value) and "\n" not in str(refusal.value)
+        assert str(refusal.value).isascii()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_an_unreadable_folder_is_an_error_that_names_it_and_an_unreadable_file_counts_as_damaged(
+    untidy, tmp_path, capfd, forked
+):
+    for path in (untidy, *untidy.parents):
+        path.chmod(path.stat().st_mode | 0o555)  # so that another user can pass through
+    tmp_path.chmod(0o777)
+    prepare(read_source(str(untidy)), tmp_path / "mine", Storage(), 1, True)  # imports what the other user may not read
+    folder = max((untidy / "train").iterdir())
+    for place, words in (((folder / "000.jpg"), "000.jpg: cannot be read"), (folder, folder.name)):
+        place.chmod(0)
+        child = forked(
+            lambda: (os.setuid(65_534), prepare(read_source(str(untidy)), tmp_path / "out", Storage(), 1, False))
+        )
+        assert ended(child) == 2
+        assert words in capfd.readouterr().err
+        place.chmod(0o755)
+
+
+def test_file_names_that_no_terminal_can_show_are_listed(untidy, tmp_path):
+    victim = os.fsdecode(os.fsencode(max((untidy / "train").iterdir())) + b"/\xff\xc3\xa9.jpg")
+    Path(victim).write_bytes(b"nothing")
+    done = succeed("scripts/prepare_data.py", untidy, tmp_path / "out", "--skip-corrupt", PYTHONIOENCODING="ascii")
+    *lines, last = done.stdout.splitlines()
+    assert any("skipped" in line and ".jpg: not an image" in line for line in lines) and "1 skipped" in last
