@@ -14,12 +14,14 @@ from commands import last_json, succeed
 from conftest import jpeg
 from PIL import Image
 
-from en.data import LOADERS, Augmentation, Reading, Share
+from en.data import LOADERS, Reading, Share
+from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLE, sealed
 from en.errors import RunError, UserError
 
-READING = Reading(Share(4, 1, 0, 1, 0), Augmentation((0.25, 1.0), (3 / 4, 4 / 3), 0.5), 0.875, 1, 30, False)
+CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
+READING = Reading(Share(4, 1, 0, 1, 0), CROP, CentreCrop(0.875), 1, 30, False)
 HUGE = 2**64 - 8
 Tables = dict[str, np.ndarray]
 
