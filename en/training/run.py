@@ -130,10 +130,10 @@ class Run:
     def train_one(self, start: Position, record: EpochRecord) -> None:
         """Trains an epoch from a position on, evaluates, logs it and saves checkpoints."""
         config, ranks = self.config, self.ranks
-        epochs = train_epoch(config, self.learner, self.train_images, self.to_device, record, start, ranks)
+        steps = train_epoch(config, self.learner, self.train_images, self.to_device, record, start, ranks)
         with Progress(f"epoch {start.epoch + 1}/{config.train.epochs}", self.steps, ranks.is_first) as progress:
             progress.advance(start.step)
-            for done in epochs:
+            for done in steps:
                 progress.advance(1, self.look(done, record))
         training = self.training_row(record, start)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
