@@ -20,7 +20,7 @@ from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
-from en.runs.folder import RunFolder
+from en.runs.folder import FILES, RunFolder
 from en.runs.position import Position
 from en.training.learner import build_learner
 
@@ -177,6 +177,14 @@ def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
     ):
         checkpoint.load(tmp_path / "odd.pt")
     assert json.dumps(content["circumstances"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_runs_file_is_refused_before_anything_runs(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: a folder: expected a file"):
+        RunFolder(tmp_path, writes=True)
+    RunFolder(tmp_path, writes=False).close()
 
 
 def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):

@@ -25,6 +25,7 @@ from en.runs.summary import Summary
 Row = dict[str, Any]
 Ratios = dict[str, dict[str, float]]
 LOCK = ".lock"
+FILES = ("config.yaml", "provenance.json", "log.jsonl", "events.jsonl", "summary.json", "last.pt", "best.pt")
 
 
 P = ParamSpec("P")
@@ -60,6 +61,9 @@ class RunFolder:
     def _open(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                if (path / name).is_dir():
+                    raise UserError(f"{path / name}: a folder: expected a file, or none")
             self._lock = (path / LOCK).open("a")
         except OSError as error:
             raise UserError(f"run_dir={path}: {error.strerror}: expected a folder that can be written") from error
