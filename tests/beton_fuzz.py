@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from en.data import LOADERS, Reading, Share
+from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
 from en.errors import RunError, UserError
@@ -25,7 +25,7 @@ from en.errors import RunError, UserError
 BATCH = 50  # mutations per child
 SECONDS, MEMORY = 30, 1 << 30  # what a child may use beyond what it starts with
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
-READING = Reading(Share(64, 1, 0, 1, 0), CROP, CentreCrop(1.0), 1, 20, False)
+READING = Reading(Part(64, 1, 0, 1, 0), CROP, CentreCrop(1.0), 1, 20, False)
 Spot = tuple[int, int]  # first byte, bytes
 Mutation = tuple[int | None, list[tuple[int, bytes]]]  # new length of the file, bytes to write at offsets
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
-from en.data import LOADERS, Reading, Share
+from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import read_folders
@@ -90,7 +90,7 @@ def makers(root: Path, workers: int) -> dict[str, Callable[[], Callable[[], Iter
 
 def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
     reading = Reading(
-        share=Share(BATCH, 1, 0, 1, 0),
+        part=Part(BATCH, 1, 0, 1, 0),
         training_crop=RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5),
         evaluation_crop=CentreCrop(0.875),
         workers=workers,
