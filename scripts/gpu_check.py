@@ -3,10 +3,12 @@
 says at the start what else is there, and what is skipped without it."""
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,7 +69,20 @@ def main() -> None:
     handed = ["--device", options.device, *(["--tiny"] if options.tiny else []), *(["--fork"] if options.fork else [])]
     handed += [] if options.images is None else ["--images", str(options.images.absolute())]
     runnable = [name for name in chosen if not PARTS[name].missing()]
+    if options.fork:
+        preload(runnable)
     conduct(runnable, options.minutes, handed, options.fork, found, out)
+
+
+def preload(names: list[str]) -> None:
+    """Imports what the parts would each import, runs of train.py included, and torch.compile when it is first used."""
+    import torch
+
+    for name in names:
+        PARTS[name].load()
+    with suppress(ImportError):
+        importlib.import_module("en.training.run")
+    torch.compile(torch.neg, backend="eager")(torch.zeros(1))
 
 
 def run_part(options: argparse.Namespace) -> None:
@@ -75,7 +90,7 @@ def run_part(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ends = time.monotonic() + options.seconds - MARGIN_S
     setup = Setup(options.device, options.tiny, options.images, ends, options.fork)
-    PARTS[options.part].run(setup, Report(options.rows))
+    PARTS[options.part].load()(setup, Report(options.rows))
 
 
 if __name__ == "__main__":

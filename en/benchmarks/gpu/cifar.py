@@ -1,5 +1,6 @@
 """Images of 32 x 32 pixels in 10 classes: CIFAR-10's python pickles, or generated ones."""
 
+import codecs
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from torch.nn import functional as F
 from en.errors import UserError
 
 SIDE, CLASSES = 32, 10
-ALLOWED = {  # all that numpy's arrays and python 2's strings need
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+ALLOWED = {  # all that arrays need, as numpy wrote them when CIFAR-10 was made and as it does today
+    ("numpy.core.multiarray", "_reconstruct"): RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): codecs.encode,
 }
 
 
@@ -83,7 +87,7 @@ def batches(split: Split, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor
     """An epoch of whole training batches in a drawn order, each shifted by up to 4 pixels and perhaps flipped."""
     random = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(split.labels), generator=random).to(split.labels.device)
-    for chosen in order.split(size):
+    for chosen in torch.split(order, size):
         if len(chosen) == size:
             down, right, flip = torch.randint(9, (3,), generator=random).tolist()
             images = F.pad(scaled(split.images[chosen]), (4, 4, 4, 4))[..., down : down + SIDE, right : right + SIDE]

@@ -12,6 +12,7 @@ from en.benchmarks.gpu.parts import MINUTES, PARTS, stages
 from en.benchmarks.gpu.process import Process, start
 from en.benchmarks.gpu.targets import target_rows
 from en.benchmarks.timing import show, write
+from en.errors import RunError
 
 POLL_S = 0.1
 LOG_LINES = 12  # of a part that failed
@@ -26,6 +27,8 @@ class Running:
         rows: the file that it appends to.
         lines: what was read from there.
         unshown: rows of the table that is not complete yet, and its title.
+        read: bytes of the file that were read.
+        cut_off: whether it was ended at its limit.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Running:
     unshown: list[dict[str, Any]] = field(default_factory=list)
     title: str = ""
     read: int = 0
+    cut_off: bool = False
 
     def collect(self) -> None:
         """Reads and prints what the part has found since."""
@@ -55,12 +59,20 @@ class Running:
             self.unshown.append(line["row"])
         elif "note" in line:
             print(f"{self.name}: {line['note']}", flush=True)
+        elif "failure" in line:
+            print(f"{self.name}: failed: {line['failure']}", flush=True)
 
     def flush(self) -> None:
         """Prints the table as far as it has come."""
         if self.unshown:
             show(f"{self.name}: {self.title}", self.unshown)
         self.unshown = []
+
+    def failures(self) -> list[str]:
+        """What went wrong in it."""
+        found = [line["failure"] for line in self.lines if "failure" in line]
+        ended_badly = self.process.code != 0 and not self.cut_off
+        return [*found, f"exit code {self.process.code}"] if ended_badly else found
 
     def result(self) -> dict[str, Any]:
         """What became of it."""
@@ -72,7 +84,9 @@ class Running:
             "seconds": time.monotonic() - self.started,
             "limit": self.seconds,
             "exit code": self.process.code,
+            "cut off": self.cut_off,
             "notes": [line["note"] for line in self.lines if "note" in line],
+            "failures": self.failures(),
             "figures": {line["figure"]: line["value"] for line in self.lines if "figure" in line},
             "tables": tables,
         }
@@ -88,6 +102,7 @@ def conduct(
         arguments: of scripts/gpu_check.py that every part is given.
         facts: hardware and the like, for the JSON file.
         out: the JSON file; written anew after every part.
+    Raises: RunError at the end where a part failed in whole or in part; not for one that was cut off at its limit.
     """
     report: dict[str, Any] = {**facts, "parts": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +121,9 @@ def conduct(
     rows = target_rows(figures)
     show("targets, on an H200 or alike", rows)
     write(out, {**report, "targets": rows})
+    failed = [f"{name}: {text}" for name, part in report["parts"].items() for text in part["failures"]]
+    if failed:
+        raise RunError(f"{len(failed)} failures; the first: {failed[0]}")
 
 
 def launch(name: str, share: float, arguments: list[str], fork: bool, folder: Path) -> Running:
@@ -123,22 +141,22 @@ def watch(running: list[Running]) -> Iterator[Running]:
     while left:
         time.sleep(POLL_S)
         for part in list(left):
-            late = time.monotonic() - part.started > part.seconds
             ended = part.process.ended()
-            part.collect()
-            if ended or late:
+            part.cut_off = not ended and time.monotonic() - part.started > part.seconds
+            if ended or part.cut_off:
                 part.process.kill(group=True)
-                part.collect()
+            part.collect()
+            if ended or part.cut_off:
                 part.flush()
-                tell_end(part, late and not ended)
+                tell_end(part)
                 left.remove(part)
                 yield part
 
 
-def tell_end(part: Running, late: bool) -> None:
+def tell_end(part: Running) -> None:
     """Prints how a part ended, and the end of its log where it failed."""
     taken = f"{time.monotonic() - part.started:.0f} s"
-    if late:
+    if part.cut_off:
         print(f"{part.name}: cut off at its limit, {taken}", flush=True)
     elif part.process.code == 0:
         print(f"{part.name}: done in {taken}", flush=True)

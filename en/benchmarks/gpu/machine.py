@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from textwrap import fill
 from typing import Any
 
 from en.benchmarks.gpu.card import card
@@ -69,8 +70,8 @@ def tell_packages(facts: dict[str, Any], names: Sequence[str]) -> None:
     found = {name: version for name, version in facts["packages"].items() if version is not None}
     missing = [name for name in facts["packages"] if name not in found]
     print(f"{facts['hardware']}; {facts['processor']}\n{facts['card']}".strip())
-    print("packages:", ", ".join(f"{name} {version}" for name, version in found.items()))
-    print("packages that are missing:", ", ".join(missing) or "none")
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    print(fill(f"packages: {listed}; missing: {', '.join(missing) or 'none'}", 120, subsequent_indent="  "))
     for name in names:
         if PARTS[name].missing():
             print(f"{name}: skipped: needs {', '.join(PARTS[name].missing())}")

@@ -40,6 +40,6 @@ def options(setup: Setup, report: Report) -> None:
             rows = log_rows(place.run_folder(str(number)))
             loss = float(rows[-1]["train_loss"]) if rows else math.nan
             failures += process.code != 0 or not math.isfinite(loss)
-            shown = {"exit code": process.code, "last loss": loss, "last line": process.last_words()[-60:]}
+            shown = {"exit code": process.code, "last loss": loss, "last line": process.last_words()[-45:]}
             report.row("train.py with EN on generated images", options=name, **shown)
         report.figure("failures", failures)

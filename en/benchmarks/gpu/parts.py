@@ -34,12 +34,11 @@ class Part:
         """The packages that are not installed."""
         return [name for name in self.needs if find_spec(name) is None]
 
-    def run(self, setup: Setup, report: Report) -> None:
+    def load(self) -> Callable[[Setup, Report], None]:
+        """Imports what it needs. Returns: what runs it."""
         module, name = self.function.split(".")
-        function: Callable[[Setup, Report], None] = getattr(
-            importlib.import_module(f"en.benchmarks.gpu.{module}"), name
-        )
-        function(setup, report)
+        function: Callable[[Setup, Report], None] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+        return function
 
 
 # In order of value. What is not timed runs first and at the same time, so that it costs no more than its longest part.

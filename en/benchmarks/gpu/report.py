@@ -57,12 +57,12 @@ class Report:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Notes an error in `what` and lets the part continue after it; the log has the traceback."""
+        """Reports an error in `what` as a failure and lets the part continue; the log has the traceback."""
         try:
             yield
         except Exception as error:
             traceback.print_exc()
-            self.note(in_one_line(f"{what}: failed: {type(error).__name__}: {error}"))
+            self._write({"failure": in_one_line(f"{what}: {type(error).__name__}: {error}")})
 
     def _write(self, line: dict[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -39,9 +39,7 @@ class Place:
 
 
 def prepared(setup: Setup, folder: Path) -> Place:
-    """Writes images and recipe, and imports beforehand what forks of this process would each import."""
-    if setup.fork:
-        import en.training.run  # noqa: F401
+    """Writes images and recipe."""
     images = 8 if setup.tiny else 256
     make_images(folder / "images", images, 1 if setup.tiny else 4)
     size: dict[str, Any] = {"model": "resnet18", "workers": 2, "epochs": 3, "batch": 32}
