@@ -3,6 +3,7 @@
 says at the start what else is there, and what is skipped without it."""
 
 import argparse
+import gc
 import importlib
 import os
 import signal
@@ -72,6 +73,7 @@ def main() -> None:
     if options.fork:
         preload(runnable)
     conduct(runnable, options.minutes, handed, options.fork, found, out)
+    gc.unfreeze()
 
 
 def preload(names: list[str]) -> None:
@@ -83,6 +85,7 @@ def preload(names: list[str]) -> None:
     with suppress(ImportError):
         importlib.import_module("en.training.run")
     torch.compile(torch.neg, backend="eager")(torch.zeros(1))
+    gc.freeze()  # what is imported here, no part's collection of garbage need look at
 
 
 def run_part(options: argparse.Namespace) -> None:
