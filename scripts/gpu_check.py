@@ -51,15 +51,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    refuse_unusable(options.device, options.tiny, options.fork)
+    out = options.json
     if options.images is not None and not options.images.is_dir():
         raise UserError(f"--images {options.images}: expected a folder with CIFAR-10's python pickles")
+    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        raise UserError(f"--json {out}: expected a file in an existing, writable folder")
+    refuse_unusable(options.device, options.tiny, options.fork)
     if options.part is not None:
         run_part(options)
         return
-    out = options.json
-    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
-        raise UserError(f"--json {out}: expected a file in an existing, writable folder")
 
     from en.benchmarks.gpu.conduct import conduct
 

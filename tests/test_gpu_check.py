@@ -76,10 +76,10 @@ def test_where_torch_is_alone_what_needs_no_more_runs_and_the_rest_is_skipped_by
     hidden = {name for part in PARTS.values() for name in part.needs} | {"rich", "ffcv", "psutil"}
     (tmp_path / "sitecustomize.py").write_text(HIDING.format(hidden=hidden))
     out, path = tmp_path / "all.json", f"{tmp_path}:{ROOT}"
-    parts = "layer,bandwidth,steps,trainer"
+    parts = "layer,steps,trainer"
     done = succeed("scripts/gpu_check.py", *TINY, "--only", parts, "--json", out, PYTHONPATH=path)
     report = json.loads(out.read_text())
-    assert set(report["parts"]) == {"layer", "bandwidth"} and report["packages"]["torch"]
+    assert set(report["parts"]) == {"layer"} and report["packages"]["torch"]
     assert (
         "steps: skipped: needs torchvision\n" in done.stdout
         and "trainer: skipped: needs torchvision, timm" in done.stdout

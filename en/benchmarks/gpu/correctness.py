@@ -6,26 +6,22 @@ which is done in float32 at least, some more of that type's.
 """
 
 import copy
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from en.benchmarks.forms import FORMS, in_form
 from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.steps import DTYPES, LAYOUTS, captured
 from en.norm import NORMALIZERS, Normalizer, build_norm
-from en.norm.kernels import SWITCH
 from en.norm.statistics import instance_moments, moments_dtype
 
 SHAPES = ((4, 64, 1, 1), (4, 58, 7, 7), (2, 64, 56, 56))
 BEYOND_INT32 = (2688, 256, 56, 56)
-SWITCHED: dict[str, str | None] = {"layers": None, "passes": "passes", "torch": "0"}
-"""Forms by the value of the environment variable; unset is the fastest one."""
-
 ROUNDINGS = {"output": 1.0, "input's gradient": 1.0, "parameters' gradients": 0.0, "averages": 0.0}
 """Allowed units of the input's type."""
 
@@ -150,7 +146,7 @@ def correctness(setup: Setup, report: Report) -> None:
     """All cases, as far as the time goes: switched forms, the plain one, graphs, huge tensors, the compiled form."""
     tally = Tally(report)
     shapes = SHAPES[:2] if setup.tiny else SHAPES
-    for form in (*SWITCHED, "plain"):
+    for form in (*FORMS, "plain"):
         for name in NORMALIZERS:
             cases = [Case(name, s, dtype, t, setup.device) for s in shapes for dtype in DTYPES for t in (True, False)]
             check(setup, report, tally, form, cases, list(LAYOUTS))
@@ -161,21 +157,19 @@ def correctness(setup: Setup, report: Report) -> None:
 def special(setup: Setup, report: Report, tally: Tally) -> None:
     """CUDA graphs, tensors past 2^31 elements, torch.compile."""
     names = [*NORMALIZERS][-1:] if setup.tiny else [*NORMALIZERS]
-    cases = [Case(name, SHAPES[1], "bfloat16", True, setup.device) for name in names]
+    dtypes = ("bfloat16",) if setup.tiny else ("bfloat16", "float32", "float16")
     if setup.device == "cuda":
-        for case in cases:
-            check(setup, report, tally, "CUDA graph", [case], ["channels_last"])
+        for name in names:
+            check(setup, report, tally, "CUDA graph", [Case(name, SHAPES[1], "bfloat16", True, "cuda")], [*LAYOUTS])
         for layout in LAYOUTS:
             for name in ("gn", "en"):
                 with report.attempt(f"more than 2^31 elements, {name}, {layout}"):
-                    beyond_int32(setup, report, name, layout)
+                    beyond_int32(setup, report, tally, name, layout)
     else:
         report.note("CUDA graphs, tensors past 2^31 elements: skipped: expected a GPU")
-    for training in (True, False):
-        for dtype in ("bfloat16", "float32", "float16")[: 1 if setup.tiny else 3]:
-            compiled = [Case(case.name, case.shape, dtype, training, setup.device) for case in cases]
-            for case in compiled:
-                check(setup, report, tally, "compiled", [case], ["channels_last"])
+    for name in names:
+        cases = [Case(name, SHAPES[1], dtype, t, setup.device) for dtype in dtypes for t in (True, False)]
+        check(setup, report, tally, "compiled", cases, ["channels_last"])
 
 
 def check(setup: Setup, report: Report, tally: Tally, form: str, cases: list[Case], layouts: list[str]) -> None:
@@ -183,7 +177,7 @@ def check(setup: Setup, report: Report, tally: Tally, form: str, cases: list[Cas
     if setup.left() < 0:
         report.note(f"{form}, {cases[0].name}: skipped: the time is over")
         return
-    with switched(SWITCHED.get(form)):
+    with in_form(form) if form in FORMS else nullcontext():
         for case in cases:
             for layout in layouts:
                 with report.attempt(f"{case} {layout}, {form}"):
@@ -214,10 +208,10 @@ def replayed(layer: Normalizer, x: Tensor, dy: Tensor) -> Result:
 
     captured(step, torch.cuda.graph_pool_handle())()
     torch.cuda.synchronize()
-    return {**kept, "averages": []}
+    return {what: parts for what, parts in kept.items() if what != "averages"}
 
 
-def beyond_int32(setup: Setup, report: Report, name: str, layout: str) -> None:
+def beyond_int32(setup: Setup, report: Report, tally: Tally, name: str, layout: str) -> None:
     """The last samples of a huge tensor, in evaluation mode, where each is normalized by itself."""
     case = Case(name, (2, *BEYOND_INT32[1:]), "bfloat16", False, setup.device)
     free, needed = torch.cuda.mem_get_info()[0], 2 * 5 * torch.Size(BEYOND_INT32).numel()
@@ -229,23 +223,15 @@ def beyond_int32(setup: Setup, report: Report, name: str, layout: str) -> None:
     found = forward_backward(layer, layer, x, x)
     last, right = x[-2:].double(), case.layer().double()
     expected = forward_backward(right, right.plain, last, last)
-    title = f"{' x '.join(map(str, BEYOND_INT32))} bfloat16: largest difference of the last samples, / largest value"
-    values = {}
+    shares = {}
     for what in ("output", "input's gradient"):
         got, exact = found[what][0][-2:].double(), expected[what][0]
-        values[what] = float((got - exact).abs().max() / exact.abs().max())
-    report.row(title, normalizer=name, layout=layout, **values)
-
-
-@contextmanager
-def switched(value: str | None) -> Iterator[None]:
-    """Sets or unsets the environment variable that chooses the form."""
-    before = os.environ.pop(SWITCH, None)
-    if value is not None:
-        os.environ[SWITCH] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(SWITCH, None)
-        if before is not None:
-            os.environ[SWITCH] = before
+        allowed = ROUNDINGS[what] * torch.finfo(torch.bfloat16).eps * exact.abs().max()
+        shares[what] = float((got - exact).abs().max() / allowed)
+    report.row(
+        f"the same for the last samples of {' x '.join(map(str, BEYOND_INT32))}",
+        normalizer=name,
+        layout=layout,
+        **shares,
+    )
+    tally.count(case, "more than 2^31 elements", layout, shares)

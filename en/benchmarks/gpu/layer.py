@@ -1,5 +1,6 @@
 """Forward and backward of one layer, against torch's own layers: eager, bfloat16."""
 
+from en.benchmarks.forms import step_in_form
 from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.steps import LAYOUTS, REFERENCE, TORCH_GROUP_NORM, Setting, step_of
 from en.benchmarks.timing import interleaved, median
@@ -17,6 +18,8 @@ def layer(setup: Setup, report: Report) -> None:
         setting = Setting("layer", shape, layout, "bfloat16", setup.device, False, "train")
         with report.attempt(title):
             cases = {name: step_of(setting, name)[0] for name in NAMES}
+            for name in ("gn", "sn", "en"):
+                cases |= {f"{name}, {form}": step_in_form(cases[name], form) for form in ("passes", "torch")}
             times = interleaved(
                 cases, 2 if setup.tiny else 7, title, repeat=1 if setup.tiny else 5, device=setup.device
             )

@@ -21,16 +21,16 @@ OPTIONAL = ("triton", "ffcv")
 
 def refuse_unusable(device: str, tiny: bool, fork: bool) -> None:
     """Raises UserError unless the parts can run here."""
+    if device == "cuda" and fork:
+        raise UserError("--fork: expected --device cpu, because a process that uses a GPU cannot be forked")
+    if device == "cpu" and not tiny:
+        raise UserError("--device cpu: expected --tiny too, because the sizes are those of a GPU")
     if find_spec("torch") is None:
         raise UserError("torch: expected version 2.11 or later, found none")
     import torch
 
     if tuple(int(number) for number in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(f"torch {torch.__version__}: expected version 2.11 or later")
-    if device == "cuda" and fork:
-        raise UserError("--fork: expected --device cpu, because a process that uses a GPU cannot be forked")
-    if device == "cpu" and not tiny:
-        raise UserError("--device cpu: expected --tiny too, because the sizes are those of a GPU")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: expected a GPU, found none (--device cpu --tiny tries the parts out)")
 

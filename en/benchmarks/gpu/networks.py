@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
+from en.benchmarks.forms import FORMS, step_in_form
 from en.benchmarks.gpu.card import card
 from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.norm import memory_rows
@@ -25,6 +26,8 @@ def steps(setup: Setup, report: Report) -> None:
     """Training steps of ResNet50, eager and as CUDA graphs, and their peak memory."""
     setting = setting_of(setup, "resnet50", "train")
     eager_and_graphs(setup, report, setting, "eager")
+    with report.attempt("forms"):
+        forms(setup, report, setting)
     with report.attempt("memory"):
         for row in memory_rows(setting, NAMES):
             report.row("peak memory of a training step of ResNet50, eager", **row)
@@ -89,6 +92,15 @@ def eager_and_graphs(setup: Setup, report: Report, setting: Setting, figure: str
         graphs = {name: captured(step, pool) for name, step in cases.items()}
         compare(setup, report, title_of(setting, "as CUDA graphs"), f"{figure} graphs", graphs)
     release(setup)
+
+
+def forms(setup: Setup, report: Report, setting: Setting) -> None:
+    """The forms among which en.norm chooses, eager."""
+    cases = {REFERENCE: step_of(setting, REFERENCE)[0]}
+    for name in ("en", "sn", "gn"):
+        step = step_of(setting, name)[0]
+        cases |= {f"{name}, {form}": step_in_form(step, form) for form in FORMS}
+    compare(setup, report, title_of(setting, "eager, by form"), "form", cases)
 
 
 def compare(setup: Setup, report: Report, title: str, figure: str, cases: Mapping[str, Step]) -> None:

@@ -16,7 +16,6 @@ RUNS = {
         "train.accumulation=2",
         "train.clip_norm=1",
     ],
-    "bfloat16, torch.compile": ["train.precision=bfloat16", "train.compile=true"],
     "float16, EMA, accumulation, clipping, bn": [
         "norm.name=bn",
         "train.precision=float16",
@@ -24,6 +23,7 @@ RUNS = {
         "train.accumulation=2",
         "train.clip_norm=1",
     ],
+    "bfloat16, torch.compile": ["train.precision=bfloat16", "train.compile=true"],
 }
 TINY = "bfloat16, EMA, accumulation, clipping"
 

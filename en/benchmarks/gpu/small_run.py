@@ -12,7 +12,7 @@ from en.benchmarks.photographs import make_images
 RECIPE = """
 model: {{name: {model}}}
 norm: {{name: en}}
-data: {{root: {root}, loader: folder, resolution: 64, workers: {workers}}}
+data: {{root: {root}, loader: folder, resolution: 64, workers: 0}}
 task: {{mixup: 0.2}}
 train: {{epochs: {epochs}, batch_size: {batch}}}
 optim: {{lr: 0.02}}
@@ -42,9 +42,9 @@ def prepared(setup: Setup, folder: Path) -> Place:
     """Writes images and recipe."""
     images = 8 if setup.tiny else 256
     make_images(folder / "images", images, 1 if setup.tiny else 4)
-    size: dict[str, Any] = {"model": "resnet18", "workers": 2, "epochs": 3, "batch": 32}
+    size: dict[str, Any] = {"model": "resnet18", "epochs": 3, "batch": 32}
     if setup.tiny:
-        size = {"model": "shufflenet_v2_x0_5", "workers": 0, "epochs": 2, "batch": 4}
+        size = {"model": "shufflenet_v2_x0_5", "epochs": 2, "batch": 4}
     text = RECIPE.format(**size, root=folder / "images", device=setup.device)
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     return Place(setup, folder)
