@@ -44,6 +44,7 @@ def test_every_part_runs_on_small_sizes_and_every_target_has_its_figure(tmp_path
     for name, part in report["parts"].items():
         assert part["exit code"] == 0 and not part["cut off"] and part["failures"] == [], (name, part)
         assert part["tables"] or name == "caches", name
+    assert {"images/s", "/ training, eager", "/ training, compiled"} < set(report["loading"][0])
     assert max(map(len, done.stdout.splitlines())) <= 120
     verdicts = {row["figure"]: row["verdict"] for row in report["targets"]}
     assert [text for text, verdict in verdicts.items() if verdict == "not measured"] == [

@@ -10,7 +10,7 @@ from typing import Any
 
 from en.benchmarks.gpu.parts import MINUTES, PARTS, stages
 from en.benchmarks.gpu.process import Process, start
-from en.benchmarks.gpu.targets import target_rows
+from en.benchmarks.gpu.targets import loading_rows, target_rows
 from en.benchmarks.timing import show, write
 from en.errors import RunError
 
@@ -118,9 +118,11 @@ def conduct(
                 for part in running:
                     part.process.kill(group=True)
     figures = {k: v for part in report["parts"].values() for k, v in part["figures"].items()}
-    rows = target_rows(figures)
+    loading, rows = loading_rows(figures), target_rows(figures)
+    if loading:
+        show("loading against what training ResNet50 with EN takes in on the GPU", loading)
     show("targets, on an H200 or alike", rows)
-    write(out, {**report, "targets": rows})
+    write(out, {**report, "loading": loading, "targets": rows})
     failed = [f"{name}: {text}" for name, part in report["parts"].items() for text in part["failures"]]
     if failed:
         raise RunError(f"{len(failed)} failures; the first: {failed[0]}")

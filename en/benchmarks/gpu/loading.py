@@ -29,6 +29,7 @@ def loading(setup: Setup, report: Report) -> None:
     title = f"{images} JPEGs of {size / images / 1000:.0f} kB, crop {CROP}, {workers} workers"
     for name, values in seconds.items():
         report.row(title, loader=name, **{"images/s": images / median(values)}, n=len(values))
+        report.figure(f"images/s of {name}", images / median(values))
 
 
 def prepared(root: Path, workers: int, report: Report) -> bool:

@@ -48,9 +48,8 @@ def inference(setup: Setup, report: Report) -> None:
     """ResNet50 in evaluation mode."""
     setting = setting_of(setup, "resnet50", "infer")
     with report.attempt("eager"):
-        compare(
-            setup, report, title_of(setting, "eager"), "inference eager", {n: step_of(setting, n)[0] for n in NAMES}
-        )
+        cases = {name: step_of(setting, name)[0] for name in NAMES}
+        compare(setup, report, setting, "eager", "inference eager", cases)
     release(setup)
     one_by_one(setup, report, setting_of(setup, "resnet50", "infer", compiled=True), "inference")
 
@@ -81,7 +80,7 @@ def eager_and_graphs(setup: Setup, report: Report, setting: Setting, figure: str
     """The same steps called from Python, then replayed as CUDA graphs."""
     cases = {name: step_of(setting, name)[0] for name in NAMES}
     with report.attempt("eager"):
-        compare(setup, report, title_of(setting, "eager"), figure, cases)
+        compare(setup, report, setting, "eager", figure, cases)
         report.note(f"after these steps: {card() or 'no nvidia-smi'}")
     if setup.device != "cuda":
         report.note("CUDA graphs: skipped: expected a GPU")
@@ -90,7 +89,7 @@ def eager_and_graphs(setup: Setup, report: Report, setting: Setting, figure: str
         release(setup)
         pool = torch.cuda.graph_pool_handle()
         graphs = {name: captured(step, pool) for name, step in cases.items()}
-        compare(setup, report, title_of(setting, "as CUDA graphs"), f"{figure} graphs", graphs)
+        compare(setup, report, setting, "as CUDA graphs", f"{figure} graphs", graphs)
     release(setup)
 
 
@@ -100,17 +99,19 @@ def forms(setup: Setup, report: Report, setting: Setting) -> None:
     for name in ("en", "sn", "gn"):
         step = step_of(setting, name)[0]
         cases |= {f"{name}, {form}": step_in_form(step, form) for form in FORMS}
-    compare(setup, report, title_of(setting, "eager, by form"), "form", cases)
+    compare(setup, report, setting, "eager, by form", "form", cases)
 
 
-def compare(setup: Setup, report: Report, title: str, figure: str, cases: Mapping[str, Step]) -> None:
+def compare(setup: Setup, report: Report, setting: Setting, form: str, figure: str, cases: Mapping[str, Step]) -> None:
     """Measures all cases in turns."""
+    title = title_of(setting, form)
     rounds = 2 if setup.tiny else ROUNDS
     seconds = interleaved(cases, rounds, title, warmups=1 if setup.tiny else 3, repeat=1, device=setup.device)
     base = median(seconds[REFERENCE])
     for name, values in seconds.items():
         report.row(title, **row_of(name, values, base))
         report.figure(f"{figure} {name}", median(values) / base)
+        report.figure(f"images/s {figure} {name}", setting.shape[0] / median(values))
 
 
 def row_of(name: str, seconds: list[float], base: float) -> Row:
@@ -141,6 +142,7 @@ def one_by_one(setup: Setup, report: Report, setting: Setting, figure: str) -> N
             row = row_of(name, seconds[name], base)
             report.row(title, **row, **{"BN then, ms": 1000 * base, "first step, s": needed})
             report.figure(f"{figure} {name}", row["/ BN"])
+            report.figure(f"images/s {figure} {name}", setting.shape[0] / median(seconds[name]))
 
 
 def release(setup: Setup) -> None:

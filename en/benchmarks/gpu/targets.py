@@ -46,6 +46,24 @@ TARGETS = (
 )
 
 
+EATERS = {"eager": "images/s eager en", "compiled": "images/s compiled en"}
+
+
+def loading_rows(figures: Figures) -> list[dict[str, object]]:
+    """Each loader's images/s, and its share of what training ResNet50 with EN takes in, as far as that was measured."""
+    loaders = {name: value for name, value in figures.items() if name.startswith("images/s of ")}
+    eaten = {form: figures[name] for form, name in EATERS.items() if name in figures}
+    return [
+        {
+            "loader": name.removeprefix("images/s of "),
+            "images/s": value,
+            **{f"/ training, {form}": value / most for form, most in eaten.items()},
+        }
+        for name, value in loaders.items()
+        if eaten
+    ]
+
+
 def target_rows(figures: Figures) -> list[dict[str, object]]:
     """Every target with what was measured."""
     assert all(target.part in PARTS for target in TARGETS)
