@@ -62,14 +62,9 @@ def compare(settings: list[Setting], rounds: int) -> list[Row]:
 
 def compare_memory(setting: Setting) -> list[Row]:
     """Measures a training step's peak memory, weights and images included."""
-    rows = memory_rows(setting, NAMES)
-    show(f"{setting.model}, peak memory of a training step, {setting.layout}", rows)
-    return [{**asdict(setting), "measure": "peak memory", **row} for row in rows]
-
-
-def memory_rows(setting: Setting, names: tuple[str, ...]) -> list[Row]:
-    """Peak memory by normalizer, the reference first."""
-    peaks = {name: peak_memory(setting, name) for name in names}
-    return [
+    peaks = {name: peak_memory(setting, name) for name in NAMES}
+    rows = [
         {"normalizer": name, "peak MiB": peak / 2**20, "/ BN": peak / peaks[REFERENCE]} for name, peak in peaks.items()
     ]
+    show(f"{setting.model}, peak memory of a training step, {setting.layout}", rows)
+    return [{**asdict(setting), "measure": "peak memory", **row} for row in rows]

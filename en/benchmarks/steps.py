@@ -28,10 +28,11 @@ class Setting:
     Attributes:
         model: layer, SMALL, or a network of torchvision.
         shape: N, C, H, W of the input.
-        layout, dtype, device: of input and weights; of networks, another dtype than float32 is autocast.
+        layout, dtype, device: of the input; autocast where the weights are of another type.
         compiled: whether torch.compile is used.
         mode: train (forward, backward) or infer (forward, evaluation mode).
         backend: of torch.compile.
+        weights: their type.
     """
 
     model: str
@@ -42,20 +43,22 @@ class Setting:
     compiled: bool
     mode: str
     backend: str = "inductor"
+    weights: str = "float32"
 
 
 def step_of(setting: Setting, name: str) -> tuple[Step, int]:
     """One step with a normalizer on random images made beforehand, and the bytes of weights and images."""
     torch.manual_seed(0)
     layout, device = LAYOUTS[setting.layout], setting.device
-    network = network_of(setting, name).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    dtype, weights = DTYPES[setting.dtype], DTYPES[setting.weights]
+    network = network_of(setting, name).to(device=device, dtype=weights, memory_format=layout)  # type: ignore[call-overload]
     network.train(setting.mode == "train")
     images = torch.randn(setting.shape, device=device).contiguous(memory_format=layout)
     forward = torch.compile(network, backend=setting.backend) if setting.compiled else network
-    autocast = torch.autocast(device, DTYPES[setting.dtype], enabled=setting.dtype != "float32")
+    autocast = torch.autocast(device, dtype, enabled=dtype != weights)
     if setting.model == "layer":
-        images, upstream = images.to(DTYPES[setting.dtype]), torch.randn_like(images).to(DTYPES[setting.dtype])
-        images.requires_grad_(setting.mode == "train")
+        upstream = {torch.float32: torch.randn_like(images)}
+        images = images.to(dtype).requires_grad_(setting.mode == "train")
         labels = None
     else:
         labels = torch.arange(setting.shape[0], device=device) % CLASSES
@@ -68,7 +71,9 @@ def step_of(setting: Setting, name: str) -> tuple[Step, int]:
         with autocast:
             output: Tensor = forward(images)
         if labels is None:
-            torch.autograd.backward(output, upstream)
+            if output.dtype not in upstream:
+                upstream[output.dtype] = upstream[torch.float32].to(output.dtype)
+            torch.autograd.backward(output, upstream[output.dtype])
             images.grad = None
         else:
             torch.autograd.backward(F.cross_entropy(output.float(), labels))

@@ -44,7 +44,7 @@ def facts(device: str, tiny: bool) -> dict[str, Any]:
         "command": shlex.join(sys.argv),
         "git_commit": commit,
         "git_dirty": dirty,
-        "hardware": hardware(device, 1),
+        "hardware": hardware(device, len(os.sched_getaffinity(0))),
         "card": card(),
         "processor": f"{len(os.sched_getaffinity(0))} cores of {processor()}",
         "python": platform.python_version(),
@@ -69,7 +69,13 @@ def tell_packages(facts: dict[str, Any], names: Sequence[str]) -> None:
     """Prints hardware and packages, and which parts are skipped for which packages."""
     found = {name: version for name, version in facts["packages"].items() if version is not None}
     missing = [name for name in facts["packages"] if name not in found]
-    print(f"{facts['hardware']}; {facts['processor']}\n{facts['card']}".strip())
+    print(
+        fill(
+            f"{facts['hardware']}; {facts['processor']}; {facts['card'] or 'no nvidia-smi'}",
+            120,
+            subsequent_indent="  ",
+        )
+    )
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     print(fill(f"packages: {listed}; missing: {', '.join(missing) or 'none'}", 120, subsequent_indent="  "))
     for name in names:

@@ -11,9 +11,8 @@ import torch
 
 from en.benchmarks.forms import FORMS, step_in_form
 from en.benchmarks.gpu.card import card
-from en.benchmarks.gpu.report import Report, Setup
-from en.benchmarks.norm import memory_rows
-from en.benchmarks.steps import REFERENCE, SMALL, Setting, Step, captured, step_of
+from en.benchmarks.gpu.report import Report, Setup, working
+from en.benchmarks.steps import REFERENCE, SMALL, Setting, Step, captured, peak_memory, step_of
 from en.benchmarks.timing import Row, interleaved, median
 
 NAMES = (REFERENCE, "en", "sn", "gn", "bn")  # in order of value
@@ -28,9 +27,18 @@ def steps(setup: Setup, report: Report) -> None:
     eager_and_graphs(setup, report, setting, "eager")
     with report.attempt("forms"):
         forms(setup, report, setting)
-    with report.attempt("memory"):
-        for row in memory_rows(setting, NAMES):
-            report.row("peak memory of a training step of ResNet50, eager", **row)
+    peaks: dict[str, int] = {}
+    for name in NAMES:
+        with report.attempt(f"memory, {name}"):
+            peaks[name] = peak_memory(setting, name)
+            ratio = peaks[name] / peaks[REFERENCE]
+            report.row(
+                f"peak memory, {title_of(setting, 'eager')}",
+                normalizer=name,
+                MiB=peaks[name] / 2**20,
+                **{"/ BN": ratio},
+            )
+            report.figure(f"memory {name}", ratio)
 
 
 def shufflenet(setup: Setup, report: Report) -> None:
@@ -47,9 +55,8 @@ def compiled(setup: Setup, report: Report) -> None:
 def inference(setup: Setup, report: Report) -> None:
     """ResNet50 in evaluation mode."""
     setting = setting_of(setup, "resnet50", "infer")
-    with report.attempt("eager"):
-        cases = {name: step_of(setting, name)[0] for name in NAMES}
-        compare(setup, report, setting, "eager", "inference eager", cases)
+    cases = working(report, "eager", NAMES, lambda name: step_of(setting, name)[0])
+    compare(setup, report, setting, "eager", "inference eager", cases)
     release(setup)
     one_by_one(setup, report, setting_of(setup, "resnet50", "infer", compiled=True), "inference")
 
@@ -78,32 +85,35 @@ def title_of(setting: Setting, form: str) -> str:
 
 def eager_and_graphs(setup: Setup, report: Report, setting: Setting, figure: str) -> None:
     """The same steps called from Python, then replayed as CUDA graphs."""
-    cases = {name: step_of(setting, name)[0] for name in NAMES}
-    with report.attempt("eager"):
-        compare(setup, report, setting, "eager", figure, cases)
-        report.note(f"after these steps: {card() or 'no nvidia-smi'}")
+    cases = working(report, "eager", NAMES, lambda name: step_of(setting, name)[0])
+    compare(setup, report, setting, "eager", figure, cases)
+    report.note(f"after these steps: {card() or 'no nvidia-smi'}")
     if setup.device != "cuda":
         report.note("CUDA graphs: skipped: expected a GPU")
         return
-    with report.attempt("CUDA graphs"):
-        release(setup)
-        pool = torch.cuda.graph_pool_handle()
-        graphs = {name: captured(step, pool) for name, step in cases.items()}
-        compare(setup, report, setting, "as CUDA graphs", f"{figure} graphs", graphs)
     release(setup)
+    pool = torch.cuda.graph_pool_handle()
+    graphs = working(report, "CUDA graph", tuple(cases), lambda name: captured(cases[name], pool))
+    compare(setup, report, setting, "as CUDA graphs", f"{figure} graphs", graphs)
 
 
 def forms(setup: Setup, report: Report, setting: Setting) -> None:
     """The forms among which en.norm chooses, eager."""
-    cases = {REFERENCE: step_of(setting, REFERENCE)[0]}
-    for name in ("en", "sn", "gn"):
-        step = step_of(setting, name)[0]
-        cases |= {f"{name}, {form}": step_in_form(step, form) for form in FORMS}
-    compare(setup, report, setting, "eager, by form", "form", cases)
+    steps = working(report, "forms", (REFERENCE, "en", "sn", "gn"), lambda name: step_of(setting, name)[0])
+    cases = {
+        f"{name}, {form}": step_in_form(step, form)
+        for name, step in steps.items()
+        for form in FORMS
+        if name != REFERENCE
+    }
+    cases = working(report, "forms", tuple(cases), cases.__getitem__)
+    compare(setup, report, setting, "eager, by form", "form", {REFERENCE: steps[REFERENCE], **cases})
 
 
 def compare(setup: Setup, report: Report, setting: Setting, form: str, figure: str, cases: Mapping[str, Step]) -> None:
-    """Measures all cases in turns."""
+    """Measures all cases in turns, the reference among them."""
+    if REFERENCE not in cases:
+        return
     title = title_of(setting, form)
     rounds = 2 if setup.tiny else ROUNDS
     seconds = interleaved(cases, rounds, title, warmups=1 if setup.tiny else 3, repeat=1, device=setup.device)
@@ -135,10 +145,12 @@ def one_by_one(setup: Setup, report: Report, setting: Setting, figure: str) -> N
             step()
             needed = time.monotonic() - began
             reference = step if name == REFERENCE else reference
-            pair = {REFERENCE: reference, name: step} if reference else {name: step}
+            if reference is None:
+                continue
+            pair = {REFERENCE: reference, name: step}
             rounds = 2 if setup.tiny else ROUNDS
             seconds = interleaved(pair, rounds, f"{title}, {name}", device=setup.device)
-            base = median(seconds[REFERENCE]) if reference else float("nan")
+            base = median(seconds[REFERENCE])
             row = row_of(name, seconds[name], base)
             report.row(title, **row, **{"BN then, ms": 1000 * base, "first step, s": needed})
             report.figure(f"{figure} {name}", row["/ BN"])

@@ -3,7 +3,7 @@
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,3 +67,16 @@ class Report:
     def _write(self, line: dict[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def working(
+    report: Report, what: str, names: tuple[str, ...], make: Callable[[str], Callable[[], object]]
+) -> dict[str, Callable[[], object]]:
+    """The steps that can be made and run once; what is wrong with the others is reported."""
+    found = {}
+    for name in names:
+        with report.attempt(f"{what}, {name}"):
+            step = make(name)
+            step()
+            found[name] = step
+    return found
