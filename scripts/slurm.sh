@@ -2,6 +2,7 @@
 # A template for several nodes with requeue: sbatch scripts/slurm.sh CONFIG run_dir=RUN [key=value ...]
 # Adapt the resources. Two minutes before the time limit, or when preempted, the run writes a checkpoint and the job is
 # requeued; it resumes from there. The run folder has to be on a disk that all nodes share.
+# sbatch --array=0-17%4 scripts/slurm.sh --suite SUITE [...] runs the tasks of scripts/ablate.py SUITE [...]; see its --slurm.
 #SBATCH --job-name=en
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -13,13 +14,19 @@
 #SBATCH --signal=B:USR1@120
 set -euo pipefail
 
+root=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+cd "$root"
+source .venv/bin/activate
+if [ "${1:-}" = --suite ]; then
+    shift
+    run=$(python scripts/ablate.py "$@" --show "$SLURM_ARRAY_TASK_ID")
+    mapfile -t arguments <<<"$run"
+    set -- "${arguments[@]}"
+fi
 if [[ "$*" != *run_dir=* ]]; then
     echo "error: scripts/slurm.sh: expected run_dir=RUN among the arguments, so that a requeued job finds its run" >&2
     exit 2
 fi
-root=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
-cd "$root"
-source .venv/bin/activate
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 srun --kill-on-bad-exit=0 torchrun \

@@ -1,6 +1,6 @@
 """Mutates the tables of OUT/val.beton and reads each mutant in a fork: beton_fuzz.py OUT SEED MUTATIONS [--sealed].
 
-A mutant has to end in one line (UserError, RunError) or in the original's pixels and labels. Mutations that no reader
+A mutant has to end in one line (UserError, RunError) or in the original's pixels and targets. Mutations that no reader
 of an unsealed file can notice are made in sealed files only: another label, two samples swapped, a raw image's sides
 swapped. Prints the counts of the outcomes as a JSON object; each forbidden one is a line on stderr and makes the exit
 code 1.
@@ -34,12 +34,12 @@ def read(root: Path) -> tuple[bytes, list[int]]:
     loader = LOADERS["ffcv"](root, "val", READING)
     try:
         batches = [
-            (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.labels.tolist())
+            (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.targets.tolist())
             for batch in loader.eval_epoch(24)
         ]
     finally:
         loader.close()
-    return b"".join(pixels for pixels, _ in batches), [label for _, labels in batches for label in labels]
+    return b"".join(pixels for pixels, _ in batches), [target for _, targets in batches for target in targets]
 
 
 def columns(original: bytes, sealed: bool) -> list[list[Spot]]:
@@ -100,7 +100,7 @@ def mutations(original: bytes, seed: int, sealed: bool) -> Iterator[Mutation]:
 
 def outcome(root: Path, expected: tuple[bytes, list[int]]) -> str:
     try:
-        return "same" if read(root) == expected else "other pixels or labels"
+        return "same" if read(root) == expected else "other pixels or targets"
     except (UserError, RunError) as error:
         return "refused" if len(str(error).splitlines()) == 1 else f"many lines: {error}"
     except BaseException as error:

@@ -205,7 +205,7 @@ def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, share=Share(14, 1, 0, 1, 0), skip_damaged=True))
     (batch,) = loader.train_epoch(0, 16)
     assert len(batch.damaged) == 1 and "sample 2 is damaged: a JPEG of" in batch.damaged[0]
-    assert 2 not in batch.samples and batch.labels.tolist() == batch.samples.tolist()
+    assert 2 not in batch.samples and batch.targets.tolist() == batch.samples.tolist()
     loader.close()
 
 

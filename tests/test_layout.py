@@ -15,11 +15,18 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("runs", "build"),
     ("evaluation",),
     ("training",),
-    ("reports",),
+    ("reports", "suites"),
     ("benchmarks",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
-NEVER = {("reports", "training"), ("reports", "evaluation"), ("models", "data"), ("data", "models")}
+NEVER = {
+    ("reports", "training"),
+    ("reports", "evaluation"),
+    ("suites", "training"),
+    ("suites", "evaluation"),
+    ("models", "data"),
+    ("data", "models"),
+}
 MODULES = sorted((ROOT / "en").rglob("*.py"))
 
 

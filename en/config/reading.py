@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from en.config.schema import Config
-from en.config.section import explain
+from en.config.section import first_problem
 from en.config.strict_yaml import Tree, read_tree, read_yaml, to_yaml
 from en.errors import UserError, shown
 from en.norm.registry import norm_options
@@ -77,17 +77,11 @@ def flatten(tree: Tree, prefix: str = "") -> Tree:
 
 
 def validate(tree: Tree, where: str) -> Config:
-    """A Config from plain values. Raises UserError for one thing that is wrong, counting the others.
-
-    An unknown key comes first: it may be a misspelt one, which would otherwise be reported as missing.
-    """
+    """A Config from plain values. Raises UserError for one thing that is wrong, with the number of the others."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        order = {"extra_forbidden": 0, "missing": 2}
-        first, *others = sorted(error.errors(), key=lambda problem: order.get(problem["type"], 1))
-        reason = explain_unknown(first["loc"], tree) if first["type"] == "extra_forbidden" else explain(first)
-        raise UserError(f"{where}: {reason}{f' (and {len(others)} more)' if others else ''}") from error
+        raise UserError(f"{where}: {first_problem(error, lambda place: explain_unknown(place, tree))}") from error
 
 
 def explain_unknown(location: tuple[int | str, ...], tree: Tree) -> str:

@@ -2,9 +2,10 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from en.errors import shown
 
@@ -77,3 +78,17 @@ def explain(problem: Any) -> str:
     if kind != "value_error" or message.startswith("expected"):
         return f"{value}: {message}"
     return f"{key}{'.' if re.match(r'[a-z0-9_]+=', message) else ': '}{message}" if key else message
+
+
+def first_problem(error: ValidationError, explain_unknown: Callable[[tuple[int | str, ...]], str]) -> str:
+    """One thing that is wrong, with the number of the others.
+
+    An unknown key comes first: it may be a misspelt one, which would otherwise be reported as missing.
+
+    Args:
+        explain_unknown: what to say of an unknown key, by its place.
+    """
+    order = {"extra_forbidden": 0, "missing": 2}
+    first, *others = sorted(error.errors(), key=lambda problem: order.get(problem["type"], 1))
+    reason = explain_unknown(first["loc"]) if first["type"] == "extra_forbidden" else explain(first)
+    return f"{reason} (and {len(others)} more)" if others else reason

@@ -1,0 +1,146 @@
+"""The runs of a suite as processes: so many at once, on GPUs of their own, stopped and resumed together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from en.errors import RESUME_ME, Stopped, UserError
+from en.progress import Progress, tell
+from en.suites.plan import Planned
+from en.suites.state import epochs_of
+
+LOOK_S = 0.5
+ROOT = Path(__file__).resolve().parents[2]
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How runs are started.
+
+    Attributes:
+        at_once: runs at the same time.
+        ranks: processes of each.
+        gpus: of this machine; 0 for a machine without.
+    """
+
+    at_once: int
+    ranks: int
+    gpus: int
+
+    def __post_init__(self) -> None:
+        if self.gpus and self.at_once * self.ranks > self.gpus:
+            raise UserError(
+                f"--at-once {self.at_once} --ranks {self.ranks}: expected at most {self.gpus} processes, one a GPU"
+            )
+
+    def start(self, run: Planned, slot: int) -> subprocess.Popen[bytes]:
+        """Starts a run, or resumes it; what it prints is appended to FOLDER.log.
+
+        It leads a session of its own: a Ctrl-C in the terminal reaches this process alone, which asks the runs to stop.
+        """
+        launcher = [sys.executable]
+        if self.ranks > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks)]
+        line = [*launcher, str(ROOT / "train.py"), str(run.base), *run.overrides, "--resume", "auto"]
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with log_of(run).open("ab") as log:
+            return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(slot),
+                                    start_new_session=True)  # fmt: skip
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """A run's environment: GPUs of its own, or its share of the cores."""
+        env = dict(os.environ)
+        if self.gpus:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(self.visible()[slot * self.ranks : (slot + 1) * self.ranks])
+        threads = max(1, len(os.sched_getaffinity(0)) // (self.at_once * self.ranks))
+        env.setdefault("OMP_NUM_THREADS", str(threads))
+        return env
+
+    def visible(self) -> list[str]:
+        """Names of the GPUs that this process may use."""
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return given.split(",") if given else [str(number) for number in range(self.gpus)]
+
+
+def launcher_for(at_once: int, ranks: int | None) -> Launcher:
+    """A launcher of this machine; by default all its GPUs, or one process a run without any."""
+    gpus = torch.cuda.device_count()
+    return Launcher(at_once, ranks or max(1, gpus // at_once), gpus)
+
+
+def log_of(run: Planned) -> Path:
+    """Where a run's messages go."""
+    return run.folder.parent / f"{run.folder.name}.log"
+
+
+def last_line(run: Planned) -> str:
+    """The last line of a run's log that names an error, or else its last line."""
+    lines = [line for line in log_of(run).read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["nothing was printed"])[-1]
+
+
+class Stop:
+    """Remembers, inside `with`, the signal that asked the suite to stop; a second one raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.signal = ""
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._receive) for number in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number).name
+
+
+def run_all(runs: Sequence[Planned], launcher: Launcher) -> list[Planned]:
+    """Runs each to its end, one after another or several at once, past those that fail.
+
+    Returns: the runs that failed.
+    Raises: Stopped after a signal, when all runs have ended with a checkpoint.
+    """
+    waiting, failed = list(runs), []
+    running: dict[int, tuple[Planned, subprocess.Popen[bytes]]] = {}
+    epochs, told = sum(run.config.train.epochs for run in runs), False
+    with Stop() as stop, Progress("epochs of the suite", epochs) as progress:
+        while running or (waiting and not stop.signal):
+            for slot in set(range(launcher.at_once)) - set(running):
+                if waiting and not stop.signal:
+                    run = waiting.pop(0)
+                    running[slot] = run, launcher.start(run, slot)
+                    tell(f"{run.name}: started, {len(waiting)} to go")
+            if stop.signal and not told:
+                told = True
+                for _, process in running.values():
+                    process.send_signal(signal.SIGTERM)
+                tell(f"{stop.signal}: waiting for the checkpoints of {len(running)} runs")
+            time.sleep(LOOK_S)
+            for slot, (run, process) in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[slot]
+                if code and not stop.signal:
+                    failed.append(run)
+                    tell(f"{run.name}: failed with exit code {code}: {last_line(run)}")
+                else:
+                    tell(f"{run.name}: {'stopped' if code else 'finished'}")
+            progress.advance(sum(epochs_of(run) for run in runs) - progress.done)
+    if stop.signal:
+        raise Stopped(f"stopped by {stop.signal}: the same command resumes the suite (exit code {RESUME_ME})")
+    return failed

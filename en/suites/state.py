@@ -1,0 +1,116 @@
+"""How far the runs of a suite are, by their folders, and what they cost."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+
+from en.build import build_network, open_loaders
+from en.config.reading import flatten, load_config
+from en.config.schema import Config
+from en.distributed.ranks import Ranks
+from en.errors import UserError
+from en.models import Complexity, complexity
+from en.runs.summary import Summary
+from en.suites.plan import Planned
+
+OF_NO_RESULT = (
+    "run_dir",
+    "resume",
+    "data.root",
+    "data.workers",
+    "device",
+)  # keys in which a run may differ from its plan
+OF_NO_RESULT_SECTIONS = ("checkpoint", "distributed")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        begun: whether its folder holds anything of it.
+        epochs: finished ones.
+        seconds: of training, for each of them, by its log.
+    """
+
+    begun: bool
+    epochs: int
+    seconds: tuple[float, ...]
+
+
+def progress_of(run: Planned) -> Progress:
+    """How far a run is. Raises UserError where its folder holds another run than the one that is planned."""
+    refuse_another(run)
+    return Progress((run.folder / "config.yaml").exists(), epochs_of(run), tuple(seconds_of(run)))
+
+
+def epochs_of(run: Planned) -> int:
+    """How many epochs of a run are finished, by its summary."""
+    try:
+        return Summary.model_validate_json((run.folder / "summary.json").read_bytes()).epochs_done
+    except (OSError, ValidationError):
+        return 0
+
+
+def refuse_another(run: Planned) -> None:
+    """Raises UserError where the run's folder was begun with another configuration."""
+    path = run.folder / "config.yaml"
+    if not path.exists():
+        return
+    then, now = (flatten(config.model_dump()) for config in (load_config(str(path), []), run.config))
+    for key in {**now, **then}:
+        if key in OF_NO_RESULT or key.partition(".")[0] in OF_NO_RESULT_SECTIONS or then.get(key) == now.get(key):
+            continue
+        raise UserError(
+            f"{run.folder}: holds a run with {key}={then.get(key)}: expected {now.get(key)}, as the suite says, "
+            "or another --out"
+        )
+
+
+def seconds_of(run: Planned) -> list[float]:
+    """Seconds of training of each epoch in a run's log; what is torn there is left out."""
+    path, found = run.folder / "log.jsonl", []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            seconds = json.loads(line)["seconds"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(seconds, (int, float)) and seconds > 0:
+            found.append(float(seconds))
+    return found
+
+
+def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once: int) -> float | None:
+    """Seconds of training that a suite still takes, by the epochs done so far, of the same variant where there are any.
+
+    None before the first epoch of any run.
+    """
+    own: dict[str, list[float]] = {}
+    for run, so_far in zip(runs, progress, strict=True):
+        own.setdefault(run.variant, []).extend(so_far.seconds)
+    everything = [seconds for found in own.values() for seconds in found]
+    if not everything:
+        return None
+    usual = statistics.mean(everything)
+    total = 0.0
+    for run, so_far in zip(runs, progress, strict=True):
+        epoch = statistics.mean(own[run.variant]) if own[run.variant] else usual
+        total += epoch * max(0, run.config.train.epochs - so_far.epochs)
+    return total / at_once
+
+
+def classes_of(config: Config) -> int:
+    """How many classes the data have. Raises UserError for data that cannot be read."""
+    loader = open_loaders(config, Ranks(0, 1, 0, 1), ["val"])["val"]
+    loader.close()
+    return len(loader.classes)
+
+
+def cost_of(run: Planned, classes: int) -> Complexity:
+    """Parameters and GMACs of a run's network. Raises UserError for one that cannot be built."""
+    with torch.device("meta"):
+        return complexity(build_network(run.config, classes), run.config.eval_resolution)

@@ -1,0 +1,150 @@
+"""Suites: what a file names, what of it is run, and what happens when runs fail or are stopped."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT, command, refused
+
+from en.errors import UserError
+from en.suites.plan import plan
+from en.suites.state import Progress, cost_of, progress_of, seconds_left
+
+SHIPPED = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
+BASE = """
+model: {name: shufflenet_v2_x0_5}
+data: {root: ROOT, resolution: 32, workers: 1}
+train: {epochs: 2, batch_size: 24}
+optim: {lr: 0.01}
+device: cpu
+"""
+SUITE = """
+base: base.yaml
+set: {norm.name: bn}
+variants:
+  plain: {}
+  broken: {optim.lr: 1e30}
+  smooth: {task.label_smoothing: 0.1}
+"""
+
+
+@pytest.fixture
+def suite(tmp_path, betons):
+    (tmp_path / "base.yaml").write_text(BASE.replace("ROOT", str(betons)))
+    path = tmp_path / "suite.yaml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_suite_is_planned_and_headed_by_its_command(path, tmp_path):
+    runs = plan(path, tmp_path, [])
+    assert f"scripts/ablate.py {path.relative_to(ROOT)}" in path.read_text()
+    assert len({run.folder for run in runs}) == len(runs) and {run.config.seed for run in runs} == {0, 1, 2}
+    assert len({run.config.model_copy(update={"seed": 0, "run_dir": None}).model_dump_json() for run in runs}) == (
+        len({run.variant for run in runs})
+    )
+    small = plan(path, tmp_path, ["train.epochs=1"], ROOT / "configs" / "quickstart" / "fashion_mnist.yaml")
+    assert [run.name for run in small] == [run.name for run in runs]
+    assert {run.config.model.name for run in small} == {"shufflenet_v2_x0_5"}
+
+
+def test_a_grid_and_variants_give_every_combination_seed_by_seed(tmp_path, suite):
+    suite.write_text(
+        "base: base.yaml\nseeds: [3, 5]\nvariants: {a: {norm.name: bn}, b: {norm.name: en}}\n"
+        "grid: {norm.eps: [1e-3, 1e-5], model.dropout: [0.0, 0.5]}\n"
+    )
+    runs = plan(suite, tmp_path / "out", ["optim.lr=0.5"])
+    assert [run.name for run in runs[:3]] == [
+        "a-eps0.001-dropout0.0-s3",
+        "a-eps0.001-dropout0.5-s3",
+        "a-eps1e_05-dropout0.0-s3",
+    ]
+    assert len(runs) == 16 and [run.config.seed for run in runs] == [3] * 8 + [5] * 8
+    last = runs[-1].config
+    assert (last.norm.name, last.norm.options["eps"], last.model.dropout, last.optim.lr) == ("en", 1e-5, 0.5, 0.5)
+    assert last.run_dir == str(tmp_path / "out" / "b-eps1e_05-dropout0.5-s5")
+    assert cost_of(runs[-1], 4).params > cost_of(runs[0], 4).params
+
+
+MISTAKES = {
+    "bsae: base.yaml": "unknown key 'bsae' (did you mean 'base'?)",
+    "seeds: [0]": "base: missing",
+    "base: missing.yaml": "missing.yaml: No such file",
+    "base: base.yaml\nseeds: []": "seeds=[]: expected at least 1 items",
+    "base: base.yaml\nseeds: [1, 1]": "seeds: [1, 1]: expected different values",
+    "base: base.yaml\nseeds: [x]": "seeds.0='x': expected an integer",
+    "base: base.yaml\ngrid: {norm.name: [bn, bn]}": "norm.name=['bn', 'bn']: expected different values",
+    "base: base.yaml\ngrid: {norm.name: bn}": "grid.norm.name='bn': expected a list",
+    "base: base.yaml\ngrid: {norm.name: [bn, enn]}": "enn: ",
+    "base: base.yaml\nset: {norm.name: bn}\ngrid: {optim.lrr: [1]}": "unknown key 'optim.lrr'",
+    "base: base.yaml\nset: {norm.name: bn}\nvariants: {a/b: {}}": "variants.a/b",
+    "base: base.yaml\nset: {norm.name: bn}\nvariants: {a: 3}": "variants.a=3: expected a section",
+    "base: base.yaml\nset: {norm.name: bn}\ngrid: {optim.lr: [1.0, '1.0']}": "expected",
+    "base: base.yaml\nset: {norm.name: bn}\ngrid: {model.name: [resnet18], norm.hidden: [3]}": "hidden",
+}
+
+
+@pytest.mark.parametrize("content", MISTAKES)
+def test_a_suite_that_is_wrong_is_refused_in_one_line_that_names_the_file_and_the_key(suite, tmp_path, content):
+    suite.write_text(content)
+    with pytest.raises(UserError) as refusal:
+        plan(suite, tmp_path, [])
+    assert MISTAKES[content] in str(refusal.value) and str(refusal.value).isprintable() and "yaml" in str(refusal.value)
+
+
+def test_the_time_left_follows_from_the_epochs_done(suite, tmp_path):
+    runs = plan(suite, tmp_path, ["train.epochs=10"])[:3]
+    unknown = Progress(False, 0, ())
+    assert seconds_left(runs, [unknown] * 3, 1) is None
+    some = [Progress(True, 4, (3.0, 5.0)), unknown, Progress(True, 10, (2.0, 2.0))]
+    assert seconds_left(runs, some, 1) == 6 * 4.0 + 10 * 3.0
+    assert seconds_left(runs, some, 2) == (6 * 4.0 + 10 * 3.0) / 2
+
+
+def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_is_finished(suite, tmp_path):
+    out = tmp_path / "out"
+    arguments = [suite, "--out", out, "train.epochs=3", "checkpoint.every_steps=1"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "ablate.py"), *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.glob("plain-s0/checkpoints/*.pt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75 and "the same command resumes the suite" in errors, errors
+    assert not (out / "broken-s0").exists()
+    before = checkpoints(out / "plain-s0")
+    again = command("scripts/ablate.py", *arguments)
+    assert again.returncode == 1, again.stderr
+    assert "broken-s0: failed with exit code 1: error: the loss is not finite" in again.stderr
+    assert again.stderr.strip().splitlines()[-1].startswith("error: 1 of 3 runs failed: broken-s0")
+    assert "interrupted" in again.stdout and "missing" in again.stdout
+    starts = json.loads((out / "plain-s0" / "provenance.json").read_text())["starts"]
+    assert len(starts) == 2 and before and starts[1]["resumed_at"]["step"] + starts[1]["resumed_at"]["epoch"] > 0
+    assert all(
+        progress_of(run).epochs == (0 if run.variant == "broken" else 3) for run in plan(suite, out, ["train.epochs=3"])
+    )
+    plan_again = command("scripts/ablate.py", *arguments, "--dry-run")
+    assert plan_again.returncode == 0 and "3 runs, 2 finished; about" in plan_again.stdout
+    assert "holds a run with optim.lr=0.01: expected 0.5" in refused(
+        command("scripts/ablate.py", *arguments, "optim.lr=0.5")
+    )
+
+
+def checkpoints(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints").glob("*.pt")}
+
+
+def test_one_run_of_the_plan_is_shown_as_arguments_of_train_py(suite, tmp_path):
+    shown = command("scripts/ablate.py", suite, "--out", tmp_path / "o ut", "--show", "2").stdout.splitlines()
+    assert shown[0] == str(suite.parent / "base.yaml") and "task.label_smoothing=0.1" in shown and "seed=0" in shown
+    done = command("train.py", *shown, "--print-config")
+    assert done.returncode == 0 and "label_smoothing: 0.1" in done.stdout and "o ut/smooth-s0" in done.stdout
+    assert "--show 6: expected 0 to 2" in refused(command("scripts/ablate.py", suite, "--show", "6"))
+    assert "sbatch" in refused(command("scripts/ablate.py", suite, "--out", tmp_path / "out", "--slurm", PATH=""))
