@@ -92,7 +92,7 @@ def cell_of(kind, block, member, samples, channels, groups, SETS: tl.constexpr):
 
     A set of bn is a channel, with a member in every sample; one of ln or gn is a sample's group of channels.
     """
-    number = tl.cast(block, tl.int64) * SETS + tl.arange(0, SETS)[None, :]
+    number = block * SETS + tl.arange(0, SETS)[None, :]
     if kind == BATCH:
         n = member + 0 * number
         c = number + 0 * member
@@ -102,7 +102,7 @@ def cell_of(kind, block, member, samples, channels, groups, SETS: tl.constexpr):
         n = number // groups + 0 * member
         c = number % groups * size + member
         used = (n < samples) & (member < size)
-    return n, c, used
+    return tl.cast(n, tl.int64), c, used
 
 
 # ---- forward ----
@@ -124,10 +124,10 @@ def pool_set(
     cells = tl.cast(samples, tl.int64) * channels
     if kind == BATCH:
         members = samples
-        sets = tl.cast(channels, tl.int64)
+        sets = channels
     else:
         members = channels // set_groups
-        sets = tl.cast(samples, tl.int64) * set_groups
+        sets = samples * set_groups
     n, c, used = cell_of(kind, block, 0 * member, samples, channels, set_groups, SETS)
     first = tl.load(statistics + n * channels + c, mask=used, other=0)
     for step in range((members + MEMBERS - 1) // MEMBERS):
@@ -143,7 +143,7 @@ def pool_set(
     var = tl.sum(squares + inner + seen * distance * distance, 0) / members
     pooled += tl.sum(tl.where(member == 0, first, 0), 0)
     base, gap, _, _ = sets_of(kind, samples, channels, groups, 4)
-    number = tl.cast(block, tl.int64) * SETS + tl.arange(0, SETS)
+    number = block * SETS + tl.arange(0, SETS)
     tl.store(statistics + base + number, pooled, mask=number < sets)
     tl.store(statistics + base + gap + number, var, mask=number < sets)
     return pooled, var, number, number < sets
@@ -195,11 +195,12 @@ def pool(
     running_mean,
     running_var,
     batches,
-    pools,
     samples,
     channels,
     groups,
     pixels,
+    POOLS: tl.constexpr,
+    COUNT: tl.constexpr,
     MOMENTUM: tl.constexpr,
     MEMBERS: tl.constexpr,
     SETS: tl.constexpr,
@@ -208,31 +209,31 @@ def pool(
     GROUP_MEMBERS: tl.constexpr,
     GROUP_SETS: tl.constexpr,
 ):
-    """Fills in the statistics of bn, ln and gn: those of one kind for each program of the second axis, as in `pools`."""
+    """Fills in the statistics of bn, ln and gn: those of one kind for each program of the second axis, as in POOLS."""
     block = tl.program_id(0)
-    kind = (pools >> (3 * tl.program_id(1))) & 7
-    if kind == LAYER:
-        pool_set(statistics, LAYER, block, samples, channels, groups, 1, LAYER_MEMBERS, LAYER_SETS)
-    if kind == GROUP:
-        pool_set(statistics, GROUP, block, samples, channels, groups, groups, GROUP_MEMBERS, GROUP_SETS)
-    if running_mean is not None:
-        if kind == BATCH:
-            pool_batch(
-                statistics,
-                running_mean,
-                running_var,
-                batches,
-                block,
-                samples,
-                channels,
-                groups,
-                pixels,
-                MOMENTUM,
-                MEMBERS,
-                SETS,
-            )
-        if kind == RUNNING:
-            take_running(statistics, running_mean, running_var, block, samples, channels, groups, SETS)
+    for place in tl.static_range(COUNT):
+        if tl.program_id(1) == place:
+            if (POOLS >> (3 * place)) & 7 == BATCH:
+                pool_batch(
+                    statistics,
+                    running_mean,
+                    running_var,
+                    batches,
+                    block,
+                    samples,
+                    channels,
+                    groups,
+                    pixels,
+                    MOMENTUM,
+                    MEMBERS,
+                    SETS,
+                )
+            elif (POOLS >> (3 * place)) & 7 == RUNNING:
+                take_running(statistics, running_mean, running_var, block, samples, channels, groups, SETS)
+            elif (POOLS >> (3 * place)) & 7 == LAYER:
+                pool_set(statistics, LAYER, block, samples, channels, groups, 1, LAYER_MEMBERS, LAYER_SETS)
+            else:
+                pool_set(statistics, GROUP, block, samples, channels, groups, groups, GROUP_MEMBERS, GROUP_SETS)
 
 
 @triton.jit
@@ -598,10 +599,10 @@ def pool_set_gradients(
     shifts = tl.zeros([ROWS, MEMBERS, SETS], A)
     if kind == BATCH:
         members = samples
-        sets = tl.cast(channels, tl.int64)
+        sets = channels
     else:
         members = channels // set_groups
-        sets = tl.cast(samples, tl.int64) * set_groups
+        sets = samples * set_groups
     for step in range((members + MEMBERS - 1) // MEMBERS):
         n, c, exists = cell_of(kind, block, step * MEMBERS + member, samples, channels, set_groups, SETS)
         d_offset, d_var, d_gain, d_factor, d_shift, _ = cell_gradients(
@@ -634,7 +635,7 @@ def pool_set_gradients(
             shifts += tl.where(k == 0, d_shift, 0)
             kernels += d_factor
     base, gap, _, _ = sets_of(kind, samples, channels, groups, 2)
-    number = tl.cast(block, tl.int64) * SETS + tl.arange(0, SETS)
+    number = block * SETS + tl.arange(0, SETS)
     used = number < sets
     tl.store(grads + base + number, tl.sum(tl.sum(offsets, 1), 0) / members, mask=used)
     tl.store(grads + base + gap + number, tl.sum(tl.sum(variances, 1), 0) / members, mask=used)
@@ -665,7 +666,6 @@ def pool_gradients(
     d_bias,
     d_kernel,
     kinds,
-    pools,
     samples,
     channels,
     groups,
@@ -676,6 +676,8 @@ def pool_gradients(
     MIX_STATISTICS: tl.constexpr,
     AFFINE_ROWS: tl.constexpr,
     EPS: tl.constexpr,
+    POOLS: tl.constexpr,
+    COUNT: tl.constexpr,
     MEMBERS: tl.constexpr,
     SETS: tl.constexpr,
     LAYER_MEMBERS: tl.constexpr,
@@ -685,97 +687,98 @@ def pool_gradients(
 ):
     """Sums over samples, and over the channels of ln's and gn's sets: one kind for each program of the second axis."""
     block = tl.program_id(0)
-    kind = (pools >> (3 * tl.program_id(1))) & 7
-    if kind == BATCH:
-        pool_set_gradients(
-            statistics,
-            sums,
-            weight,
-            kernel,
-            ratios,
-            z,
-            d_v,
-            grads,
-            d_weight,
-            d_bias,
-            d_kernel,
-            kinds,
-            BATCH,
-            block,
-            samples,
-            channels,
-            groups,
-            1,
-            reduced,
-            K,
-            ROWS,
-            SOURCE,
-            MIX_STATISTICS,
-            AFFINE_ROWS,
-            EPS,
-            MEMBERS,
-            SETS,
-        )
-    if kind == LAYER:
-        pool_set_gradients(
-            statistics,
-            sums,
-            weight,
-            kernel,
-            ratios,
-            z,
-            d_v,
-            grads,
-            d_weight,
-            d_bias,
-            d_kernel,
-            kinds,
-            LAYER,
-            block,
-            samples,
-            channels,
-            groups,
-            1,
-            reduced,
-            K,
-            ROWS,
-            SOURCE,
-            MIX_STATISTICS,
-            AFFINE_ROWS,
-            EPS,
-            LAYER_MEMBERS,
-            LAYER_SETS,
-        )
-    if kind == GROUP:
-        pool_set_gradients(
-            statistics,
-            sums,
-            weight,
-            kernel,
-            ratios,
-            z,
-            d_v,
-            grads,
-            d_weight,
-            d_bias,
-            d_kernel,
-            kinds,
-            GROUP,
-            block,
-            samples,
-            channels,
-            groups,
-            groups,
-            reduced,
-            K,
-            ROWS,
-            SOURCE,
-            MIX_STATISTICS,
-            AFFINE_ROWS,
-            EPS,
-            GROUP_MEMBERS,
-            GROUP_SETS,
-        )
+    for place in tl.static_range(COUNT):
+        if tl.program_id(1) == place:
+            if (POOLS >> (3 * place)) & 7 == BATCH:
+                pool_set_gradients(
+                    statistics,
+                    sums,
+                    weight,
+                    kernel,
+                    ratios,
+                    z,
+                    d_v,
+                    grads,
+                    d_weight,
+                    d_bias,
+                    d_kernel,
+                    kinds,
+                    BATCH,
+                    block,
+                    samples,
+                    channels,
+                    groups,
+                    1,
+                    reduced,
+                    K,
+                    ROWS,
+                    SOURCE,
+                    MIX_STATISTICS,
+                    AFFINE_ROWS,
+                    EPS,
+                    MEMBERS,
+                    SETS,
+                )
+            elif (POOLS >> (3 * place)) & 7 == LAYER:
+                pool_set_gradients(
+                    statistics,
+                    sums,
+                    weight,
+                    kernel,
+                    ratios,
+                    z,
+                    d_v,
+                    grads,
+                    d_weight,
+                    d_bias,
+                    d_kernel,
+                    kinds,
+                    LAYER,
+                    block,
+                    samples,
+                    channels,
+                    groups,
+                    1,
+                    reduced,
+                    K,
+                    ROWS,
+                    SOURCE,
+                    MIX_STATISTICS,
+                    AFFINE_ROWS,
+                    EPS,
+                    LAYER_MEMBERS,
+                    LAYER_SETS,
+                )
+            else:
+                pool_set_gradients(
+                    statistics,
+                    sums,
+                    weight,
+                    kernel,
+                    ratios,
+                    z,
+                    d_v,
+                    grads,
+                    d_weight,
+                    d_bias,
+                    d_kernel,
+                    kinds,
+                    GROUP,
+                    block,
+                    samples,
+                    channels,
+                    groups,
+                    groups,
+                    reduced,
+                    K,
+                    ROWS,
+                    SOURCE,
+                    MIX_STATISTICS,
+                    AFFINE_ROWS,
+                    EPS,
+                    GROUP_MEMBERS,
+                    GROUP_SETS,
+                )
 
 
 @triton.jit

@@ -255,8 +255,10 @@ def pool(plan: NativePlan, small: Small, statistics: Tensor) -> None:
     launch(
         cell_kernels.pool,
         (max(blocks[kind] for kind in kinds), len(kinds)),
-        *(statistics, *(plan.running or (None, None, None)), packed(kinds)),
+        *(statistics, *(plan.running or (None, None, None))),
         *(small.samples, small.channels, small.groups, small.pixels),
+        POOLS=packed(kinds),
+        COUNT=len(kinds),
         MOMENTUM=plan.momentum,
         **tiles,
     )
@@ -297,8 +299,10 @@ def backward(
         cell_kernels.pool_gradients,
         (max(blocks[kind] for kind in kinds), len(kinds)),
         *(*cells, grads.weight, grads.bias, grads.kernel),
-        *(packed(small.kinds), packed(kinds), *sizes, small.reduced),
+        *(packed(small.kinds), *sizes, small.reduced),
         **small.formula,
+        POOLS=packed(kinds),
+        COUNT=len(kinds),
         **tiles,
         warps=8,
     )
