@@ -97,4 +97,3 @@ def power_of_two(count: int) -> int:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
-

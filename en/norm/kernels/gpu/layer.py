@@ -10,21 +10,22 @@ alone, so that CUDA graphs can record it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm.kernels.cpu import ACTIVATIONS, RATIOS, NativePlan
-from en.norm.kernels.gpu import cell_kernels, passes
+from en.norm.kernels.gpu import backward_kernels, forward_kernels, passes
 from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
 from en.norm.kernels.gpu.passes import launch, on_device_of
 from en.norm.kernels.passes import dense, refuse_second_derivative
+from en.norm.kernels.plan import ACTIVATIONS, RATIOS, NativePlan
 from en.norm.statistics import moments_dtype
 
 INSTANCE, RUNNING, BATCH, LAYER, GROUP = range(5)
-CELLS = 512
-"""Cells of (N, C) in a tile of the small part."""
+CELLS, GRADIENT_CELLS = 512, 256
+"""Cells of (N, C) in a tile of the small part, forward and backward: with the latter, no kernel runs out of registers."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Small:
         return power_of_two(len(self.kinds))
 
     @property
-    def formula(self) -> dict[str, int | float | bool]:
+    def formula(self) -> dict[str, Any]:
         """What the kernels of the small part are compiled for."""
         return {
             "K": len(self.kinds),
@@ -71,23 +72,23 @@ class Small:
             "EPS": self.eps,
         }
 
-    @property
-    def channel_block(self) -> int:
-        return min(CELLS, power_of_two(self.channels))
+    def channel_block(self, cells: int) -> int:
+        return min(cells, power_of_two(self.channels))
 
     @property
     def unit_block(self) -> int:
         """Hidden units at a time: few, where each takes a block of channels."""
         return min(8 if self.source == RATIOS.index("pooled") else 64, power_of_two(max(1, self.units)))
 
-    def set_blocks(self) -> tuple[dict[str, int], dict[int, int]]:
+    def set_blocks(self, cells: int) -> tuple[dict[str, int], dict[int, int]]:
         """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
         members = {BATCH: self.samples, LAYER: self.channels, GROUP: self.channels // self.groups}
         sets = {BATCH: self.channels, LAYER: self.samples, GROUP: self.samples * self.groups}
-        tiles, blocks = {}, {}
+        tiles: dict[str, int] = {}
+        blocks: dict[int, int] = {}
         for kind, name in ((BATCH, ""), (LAYER, "LAYER_"), (GROUP, "GROUP_")):
-            height = min(power_of_two(members[kind]), CELLS // 8 if kind == BATCH else CELLS)
-            width = min(power_of_two(sets[kind]), CELLS // height, 8 if kind == BATCH else CELLS)
+            height = min(power_of_two(members[kind]), cells // 8 if kind == BATCH else cells)
+            width = min(power_of_two(sets[kind]), cells // height, 8 if kind == BATCH else cells)
             tiles |= {f"{name}MEMBERS": height, f"{name}SETS": width}
             blocks[kind] = ceil_div(sets[kind], width)
         blocks[RUNNING] = blocks[BATCH]
@@ -153,7 +154,7 @@ class Kept:
     """What the backward pass needs of the forward one, besides x and the parameters.
 
     Attributes:
-        statistics: of the cells, bn, ln and gn: see cell_kernels.py.
+        statistics: of the cells, bn, ln and gn: see sets.py.
         scale: (N, C).
         ratios: (2, N, K), of means or outputs and of variances.
         z, v, hidden: of the gate: (N, K, G), (N, K, K), (N, H); empty without one.
@@ -229,7 +230,7 @@ def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -
     size = small.channels // small.reduced
     block = min(power_of_two(size), CELLS)
     launch(
-        cell_kernels.coefficients,
+        forward_kernels.coefficients,
         (small.samples,),
         *(kept.statistics, plan.running[2] if plan.running and training else None),
         *(parameters.weight, parameters.bias, parameters.kernel, *parameters.gate),
@@ -238,7 +239,7 @@ def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -
         **small.formula,
         RELU=small.relu,
         COUNT=training,
-        CHANNELS=small.channel_block,
+        CHANNELS=small.channel_block(CELLS),
         UNITS=small.unit_block,
         GROUPS=min(power_of_two(small.reduced), CELLS // block),
         SIZE=block,
@@ -251,9 +252,9 @@ def pool(plan: NativePlan, small: Small, statistics: Tensor) -> None:
     kinds = [kind for kind in small.kinds if kind != INSTANCE]
     if not kinds:
         return
-    tiles, blocks = small.set_blocks()
+    tiles, blocks = small.set_blocks(CELLS)
     launch(
-        cell_kernels.pool,
+        forward_kernels.pool,
         (max(blocks[kind] for kind in kinds), len(kinds)),
         *(statistics, *(plan.running or (None, None, None))),
         *(small.samples, small.channels, small.groups, small.pixels),
@@ -282,21 +283,21 @@ def backward(
     sizes = (small.samples, small.channels, small.groups)
     w1, _, w2, _ = parameters.gate
     launch(
-        cell_kernels.ratio_gradients,
+        backward_kernels.ratio_gradients,
         (small.samples,),
         *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
         *(packed(small.kinds), *sizes, small.units),
         **small.formula,
         RELU=small.relu,
         APART=small.apart,
-        CHANNELS=small.channel_block,
+        CHANNELS=small.channel_block(CELLS),
         UNITS=small.unit_block,
     )
     kinds = [BATCH] + [kind for kind in small.kinds if kind in (LAYER, GROUP)]
-    tiles, blocks = small.set_blocks()
+    tiles, blocks = small.set_blocks(GRADIENT_CELLS)
     cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
     launch(
-        cell_kernels.pool_gradients,
+        backward_kernels.pool_gradients,
         (max(blocks[kind] for kind in kinds), len(kinds)),
         *(*cells, grads.weight, grads.bias, grads.kernel),
         *(packed(small.kinds), *sizes, small.reduced),
@@ -311,11 +312,11 @@ def backward(
     if not for_input:
         return None
     launch(
-        cell_kernels.moment_gradients,
-        (small.samples, ceil_div(small.channels, small.channel_block)),
+        backward_kernels.moment_gradients,
+        (small.samples, ceil_div(small.channels, small.channel_block(GRADIENT_CELLS))),
         *(*cells, d_hidden, w1, packed(small.kinds), *sizes, small.reduced, small.units),
         **small.formula,
-        CHANNELS=small.channel_block,
+        CHANNELS=small.channel_block(GRADIENT_CELLS),
         UNITS=small.unit_block,
     )
     d_mean, d_var = d_statistics[: 2 * sums[0].numel()].view_as(sums)
@@ -327,14 +328,16 @@ def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor
     ratios = {"K": len(small.kinds), "ROWS": small.rows, "SAMPLES": min(32, power_of_two(small.samples))}
     if grads.logits is not None:
         sets = 2 if small.apart else 1
-        launch(cell_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios)
+        launch(
+            backward_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios
+        )
         return
     pooled = small.source == RATIOS.index("pooled")
     width = small.channels if pooled else len(small.kinds) ** 2
     inputs = kept.statistics if pooled else kept.v
     units, block = min(8, power_of_two(small.units)), min(16, power_of_two(width))
     launch(
-        cell_kernels.gate_gradients,
+        backward_kernels.gate_gradients,
         (ceil_div(small.units, units), ceil_div(width, block)),
         *(inputs, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
         **ratios,

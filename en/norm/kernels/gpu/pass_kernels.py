@@ -78,20 +78,9 @@ def store_stats(stats, total, index, used, first, mean, squares, pixels):
 
 @triton.jit
 def moments(
-    x,
-    out,
-    runs,
-    other,
-    total,
-    cell_blocks,
-    splits,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    CELLS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
+    x, out, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
     """`stats` (4, N, C) where a program sees WHOLE cells; else means and squares of parts, (2, splits, N, C).
 
     Every place of the tile takes Welford's mean and squares of the pixels it sees, counted from the cell's first.
@@ -127,18 +116,9 @@ def moments(
 
 @triton.jit
 def merge_moments(
-    x,
-    parts,
-    stats,
-    cells,
-    pixels,
-    total,
-    splits,
-    part,
-    CHANNELS_LAST: tl.constexpr,
-    CELLS: tl.constexpr,
-    SPLITS: tl.constexpr,
-):
+    x, parts, stats, cells, pixels, total, splits, part,
+    CHANNELS_LAST: tl.constexpr, CELLS: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
     """`stats` from the parts of `moments`, each of `part` pixels but the last."""
     A: tl.constexpr = stats.dtype.element_ty
     index = tl.cast(tl.program_id(0), tl.int64) * CELLS + tl.arange(0, CELLS)
@@ -160,22 +140,9 @@ def merge_moments(
 
 @triton.jit
 def affine(
-    x,
-    y,
-    stats,
-    scale,
-    shift,
-    runs,
-    other,
-    total,
-    cell_blocks,
-    splits,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    CELLS: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
+    x, y, stats, scale, shift, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
     """Y = scale * (X - m) + shift."""
     A: tl.constexpr = stats.dtype.element_ty
     cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
@@ -195,21 +162,9 @@ def affine(
 
 @triton.jit
 def gradient_sums(
-    dy,
-    x,
-    stats,
-    out,
-    runs,
-    other,
-    total,
-    cell_blocks,
-    splits,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    CELLS: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
+    dy, x, stats, out, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
     """Sums of dY and dY * (X - m): (2, N, C) with one split, else (2, splits, N, C)."""
     A: tl.constexpr = stats.dtype.element_ty
     cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
@@ -248,25 +203,9 @@ def merge_sums(parts, sums, total, splits, CELLS: tl.constexpr, SPLITS: tl.const
 
 @triton.jit
 def input_gradient(
-    dy,
-    x,
-    dx,
-    stats,
-    sum_dy,
-    scale,
-    d_mean,
-    d_var,
-    runs,
-    other,
-    total,
-    cell_blocks,
-    splits,
-    tiles,
-    CHANNELS_LAST: tl.constexpr,
-    UNIT: tl.constexpr,
-    CELLS: tl.constexpr,
-    PIXELS: tl.constexpr,
-):
+    dy, x, dx, stats, sum_dy, scale, d_mean, d_var, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
     """dX = scale * (dY - mean dY) + (d_mean + 2 d_var (X - m)) / (H W)."""
     A: tl.constexpr = stats.dtype.element_ty
     cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
