@@ -1,6 +1,6 @@
 """How the normalizers are fast: normalize(layer, x) is all that a layer calls, and NativePlan all that it may offer.
 
-    native     the whole layer, for one with a plan: in an operator of C++ each way on a CPU, in Triton's kernels on a GPU
+    native     the whole layer, where it has a plan: an operator of C++ each way on a CPU, Triton's kernels on a GPU
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
     plain      the layer's definition: for torch.func, torch.compile and torch.export, which want to see each operation
 
@@ -31,12 +31,22 @@ class Layer(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
+class Device(Protocol):
+    """A module that runs whole layers on one kind of device."""
+
+    def can_run(self, plan: NativePlan, x: Tensor) -> bool: ...
+    def normalize(self, plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+DEVICES: tuple[Device, ...] = (gpu, cpu)
+
+
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
         return layer.plain(x)
     plan = native_plan(layer)
-    for device in (gpu, cpu):
+    for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x)
             layer.observe(ratios)

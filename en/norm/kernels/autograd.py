@@ -1,7 +1,7 @@
 """A normalizer's forward and backward with its input touched twice each way, and only the input kept in between.
 
-The four passes, of gpu/ or cpu.py where those can take x and of passes.py elsewhere, do all work on (N, C, H, W). What lies
-between, from each cell's moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small
+The four passes, of gpu/ or cpu.py where those can take x and of passes.py elsewhere, do all work on (N, C, H, W). What
+lies between, from each cell's moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small
 graph is recorded in the forward pass and differentiated in the backward one, between the two passes. So a new
 normalizer needs no backward of its own.
 """

@@ -28,7 +28,7 @@ def ratio_gradients(
     K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, MIX_STATISTICS: tl.constexpr,
     AFFINE_ROWS: tl.constexpr, APART: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """A sample's gradients of the logits, of the gate's hidden units before the activation, and of v plus its transpose.
+    """A sample's gradients of the logits, of the gate's hidden units before activation, and of v plus its transpose.
 
     They are (2, N, K), the second half used where variances have logits APART, (N, H) and (N, K, K).
     """

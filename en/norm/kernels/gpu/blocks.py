@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 TILE = 2048
-"""Values in a tile: 16 a thread, which are 2 loads of 16 bytes for half types and 4 for float32; half as many of float64."""
+"""Values in a tile: 16 a thread, two loads of 16 bytes for half types and four for float32; of float64 half as many."""
 
 PROGRAMS = 4096
 """How many programs a pass is cut into where the pixels allow: 132 processors hold about 800 of them at once."""

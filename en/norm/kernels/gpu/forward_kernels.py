@@ -116,7 +116,7 @@ def correlate(
     statistics, kernel, z, kinds, n, samples, channels, groups, reduced,
     K: tl.constexpr, ROWS: tl.constexpr, EPS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """v = z z^T of a sample, (ROWS, ROWS), of which K x K are used, with z stored: z is a sum of kernel * xhat by group."""
+    """v = z z^T of a sample, K x K of (ROWS, ROWS), with z stored: by group, the sum of kernel * xhat."""
     A: tl.constexpr = statistics.dtype.element_ty
     row = tl.arange(0, ROWS)[:, None]
     k = row[:, :, None]

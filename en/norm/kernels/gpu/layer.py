@@ -25,7 +25,7 @@ from en.norm.statistics import moments_dtype
 
 INSTANCE, RUNNING, BATCH, LAYER, GROUP = range(5)
 CELLS, GRADIENT_CELLS = 512, 256
-"""Cells of (N, C) in a tile of the small part, forward and backward: with the latter, no kernel runs out of registers."""
+"""Cells of (N, C) in a tile of the small part, forward and backward, where more of them run out of registers."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The four passes over (N, C, H, W) as Triton kernels: see ../passes.py for what they compute, blocks.py for the programs.
+"""The four passes over (N, C, H, W) as Triton kernels: ../passes.py says what they compute, blocks.py how they are cut.
 
 Every kernel takes the layout as `runs * UNIT`, the length of the axis that is contiguous in memory: the product tells
 the compiler that rows begin at multiples of UNIT values, so that it loads them 16 bytes at a time. Where a tile begins
@@ -24,7 +24,7 @@ def sizes(runs, other, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr):
 
 @triton.jit
 def place(cell_blocks, splits, cells, CELLS: tl.constexpr):
-    """This program's sample (0 in NCHW), first cell, part of the pixels; where its cells' values lie, and which exist."""
+    """This program's sample (0 in NCHW), first cell and part of the pixels; its cells' numbers, and which exist."""
     program = tl.program_id(0)
     first = (program % cell_blocks) * CELLS
     split = (program // cell_blocks) % splits

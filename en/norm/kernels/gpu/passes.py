@@ -1,4 +1,4 @@
-"""The four passes of ../passes.py as launches of Triton's kernels on a GPU: nothing waits for it, and graphs can record them."""
+"""The four passes of ../passes.py as launches of Triton's kernels: nothing waits for the GPU, and graphs record them."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sets of cells that share a mean and a variance: where they lie in memory, for the Triton kernels on (N, K, C) and less.
+"""Sets of cells that share a mean and a variance, and where these lie: for the Triton kernels on (N, K, C) and less.
 
 Every normalizer's statistics lie in one buffer, the moments of the cells first:
 
