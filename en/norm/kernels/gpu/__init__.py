@@ -22,8 +22,8 @@ __all__ = ["BY_DEFAULT", "can_run", "can_take", "normalize", "triton_passes"]
 BY_DEFAULT = "layers"
 """What runs on a GPU where EN_NATIVE does not say: layers, passes or nothing.
 
-Nothing was measured on a GPU yet. It is `layers` because the tests find that form right in Triton's interpreter for every
-normalizer; which it is to be, the figures of a GPU have to say.
+Nothing was measured on a GPU yet. It is `layers` because the tests find that form right in Triton's interpreter for
+every normalizer; which it is to be, the figures of a GPU have to say.
 """
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

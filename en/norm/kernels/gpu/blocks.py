@@ -18,8 +18,8 @@ TILE = 2048
 PROGRAMS = 4096
 """How many programs a pass is cut into where the pixels allow: 132 processors hold about 800 of them at once."""
 
-TILES_EACH = 8
-"""The fewest tiles that a program of a cut cell takes: what it leaves to be merged is then 2 % of what it read."""
+TILES_EACH = 4
+"""The fewest tiles that a program of a cut cell takes, lest what it leaves to be merged exceed 6 % of what it read."""
 
 SPLITS = 256
 """The most parts that a cell is cut into, all of which one program merges."""

@@ -27,6 +27,9 @@ INSTANCE, RUNNING, BATCH, LAYER, GROUP = range(5)
 CELLS, GRADIENT_CELLS = 512, 256
 """Cells of (N, C) in a tile of the small part, forward and backward, where more of them run out of registers."""
 
+SAMPLES, UNITS = 32, 64
+"""Samples at a time in the sums of the gate's gradients, and hidden units at a time for each sample."""
+
 
 @dataclass(frozen=True)
 class Small:
@@ -78,7 +81,7 @@ class Small:
     @property
     def unit_block(self) -> int:
         """Hidden units at a time: few, where each takes a block of channels."""
-        return min(8 if self.source == RATIOS.index("pooled") else 64, power_of_two(max(1, self.units)))
+        return min(UNITS // 8 if self.source == RATIOS.index("pooled") else UNITS, power_of_two(max(1, self.units)))
 
     def set_blocks(self, cells: int) -> tuple[dict[str, int], dict[int, int]]:
         """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
@@ -275,24 +278,25 @@ def backward(
     for_input: bool,
     for_ratios: bool,
 ) -> Tensor | None:
-    """dX, where it is wanted; fills in the gradients of the parameters."""
+    """dX, where it is wanted; fills in the gradients of the parameters, of the ratios' where they are wanted."""
     stats = kept.stats(small)
     sums = passes.gradient_sums(dy, x, stats)
     d_logits, d_hidden, d_v = (torch.empty_like(part) for part in (kept.ratios, kept.hidden, kept.v))
     d_statistics = sums.new_empty(small.buffer(2))
     sizes = (small.samples, small.channels, small.groups)
     w1, _, w2, _ = parameters.gate
-    launch(
-        backward_kernels.ratio_gradients,
-        (small.samples,),
-        *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
-        *(packed(small.kinds), *sizes, small.units),
-        **small.formula,
-        RELU=small.relu,
-        APART=small.apart,
-        CHANNELS=small.channel_block(CELLS),
-        UNITS=small.unit_block,
-    )
+    if for_ratios or small.source != RATIOS.index("static"):
+        launch(
+            backward_kernels.ratio_gradients,
+            (small.samples,),
+            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
+            *(packed(small.kinds), *sizes, small.units),
+            **small.formula,
+            RELU=small.relu,
+            APART=small.apart,
+            CHANNELS=small.channel_block(CELLS),
+            UNITS=small.unit_block,
+        )
     kinds = [BATCH] + [kind for kind in small.kinds if kind in (LAYER, GROUP)]
     tiles, blocks = small.set_blocks(GRADIENT_CELLS)
     cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
@@ -325,7 +329,7 @@ def backward(
 
 def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor, d_hidden: Tensor) -> None:
     """Gradients of what the ratios come from, summed over the samples."""
-    ratios = {"K": len(small.kinds), "ROWS": small.rows, "SAMPLES": min(32, power_of_two(small.samples))}
+    ratios = {"K": len(small.kinds), "ROWS": small.rows, "SAMPLES": min(SAMPLES, power_of_two(small.samples))}
     if grads.logits is not None:
         sets = 2 if small.apart else 1
         launch(

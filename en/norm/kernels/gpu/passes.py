@@ -1,4 +1,4 @@
-"""The four passes of ../passes.py as launches of Triton's kernels: nothing waits for the GPU, and graphs record them."""
+"""The four passes of ../passes.py as launches of Triton's kernels, which nothing waits for and graphs can record."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
