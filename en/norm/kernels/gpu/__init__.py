@@ -44,6 +44,8 @@ def can_take(x: Tensor) -> bool:
     """Whether the four passes can run in Triton on `x`."""
     if not on_gpu(x) or x.numel() == 0 or x.dtype not in TYPES or chosen() == "nothing":
         return False
+    if x.shape[2] * x.shape[3] >= 2**31:  # a cell's pixels are counted in 32 bits
+        return False
     return works(x.device, x.dtype)
 
 
@@ -51,7 +53,7 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the kernels know this layer's ratios, and take `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not can_take(x) or chosen() != "layers":
         return False
-    if x.shape[0] * x.shape[1] >= 2**31:  # cells are counted in 32 bits between the passes
+    if x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
         return False
     dtype = moments_dtype(x.dtype)
     parts = (*plan.parameters, *(plan.running or ())[:2])

@@ -26,7 +26,7 @@ def sizes(runs, other, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr):
 def place(cell_blocks, splits, cells, CELLS: tl.constexpr):
     """This program's sample (0 in NCHW), first cell and part of the pixels; its cells' numbers, and which exist."""
     program = tl.program_id(0)
-    first = (program % cell_blocks) * CELLS
+    first = tl.cast(program % cell_blocks, tl.int64) * CELLS
     split = (program // cell_blocks) % splits
     outer = tl.cast(program // cell_blocks // splits, tl.int64)
     cell = first + tl.arange(0, CELLS)
@@ -36,12 +36,11 @@ def place(cell_blocks, splits, cells, CELLS: tl.constexpr):
 @triton.jit
 def origin(outer, first_cell, first_pixel, cells, pixels, CHANNELS_LAST: tl.constexpr):
     """How far from the first value of x a tile's first value lies."""
-    cell = tl.cast(first_cell, tl.int64)
     pixel = tl.cast(first_pixel, tl.int64)
     if CHANNELS_LAST:
-        at = (outer * pixels + pixel) * cells + cell
+        at = (outer * pixels + pixel) * cells + first_cell
     else:
-        at = cell * pixels + pixel
+        at = first_cell * pixels + pixel
     return at
 
 
