@@ -136,7 +136,7 @@ def compare(name, options, shape, dtype, layout, training, switch=None) -> tuple
 
 
 def small_gate(name, options):
-    return {"hidden": 4, **options} if name == "en" else options
+    return {"hidden": 2, **options} if name == "en" else options
 
 
 @every_case
@@ -153,8 +153,11 @@ def test_output_gradients_averages_and_ratios_are_those_of_the_plain_form(interp
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("dtype", TYPES[:3], ids=str)
-@pytest.mark.parametrize("layout", FORMATS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float32, FORMATS[1]), (torch.bfloat16, FORMATS[1]), (torch.float16, FORMATS[0])],
+    ids=str,
+)
 def test_every_type_and_layout_gives_what_the_plain_form_gives(interpreted, name, dtype, layout):
     interpreted(compare, name, small_gate(name, {}), (2, 5, 3, 5), dtype, layout, True)
 
@@ -171,7 +174,7 @@ def compare_in_small_tiles(options) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, size in {"CELLS": 16, "GRADIENT_CELLS": 16, "SAMPLES": 2, "UNITS": 8}.items():
             patch.setattr(layer, name, size)
-        compare("en", options, (5, 21, 2, 2), torch.float64, FORMATS[1], True)
+        compare("en", options, (3, 21, 2, 2), torch.float64, FORMATS[1], True)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def compare_in_small_tiles(options) -> None:
     ids=str,
 )
 def test_more_samples_channels_and_hidden_units_than_a_tile_holds_are_walked_over(interpreted, options):
-    every = {"normalizers": ["bn", "in", "ln", "gn"], "groups": 3, "hidden": 5}
+    every = {"normalizers": ["bn", "in", "ln", "gn"], "groups": 3, "hidden": 3}
     interpreted(compare_in_small_tiles, {**every, **options})
 
 
