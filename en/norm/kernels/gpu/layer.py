@@ -8,6 +8,7 @@ Only X and what is (N, C) or smaller is kept in between. Nothing waits for the G
 alone, so that CUDA graphs can record it.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,24 +84,25 @@ class Small:
         """Hidden units at a time: few, where each takes a block of channels."""
         return min(UNITS // 8 if self.source == RATIOS.index("pooled") else UNITS, power_of_two(max(1, self.units)))
 
-    def set_blocks(self, cells: int) -> tuple[dict[str, int], dict[int, int]]:
-        """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
-        members = {BATCH: self.samples, LAYER: self.channels, GROUP: self.channels // self.groups}
-        sets = {BATCH: self.channels, LAYER: self.samples, GROUP: self.samples * self.groups}
-        tiles: dict[str, int] = {}
-        blocks: dict[int, int] = {}
-        for kind, name in ((BATCH, ""), (LAYER, "LAYER_"), (GROUP, "GROUP_")):
-            height = min(power_of_two(members[kind]), cells // 8 if kind == BATCH else cells)
-            width = min(power_of_two(sets[kind]), cells // height, 8 if kind == BATCH else cells)
-            tiles |= {f"{name}MEMBERS": height, f"{name}SETS": width}
-            blocks[kind] = ceil_div(sets[kind], width)
-        blocks[RUNNING] = blocks[BATCH]
-        return tiles, blocks
-
     def buffer(self, cell_rows: int) -> int:
         """Values in a buffer of statistics or their gradients."""
         cells = cell_rows * self.samples * self.channels
         return cells + 2 * (self.channels + self.samples * (1 + self.groups))
+
+
+@functools.lru_cache(maxsize=4096)
+def set_blocks(samples: int, channels: int, groups: int, cells: int) -> tuple[dict[str, int], dict[int, int]]:
+    """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
+    members = {BATCH: samples, LAYER: channels, GROUP: channels // groups}
+    sets = {BATCH: channels, LAYER: samples, GROUP: samples * groups}
+    tiles: dict[str, int] = {}
+    blocks: dict[int, int] = {}
+    for kind, name in ((BATCH, ""), (LAYER, "LAYER_"), (GROUP, "GROUP_")):
+        height = min(power_of_two(members[kind]), cells // 8 if kind == BATCH else cells)
+        width = min(power_of_two(sets[kind]), cells // height, 8 if kind == BATCH else cells)
+        tiles |= {f"{name}MEMBERS": height, f"{name}SETS": width}
+        blocks[kind] = ceil_div(sets[kind], width)
+    return tiles, blocks | {RUNNING: blocks[BATCH]}
 
 
 def packed(kinds: list[int] | tuple[int, ...]) -> int:
@@ -225,6 +227,7 @@ class _Layer(torch.autograd.Function):
 
 
 def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -> tuple[Tensor, Kept]:
+    """The normalized x, and what the backward pass needs; updates the running averages in training."""
     kept = memory_for(small, x)
     passes.moments(x, kept.stats(small))
     pool(plan, small, kept.statistics)
@@ -255,7 +258,7 @@ def pool(plan: NativePlan, small: Small, statistics: Tensor) -> None:
     kinds = [kind for kind in small.kinds if kind != INSTANCE]
     if not kinds:
         return
-    tiles, blocks = small.set_blocks(CELLS)
+    tiles, blocks = set_blocks(small.samples, small.channels, small.groups, CELLS)
     launch(
         forward_kernels.pool,
         (max(blocks[kind] for kind in kinds), len(kinds)),
@@ -298,7 +301,7 @@ def backward(
             UNITS=small.unit_block,
         )
     kinds = [BATCH] + [kind for kind in small.kinds if kind in (LAYER, GROUP)]
-    tiles, blocks = small.set_blocks(GRADIENT_CELLS)
+    tiles, blocks = set_blocks(*sizes, GRADIENT_CELLS)
     cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
     launch(
         backward_kernels.pool_gradients,
