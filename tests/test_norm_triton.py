@@ -104,11 +104,9 @@ def assert_near(got: Tensor, want: Tensor, room: float, what: object) -> None:
 ROOM = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
-def compare(name, options, shape, dtype, layout, training, switch=None) -> tuple[list[str], list[str]]:
+def compare(name, options, shape, dtype, layout, training, switch="layers") -> tuple[list[str], list[str]]:
     """The layer against its plain form in float64: output, all gradients, buffers. Returns the kernels run each way."""
-    os.environ.pop(kernels.SWITCH, None)
-    if switch is not None:
-        os.environ[kernels.SWITCH] = switch
+    os.environ[kernels.SWITCH] = switch
     layer = randomized(name, shape[1], **options).train(training)
     layer = layer.double() if dtype == torch.float64 else layer
     twin = copy.deepcopy(layer).double()

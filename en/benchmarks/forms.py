@@ -6,16 +6,15 @@ from contextlib import contextmanager
 
 from en.norm.kernels import SWITCH
 
-FORMS: dict[str, str | None] = {"layers": None, "passes": "passes", "torch": "0"}
-"""The value for whole layers where there is code for them (unset), for the four passes, for torch's operations."""
+FORMS: dict[str, str] = {"layers": "layers", "passes": "passes", "torch": "0"}
+"""The value for whole layers where there is code for them, for the four passes, for torch's operations."""
 
 
 @contextmanager
 def in_form(form: str) -> Iterator[None]:
-    """Sets the variable, or unsets it."""
-    before, value = os.environ.pop(SWITCH, None), FORMS[form]
-    if value is not None:
-        os.environ[SWITCH] = value
+    """Sets the variable."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = FORMS[form]
     try:
         yield
     finally:

@@ -48,14 +48,14 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
     """What, besides the configuration and the data, the bits of a step depend on.
 
     Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; native, what of the normalizers
-        runs as C++ (None on a GPU, where nothing does); torch, its version; code, the digest of this package's source.
+        runs as this package's own code; torch, its version; code, the digest of this package's source.
     """
     on_cpu = device.type == "cpu"
     return {
         "ranks": ranks.world_size,
         "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "native": kernels.native_parts() if on_cpu else None,
+        "native": kernels.native_parts(device.type),
         "torch": str(torch.__version__),
         "code": code_digest(),
     }

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from en.norm.kernels import autograd, cpu, gpu
-from en.norm.kernels.cpu import native_parts
 from en.norm.kernels.plan import SWITCH, NativePlan
 
 __all__ = ["SWITCH", "NativePlan", "native_parts", "normalize"]
@@ -52,6 +51,11 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
             layer.observe(ratios)
             return y
     return autograd.normalize(x, layer.coefficients, list(layer.parameters()))
+
+
+def native_parts(device_type: str = "cpu") -> str:
+    """What runs as this package's own code on a kind of device: layers, passes or nothing."""
+    return cpu.native_parts() if device_type == "cpu" else gpu.chosen()
 
 
 def native_plan(layer: Layer) -> NativePlan | None:

@@ -19,18 +19,18 @@ from en.norm.statistics import moments_dtype
 
 __all__ = ["BY_DEFAULT", "can_run", "can_take", "normalize", "triton_passes"]
 
-BY_DEFAULT = "layers"
-"""What runs on a GPU where EN_NATIVE does not say: layers, passes or nothing.
+BY_DEFAULT = "nothing"
+"""What runs on a GPU where EN_NATIVE is not set: layers, passes or nothing.
 
-Nothing was measured on a GPU yet. It is `layers` because the tests find that form right in Triton's interpreter for
-every normalizer; which it is to be, the figures of a GPU have to say.
+The kernels are right in Triton's interpreter for every normalizer, but have run on no GPU yet. Torch's operations stay
+the default until scripts/gpu_check.py finds the kernels right and faster on one.
 """
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def chosen() -> str:
-    """What is to run in Triton: layers, passes or nothing; any other value of EN_NATIVE than 0 and passes is layers."""
+    """What runs in Triton: layers, passes or nothing; any other value of EN_NATIVE than 0 and passes is layers."""
     switch = os.environ.get(SWITCH)
     return BY_DEFAULT if switch is None else {"0": "nothing", "passes": "passes"}.get(switch, "layers")
 
