@@ -449,6 +449,7 @@ def test_kernels_compile_for_a_gpu_without_waiting_for_one_and_load_sixteen_byte
 
 
 def warned_of() -> tuple[list[str], bool]:
+    os.environ[kernels.SWITCH] = "layers"
     layer, x = randomized("en", 6).eval(), images(2, 6, 3, 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
