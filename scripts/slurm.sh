@@ -2,7 +2,7 @@
 # A template for several nodes with requeue: sbatch scripts/slurm.sh CONFIG run_dir=RUN [key=value ...]
 # Adapt the resources. Two minutes before the time limit, or when preempted, the run writes a checkpoint and the job is
 # requeued; it resumes from there. The run folder has to be on a disk that all nodes share.
-# sbatch --array=0-17%4 scripts/slurm.sh --suite SUITE [...] runs the tasks of scripts/ablate.py SUITE [...]; see its --slurm.
+# A suite as a job array, see scripts/ablate.py --slurm: sbatch --array=0-17%4 scripts/slurm.sh --suite SUITE [...]
 #SBATCH --job-name=en
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

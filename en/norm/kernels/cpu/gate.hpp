@@ -39,8 +39,9 @@ template <class A> std::vector<A> transposed(const A* matrix, int64_t rows, int6
 }
 
 // x (N, inputs) -> hidden (N, hidden), after the activation, and ratios (N, outputs).
-template <class A> void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x, A* hidden, A* ratios) {
-    const std::vector<A> first = transposed(g.w1, g.hidden, g.inputs);   // (inputs, hidden): vectors run along hidden
+template <class A>
+void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x, A* hidden, A* ratios) {
+    const std::vector<A> first = transposed(g.w1, g.hidden, g.inputs);  // (inputs, hidden): vectors run along hidden
     over(samples, samples * g.hidden * (g.inputs + 16), threads, [&](int64_t n) {
         A *h = hidden + n * g.hidden, *r = ratios + n * g.outputs;
         const int64_t units = g.hidden;
@@ -67,9 +68,8 @@ template <class A> void gate_forward(const gate<A>& g, int64_t samples, int64_t 
 }
 
 // Gradients of the weights, and d_x, from d_ratios, which is overwritten.
-template <class A>
-void gate_backward(const gate<A>& g, int64_t samples, const A* x, const A* hidden, const A* ratios, A* d_ratios, A* d_w1, A* d_b1,
-                   A* d_w2, A* d_b2, A* d_x) {
+template <class A> void gate_backward(const gate<A>& g, int64_t samples, const A* x, const A* hidden, const A* ratios,
+    A* d_ratios, A* d_w1, A* d_b1, A* d_w2, A* d_b2, A* d_x) {
     const int64_t units = g.hidden;
     const std::vector<A> first = transposed(g.w1, units, g.inputs);
     std::vector<A> d_first(g.inputs * units, A(0)), d_hidden(units);

@@ -21,23 +21,23 @@
 
 namespace {
 
-enum source : int64_t { from_correlations, from_pooled, from_logits };   // SN's ratios are logits, two sets of them
+enum source : int64_t { from_correlations, from_pooled, from_logits };  // SN's ratios are logits, two sets of them
 
 struct plan {
     int64_t samples, channels, pixels, threads;
     bool channels_last;
-    int64_t kinds, kind[4], groups[4];                       // the statistics that are mixed
-    int64_t source, reduced, hidden, activation;             // where the ratios come from
-    bool statistics;                                         // mix statistics, not outputs
-    int64_t affine_rows;                                     // of weight
+    int64_t kinds, kind[4], groups[4];            // the statistics that are mixed
+    int64_t source, reduced, hidden, activation;  // where the ratios come from
+    bool statistics;                              // mix statistics, not outputs
+    int64_t affine_rows;                          // of weight
     double eps;
 
     // parameters, and where their gradients go: null where there are none
     void *weight, *bias, *kernel, *w1, *b1, *w2, *b2, *logits, *var_logits;
     void *d_weight, *d_bias, *d_kernel, *d_w1, *d_b1, *d_w2, *d_b2, *d_logits, *d_var_logits;
     void *running_mean, *running_var;
-    void *x, *y, *dy, *dx;                                   // (N, C, H, W)
-    void *saved;                                             // what forward leaves for backward
+    void *x, *y, *dy, *dx;  // (N, C, H, W)
+    void* saved;            // what forward leaves for backward
 
     shape cells() const { return {samples, channels, pixels, threads, channels_last}; }
     sizes small() const {
@@ -93,7 +93,8 @@ template <class A> void same_for_all_backward(const plan& m, const A* ratios, co
 }
 
 // As nn.BatchNorm2d: the running variance is the unbiased one.
-template <class A> void update_running(int64_t channels, int64_t values, double share_, const A* batch, A* mean, A* var) {
+template <class A>
+void update_running(int64_t channels, int64_t values, double share_, const A* batch, A* mean, A* var) {
     const A share = A(share_), count = A(values), unbiased = count / std::max(count - 1, A(1));
     for (int64_t c = 0; c < channels; ++c) {
         mean[c] += share * (batch[c] - mean[c]);
@@ -118,15 +119,17 @@ template <class T> void forward(const plan& m) {
         same_for_all(m, (const A*)m.logits, p.ratios);
         if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
     } else {
-        if (m.source == from_correlations) correlations(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
+        if (m.source == from_correlations)
+            correlations(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
         gate_forward(gate_of<A>(m), m.samples, m.threads, m.source == from_pooled ? mean : p.v, p.hidden, p.ratios);
     }
     const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
     if (m.statistics) {
-        mix_statistics(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale, p.shift,
-                       p.mixed_offset);
+        mix_statistics(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale,
+            p.shift, p.mixed_offset);
     } else {
-        mix_outputs(s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale, p.shift);
+        mix_outputs(
+            s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale, p.shift);
     }
     map_cells(m.cells(), (const T*)m.x, (const T*)m.x, (T*)m.y, forward_map<A>{{p.stats, cells}, p.scale, p.shift});
 }
@@ -137,40 +140,42 @@ template <class T> void backward(const plan& m) {
     const sizes s = m.small();
     const int64_t cells = m.samples * m.channels, ratio = m.samples * m.kinds, inputs = m.gate_inputs();
     const A eps = A(m.eps);
-    const std::unique_ptr<A[]> scratch(new A[(4 + 2 * m.kinds) * cells + 2 * ratio + 2 * m.channels + m.samples * inputs]);
+    const std::unique_ptr<A[]> scratch(
+        new A[(4 + 2 * m.kinds) * cells + 2 * ratio + 2 * m.channels + m.samples * inputs]);
     A *const d_shift = scratch.get(), *const d_scale = d_shift + cells, *const d_mean = d_scale + cells;
-    A *const d_cell_var = d_mean + cells, *const d_offset = d_cell_var + cells, *const d_var = d_offset + m.kinds * cells;
+    A *const d_cell_var = d_mean + cells, *const d_offset = d_cell_var + cells,
+             *const d_var = d_offset + m.kinds * cells;
     A *const d_ratios = d_var + m.kinds * cells, *const d_var_ratios = d_ratios + ratio;
     A *const d_batch = d_var_ratios + ratio, *const d_inputs = d_batch + 2 * m.channels;
 
     gradient_sums(m.cells(), (const T*)m.dy, (const T*)m.x, p.stats, d_shift);
     const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
     if (m.statistics) {
-        mix_statistics_backward(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, p.mixed_offset, d_scale,
-                                d_shift, d_ratios, d_var_ratios, d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
+        mix_statistics_backward(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, p.mixed_offset,
+            d_scale, d_shift, d_ratios, d_var_ratios, d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
         if (!m.var_logits)
             for (int64_t i = 0; i < ratio; ++i) d_ratios[i] += d_var_ratios[i];
     } else {
-        mix_outputs_backward(s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, d_scale, d_shift, d_ratios,
-                             d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
+        mix_outputs_backward(s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, d_scale, d_shift,
+            d_ratios, d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
     }
     if (m.source == from_logits) {
         same_for_all_backward(m, p.ratios, d_ratios, (A*)m.d_logits);
         if (m.var_logits) same_for_all_backward(m, p.var_ratios, d_var_ratios, (A*)m.d_var_logits);
     } else {
         const A* const gate_input = m.source == from_pooled ? p.stats : p.v;
-        gate_backward(gate_of<A>(m), m.samples, gate_input, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1, (A*)m.d_w2,
-                      (A*)m.d_b2, d_inputs);
+        gate_backward(gate_of<A>(m), m.samples, gate_input, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1,
+            (A*)m.d_w2, (A*)m.d_b2, d_inputs);
         if (m.source == from_correlations)
-            correlations_backward(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, d_inputs, d_offset, d_var,
-                                  (A*)m.d_kernel);
+            correlations_backward(
+                s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, d_inputs, d_offset, d_var, (A*)m.d_kernel);
     }
     statistics_backward(s, p.offset, d_offset, d_var, d_mean, d_cell_var, d_batch);
     if (m.source == from_pooled)
         for (int64_t i = 0; i < cells; ++i) d_mean[i] += d_inputs[i];
     if (m.dx)
         map_cells(m.cells(), (const T*)m.x, (const T*)m.dy, (T*)m.dx,
-                  backward_map<A>{{p.stats, cells}, p.scale, d_shift, d_mean, d_cell_var, A(1) / A(m.pixels)});
+            backward_map<A>{{p.stats, cells}, p.scale, d_shift, d_mean, d_cell_var, A(1) / A(m.pixels)});
 }
 
 // ---- the operators ----
@@ -182,13 +187,18 @@ using Integers = std::vector<int64_t>;
 
 template <class Call> void by_type(ScalarType type, Call call) {
     switch (type) {
-        case ScalarType::Float: return call(static_cast<float*>(nullptr));
-        case ScalarType::Double: return call(static_cast<double*>(nullptr));
-        case ScalarType::BFloat16: return call(static_cast<bfloat16*>(nullptr));
+        case ScalarType::Float:
+            return call(static_cast<float*>(nullptr));
+        case ScalarType::Double:
+            return call(static_cast<double*>(nullptr));
+        case ScalarType::BFloat16:
+            return call(static_cast<bfloat16*>(nullptr));
 #ifdef __FLT16_MAX__
-        case ScalarType::Half: return call(static_cast<float16*>(nullptr));
+        case ScalarType::Half:
+            return call(static_cast<float16*>(nullptr));
 #endif
-        default: STD_TORCH_CHECK(false, "en_norm: expected a floating-point type");
+        default:
+            STD_TORCH_CHECK(false, "en_norm: expected a floating-point type");
     }
 }
 
@@ -198,8 +208,8 @@ ScalarType moments_type(const Tensor& x) {
 
 // Where a tensor lies that is as large as is read or written of it: anything else would be other memory.
 void* data_of(const char* name, const Tensor& part, int64_t count, ScalarType type) {
-    STD_TORCH_CHECK(part.numel() == count && part.scalar_type() == type && part.is_contiguous(), "en_norm: ", name, " has ",
-                    part.numel(), " values: expected ", count, " of the moments' type, without gaps");
+    STD_TORCH_CHECK(part.numel() == count && part.scalar_type() == type && part.is_contiguous(), "en_norm: ", name,
+        " has ", part.numel(), " values: expected ", count, " of the moments' type, without gaps");
     return part.data_ptr();
 }
 
@@ -212,7 +222,8 @@ shape shape_of(const Tensor& x) {
         const auto stride = x.strides();
         const int64_t dense[4] = {size[1] * size[2] * size[3], 1, size[3] * size[1], size[1]};
         for (int i = 0; i < 4; ++i)
-            STD_TORCH_CHECK(size[i] == 1 || stride[i] == dense[i], "en_norm: expected NCHW or channels_last, without gaps");
+            STD_TORCH_CHECK(
+                size[i] == 1 || stride[i] == dense[i], "en_norm: expected NCHW or channels_last, without gaps");
     }
     return s;
 }
@@ -264,12 +275,15 @@ void place(plan& m, const char* name, const Tensors& parts, bool gradients, Scal
 
 plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     const shape cells = shape_of(x);
-    const int64_t K = s.kinds.size(), first = s.source == from_correlations ? 3 : 2;   // first: of w1
-    STD_TORCH_CHECK(0 < K && K <= 4 && s.groups.size() == s.kinds.size(), "en_norm: expected 1 to 4 kinds and as many groups");
-    STD_TORCH_CHECK(from_correlations <= s.source && s.source <= from_logits, "en_norm: source ", s.source, ": expected 0 to 2");
-    STD_TORCH_CHECK(int64_t(parameters.size()) >= 3 && (s.source == from_logits || int64_t(parameters.size()) > first) &&
+    const int64_t K = s.kinds.size(), first = s.source == from_correlations ? 3 : 2;  // first: of w1
+    STD_TORCH_CHECK(
+        0 < K && K <= 4 && s.groups.size() == s.kinds.size(), "en_norm: expected 1 to 4 kinds and as many groups");
+    STD_TORCH_CHECK(
+        from_correlations <= s.source && s.source <= from_logits, "en_norm: source ", s.source, ": expected 0 to 2");
+    STD_TORCH_CHECK(int64_t(parameters.size()) >= 3 &&
+                        (s.source == from_logits || int64_t(parameters.size()) > first) &&
                         (s.source == from_logits || parameters[first].dim() == 2),
-                    "en_norm: expected more parameters, of which w1 has two axes");
+        "en_norm: expected more parameters, of which w1 has two axes");
     plan m{};
     m.samples = cells.samples;
     m.channels = cells.channels;
@@ -278,13 +292,15 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     m.channels_last = cells.channels_last;
     m.kinds = K;
     for (int64_t k = 0; k < K; ++k) {
-        STD_TORCH_CHECK(0 <= s.kinds[k] && s.kinds[k] <= grouped, "en_norm: kind ", s.kinds[k], ": expected 0 to ", +grouped);
-        STD_TORCH_CHECK(s.groups[k] > 0 && m.channels % s.groups[k] == 0, "en_norm: expected groups that divide the channels");
+        STD_TORCH_CHECK(
+            0 <= s.kinds[k] && s.kinds[k] <= grouped, "en_norm: kind ", s.kinds[k], ": expected 0 to ", +grouped);
+        STD_TORCH_CHECK(
+            s.groups[k] > 0 && m.channels % s.groups[k] == 0, "en_norm: expected groups that divide the channels");
         m.kind[k] = s.kinds[k];
         m.groups[k] = s.groups[k];
     }
     STD_TORCH_CHECK(s.reduced > 0 && (s.source != from_correlations || m.channels % s.reduced == 0),
-                    "en_norm: expected `reduced` to divide the channels");
+        "en_norm: expected `reduced` to divide the channels");
     m.source = s.source;
     m.reduced = s.reduced;
     m.activation = s.activation;
@@ -299,10 +315,9 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
 
 int64_t saved_size(const plan& m) { return saved_parts<char>(m, nullptr).end - (char*)nullptr; }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(
-    const Tensor& x, const Tensors& parameters, std::optional<Tensor> running_mean, std::optional<Tensor> running_var,
-    const Integers& kinds, const Integers& groups, int64_t source, int64_t reduced, int64_t activation, bool statistics,
-    double eps) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors& parameters,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, const Integers& kinds,
+    const Integers& groups, int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps) {
     plan m = plan_of(x, parameters, {kinds, groups, source, reduced, activation, statistics, eps});
     const ScalarType type = moments_type(x);
     const auto has = [&](int64_t kind) { return std::find(kinds.begin(), kinds.end(), kind) != kinds.end(); };
@@ -328,9 +343,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(
     return {y, ratios, moments, saved};
 }
 
-std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, const Tensor& saved, const Tensors& parameters,
-                                           bool for_input, const Integers& kinds, const Integers& groups, int64_t source,
-                                           int64_t reduced, int64_t activation, bool statistics, double eps) {
+std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, const Tensor& saved,
+    const Tensors& parameters, bool for_input, const Integers& kinds, const Integers& groups, int64_t source,
+    int64_t reduced, int64_t activation, bool statistics, double eps) {
     plan m = plan_of(x, parameters, {kinds, groups, source, reduced, activation, statistics, eps});
     Tensors grads;
     for (const Tensor& part : parameters) grads.push_back(torch::stable::empty_like(part));
@@ -349,8 +364,10 @@ void track(Tensor running_mean, Tensor running_var, const Tensor& batch, int64_t
     void *mean = data_of("running_mean", running_mean, C, type), *var = data_of("running_var", running_var, C, type);
     void* moments = data_of("batch", batch, 2 * C, type);
     STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "en_norm: expected float32 or float64");
-    if (type == ScalarType::Float) update_running<float>(C, values, share, (float*)moments, (float*)mean, (float*)var);
-    else update_running<double>(C, values, share, (double*)moments, (double*)mean, (double*)var);
+    if (type == ScalarType::Float)
+        update_running<float>(C, values, share, (float*)moments, (float*)mean, (float*)var);
+    else
+        update_running<double>(C, values, share, (double*)moments, (double*)mean, (double*)var);
 }
 
 // The four passes, for a dense x; everything else of the moments' type and by cells.
@@ -363,14 +380,17 @@ struct pass {
     }
 };
 
-#define EN_TYPE(t)                              \
+#define EN_TYPE(t)                                \
     using T = std::remove_pointer_t<decltype(t)>; \
     using A [[maybe_unused]] = accumulator<T>
 
 Tensor pass_moments(const Tensor& x) {
     const pass p(x);
     Tensor stats = torch::stable::new_empty(x, {4, p.s.samples, p.s.channels}, p.type);
-    by_type(x.scalar_type(), [&](auto* t) { EN_TYPE(t); moments(p.s, (const T*)x.data_ptr(), (A*)stats.data_ptr()); });
+    by_type(x.scalar_type(), [&](auto* t) {
+        EN_TYPE(t);
+        moments(p.s, (const T*)x.data_ptr(), (A*)stats.data_ptr());
+    });
     return stats;
 }
 
@@ -398,8 +418,8 @@ Tensor pass_gradient_sums(const Tensor& dy, const Tensor& x, const Tensor& stats
     return sums;
 }
 
-Tensor pass_input_gradient(const Tensor& dy, const Tensor& x, const Tensor& stats_, const Tensor& sum_dy, const Tensor& scale,
-                           const Tensor& d_mean, const Tensor& d_var) {
+Tensor pass_input_gradient(const Tensor& dy, const Tensor& x, const Tensor& stats_, const Tensor& sum_dy,
+    const Tensor& scale, const Tensor& d_mean, const Tensor& d_var) {
     const pass p(x);
     Tensor dx = torch::stable::empty_like(x);
     const void* const from = data_like("dy", dy, x);
@@ -407,8 +427,8 @@ Tensor pass_input_gradient(const Tensor& dy, const Tensor& x, const Tensor& stat
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
         const stats<A> in(p.cells<A>("stats", stats_, 4), p.s.cells());
-        const backward_map<A> map{in, p.cells<A>("scale", scale), p.cells<A>("sum_dy", sum_dy), p.cells<A>("d_mean", d_mean),
-                                  p.cells<A>("d_var", d_var), A(1) / A(p.s.pixels)};
+        const backward_map<A> map{in, p.cells<A>("scale", scale), p.cells<A>("sum_dy", sum_dy),
+            p.cells<A>("d_mean", d_mean), p.cells<A>("d_var", d_var), A(1) / A(p.s.pixels)};
         map_cells(p.s, (const T*)x.data_ptr(), (const T*)from, (T*)to, map);
     });
     return dx;
@@ -428,12 +448,18 @@ STABLE_TORCH_LIBRARY(en_norm, m) {
     m.def("moments(Tensor x) -> Tensor");
     m.def("affine(Tensor x, Tensor stats, Tensor scale, Tensor shift) -> Tensor");
     m.def("gradient_sums(Tensor dy, Tensor x, Tensor stats) -> Tensor");
-    m.def("input_gradient(Tensor dy, Tensor x, Tensor stats, Tensor sum_dy, Tensor scale, Tensor d_mean, Tensor d_var) -> Tensor");
-    m.def("layer_forward(Tensor x, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, int[] kinds, int[] groups, "
-          "int source, int reduced, int activation, bool statistics, float eps) "
-          "-> (Tensor y, Tensor ratios, Tensor batch, Tensor saved)");
-    m.def("layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] groups, "
-          "int source, int reduced, int activation, bool statistics, float eps) -> (Tensor dx, Tensor[] grads)");
+    m.def(
+        "input_gradient(Tensor dy, Tensor x, Tensor stats, Tensor sum_dy, Tensor scale, Tensor d_mean, Tensor d_var) "
+        "-> Tensor");
+    m.def(
+        "layer_forward(Tensor x, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, int[] kinds, int[] "
+        "groups, "
+        "int source, int reduced, int activation, bool statistics, float eps) "
+        "-> (Tensor y, Tensor ratios, Tensor batch, Tensor saved)");
+    m.def(
+        "layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] "
+        "groups, "
+        "int source, int reduced, int activation, bool statistics, float eps) -> (Tensor dx, Tensor[] grads)");
     m.def("track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor batch, int values, float share) -> ()");
 }
 

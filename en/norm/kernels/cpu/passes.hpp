@@ -18,7 +18,7 @@ namespace {
 struct bfloat16 {
     uint16_t bits;
 };
-#ifdef __FLT16_MAX__   // compilers without it leave float16 to torch's operations
+#ifdef __FLT16_MAX__  // compilers without it leave float16 to torch's operations
 using float16 = _Float16;
 #endif
 
@@ -30,8 +30,8 @@ template <class A> struct vector_of {
 template <class A> using vec = typename vector_of<A>::type;
 template <class A> constexpr int64_t width = 64 / sizeof(A);
 
-constexpr int64_t kFlush = 256;   // vectors summed before they are added to the total
-constexpr int64_t kLanes = 4;     // vectors in flight: hides the latency of an addition
+constexpr int64_t kFlush = 256;  // vectors summed before they are added to the total
+constexpr int64_t kLanes = 4;    // vectors in flight: hides the latency of an addition
 
 // ---- loads and stores: values of type T as accumulators ----
 
@@ -53,7 +53,7 @@ inline void put(double* to, double x) { *to = x; }
 inline void put(bfloat16* to, float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;   // to nearest, ties to even
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
     to->bits = x != x ? 0x7fc0 : static_cast<uint16_t>(rounded);
 }
 
@@ -147,7 +147,8 @@ inline void sum_row(int64_t pixels, A* out, Vectors vectors, Scalars scalars) {
     for (int s = 0; s < S; ++s) out[s] = total<A>(sum[s]) + rest[s];
 }
 
-// B * width channels of channels_last over all pixels; terms(out, offset, b) for the b-th vector of the pixel at offset.
+// B * width channels of channels_last over all pixels; terms(out, offset, b) for the b-th vector of the pixel at
+// offset.
 template <int S, int B, class A, class Terms>
 inline void sum_columns(int64_t pixels, int64_t channels, vec<A> (&sum)[S][B], Terms terms) {
     for (int s = 0; s < S; ++s)
@@ -231,8 +232,8 @@ template <class A> struct sums {
     sums(A* base, int64_t cells) : plain(base), dot(base + cells) {}
 };
 
-template <class T>
-void gradient_row(const T* dy, const T* x, int64_t pixels, stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
+template <class T> void gradient_row(
+    const T* dy, const T* x, int64_t pixels, stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
     using A = accumulator<T>;
     const A centre = in.centre[cell];
     A got[2];
@@ -250,9 +251,8 @@ void gradient_row(const T* dy, const T* x, int64_t pixels, stats<accumulator<T>>
     out.dot[cell] = got[1] - in.rest[cell] * got[0];
 }
 
-template <int B, class T>
-void gradient_columns(const T* dy, const T* x, int64_t pixels, int64_t channels, stats<accumulator<T>> in,
-                      sums<accumulator<T>> out, int64_t cell) {
+template <int B, class T> void gradient_columns(const T* dy, const T* x, int64_t pixels, int64_t channels,
+    stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
     using A = accumulator<T>;
     vec<A> centre[B];
     for (int b = 0; b < B; ++b) centre[b] = load(in.centre + cell + b * width<A>);
@@ -340,9 +340,11 @@ void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channe
         const T* const dy_tile = Map::backward ? dy + base : dy;
         int64_t c = 0;
         for (; c + 2 * W <= channels; c += 2 * W)
-            map_block<2>(x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
+            map_block<2>(
+                x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
         for (; c + W <= channels; c += W)
-            map_block<1>(x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
+            map_block<1>(
+                x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
         for (; c < channels; ++c) {
             A slope, offset, factor = 0, centre;
             map.at(slope, offset, factor, centre, cell + c);
@@ -422,7 +424,7 @@ template <class T> void gradient_sums(shape s, const T* dy, const T* x, accumula
         [&](int64_t cell, int64_t at) {
             gathered(dy + at, s.pixels, s.channels, [&](const T* dy_row) {
                 gathered(x + at, s.pixels, s.channels,
-                         [&](const T* row) { gradient_row(dy_row, row, s.pixels, in, out, cell); });
+                    [&](const T* row) { gradient_row(dy_row, row, s.pixels, in, out, cell); });
             });
         });
 }
@@ -439,7 +441,8 @@ template <class Map, class T> void map_cells(shape s, const T* x, const T* dy, T
     const int64_t parts = std::min(s.pixels, std::max<int64_t>(1, (4 * s.threads) / std::max<int64_t>(1, s.samples)));
 #pragma omp parallel for num_threads(s.threads) schedule(static)
     for (int64_t task = 0; task < s.samples * parts; ++task) {
-        const int64_t n = task / parts, from = task % parts * s.pixels / parts, to = (task % parts + 1) * s.pixels / parts;
+        const int64_t n = task / parts, from = task % parts * s.pixels / parts,
+                      to = (task % parts + 1) * s.pixels / parts;
         const int64_t at = (n * s.pixels + from) * s.channels;
         map_columns(x + at, Map::backward ? dy + at : dy, out + at, to - from, s.channels, map, n * s.channels);
     }

@@ -1,5 +1,6 @@
 // The small part of a normalizer, (N, K, C) or less, forward and backward, for a CPU: see ../../statistics.py, which
-// has the same in torch's operations. Sums over samples and channels are taken in a fixed order, whatever the number of threads.
+// has the same in torch's operations. Sums over samples and channels are taken in a fixed order, whatever the number of
+// threads.
 
 #pragma once
 
@@ -17,7 +18,7 @@ struct sizes {
     int64_t kind[4], groups[4];
 };
 
-constexpr int64_t kChunk = 256;   // channels a task works on
+constexpr int64_t kChunk = 256;  // channels a task works on
 
 template <class Task> void over(int64_t tasks, int64_t work, int64_t threads, Task task) {
     const int64_t useful = std::min(threads, work / 8192 + 1);
@@ -29,7 +30,7 @@ template <class Task> void over(int64_t tasks, int64_t work, int64_t threads, Ta
 template <class Task> void over_channels(const sizes& s, Task task) {
     const int64_t chunks = (s.channels + kChunk - 1) / kChunk;
     over(chunks, s.samples * s.kinds * s.channels, s.threads,
-         [&](int64_t i) { task(i, i * kChunk, std::min(s.channels, (i + 1) * kChunk)); });
+        [&](int64_t i) { task(i, i * kChunk, std::min(s.channels, (i + 1) * kChunk)); });
 }
 
 // The functions below copy into locals what their innermost loops read of a closure: compilers vectorize those then.
@@ -37,8 +38,7 @@ template <class A> A rstd(A var, A eps) { return A(1) / std::sqrt(var + eps); }
 
 // ---- statistics: offset[n, k, c] = m - mu_k and var_k, from the moments m, s of each cell ----
 
-template <class A>
-void statistics(const sizes& s, const A* m, const A* v, A* batch_moments, A* offset, A* var) {
+template <class A> void statistics(const sizes& s, const A* m, const A* v, A* batch_moments, A* offset, A* var) {
     const int64_t C = s.channels, N = s.samples, K = s.kinds;
     A *mu = batch_moments, *pooled = batch_moments + C;
     for (int64_t k = 0; k < K; ++k) {
@@ -92,8 +92,8 @@ void statistics(const sizes& s, const A* m, const A* v, A* batch_moments, A* off
     });
 }
 
-template <class A>
-void statistics_backward(const sizes& s, const A* offset, const A* d_offset, const A* d_var, A* d_m, A* d_v, A* d_batch) {
+template <class A> void statistics_backward(
+    const sizes& s, const A* offset, const A* d_offset, const A* d_var, A* d_m, A* d_v, A* d_batch) {
     const int64_t C = s.channels, N = s.samples, K = s.kinds;
     std::fill(d_batch, d_batch + 2 * C, A(0));
     over(N, N * K * C, s.threads, [&](int64_t n) {
@@ -131,7 +131,7 @@ void statistics_backward(const sizes& s, const A* offset, const A* d_offset, con
     });
     for (int64_t k = 0; k < K; ++k) {
         if (s.kind[k] != given && s.kind[k] != batch) continue;
-        A *sum = d_batch, *vars = d_batch + C;   // of mu_k and var_k
+        A *sum = d_batch, *vars = d_batch + C;  // of mu_k and var_k
         over_channels(s, [&](int64_t, int64_t from, int64_t to) {
             for (int64_t n = 0; n < N; ++n)
 #pragma omp simd
@@ -150,7 +150,8 @@ void statistics_backward(const sizes& s, const A* offset, const A* d_offset, con
     }
 }
 
-// ---- correlations: z = grouped sums of kernel * xhat, xhat = offset * rstd; v = z z^T; backward adds to d_offset, d_var ----
+// ---- correlations: z = grouped sums of kernel * xhat, xhat = offset * rstd; v = z z^T; backward adds to d_offset,
+// d_var ----
 
 template <class A>
 void correlations(const sizes& s, int64_t groups, A eps, const A* offset, const A* var, const A* kernel, A* z, A* v) {
@@ -177,9 +178,8 @@ void correlations(const sizes& s, int64_t groups, A eps, const A* offset, const 
     });
 }
 
-template <class A>
-void correlations_backward(const sizes& s, int64_t groups, A eps, const A* offset, const A* var, const A* kernel, const A* z,
-                           const A* d_v, A* d_offset, A* d_var, A* d_kernel) {
+template <class A> void correlations_backward(const sizes& s, int64_t groups, A eps, const A* offset, const A* var,
+    const A* kernel, const A* z, const A* d_v, A* d_offset, A* d_var, A* d_kernel) {
     const int64_t C = s.channels, K = s.kinds, N = s.samples, size = C / groups;
     std::vector<A> dz(N * K * groups, A(0));
     for (int64_t n = 0; n < N; ++n)
@@ -211,9 +211,8 @@ void correlations_backward(const sizes& s, int64_t groups, A eps, const A* offse
 
 // ---- EN: scale = sum_k q_k, shift = sum_k q_k offset_k + bias, with q_k = weight_k ratio_k rstd_k ----
 
-template <class A>
-void mix_outputs(const sizes& s, int64_t rows, A eps, const A* ratios, const A* offset, const A* var, const A* weight,
-                 const A* bias, A* scale, A* shift) {
+template <class A> void mix_outputs(const sizes& s, int64_t rows, A eps, const A* ratios, const A* offset, const A* var,
+    const A* weight, const A* bias, A* scale, A* shift) {
     const int64_t C = s.channels, K = s.kinds;
     over(s.samples, s.samples * K * C, s.threads, [&](int64_t n) {
         A *a = scale + n * C, *b = shift + n * C;
@@ -249,9 +248,9 @@ template <class A> struct chunked_sums {
     }
 };
 
-template <class A>
-void mix_outputs_backward(const sizes& s, int64_t rows, A eps, const A* ratios, const A* offset, const A* var, const A* weight,
-                          const A* d_scale, const A* d_shift, A* d_ratios, A* d_offset, A* d_var, A* d_weight, A* d_bias) {
+template <class A> void mix_outputs_backward(const sizes& s, int64_t rows, A eps, const A* ratios, const A* offset,
+    const A* var, const A* weight, const A* d_scale, const A* d_shift, A* d_ratios, A* d_offset, A* d_var, A* d_weight,
+    A* d_bias) {
     const int64_t C = s.channels, K = s.kinds;
     chunked_sums<A> ratio_sums(s);
     std::fill(d_weight, d_weight + rows * C, A(0));
@@ -284,11 +283,11 @@ void mix_outputs_backward(const sizes& s, int64_t rows, A eps, const A* ratios, 
     ratio_sums.total(d_ratios);
 }
 
-// ---- SN: scale = weight / sqrt(sum_k b_k var_k + eps), shift = bias + scale * sum_k a_k offset_k; a, b per sample ----
+// ---- SN: scale = weight / sqrt(sum_k b_k var_k + eps), shift = bias + scale * sum_k a_k offset_k; a, b per sample
+// ----
 
-template <class A>
-void mix_statistics(const sizes& s, A eps, const A* mean_ratios, const A* var_ratios, const A* offset, const A* var,
-                    const A* weight, const A* bias, A* scale, A* shift, A* mixed_offset) {
+template <class A> void mix_statistics(const sizes& s, A eps, const A* mean_ratios, const A* var_ratios,
+    const A* offset, const A* var, const A* weight, const A* bias, A* scale, A* shift, A* mixed_offset) {
     const int64_t C = s.channels, K = s.kinds;
     over(s.samples, s.samples * K * C, s.threads, [&](int64_t n) {
         A *a = scale + n * C, *b = shift + n * C, *mixed = mixed_offset + n * C;
@@ -311,10 +310,9 @@ void mix_statistics(const sizes& s, A eps, const A* mean_ratios, const A* var_ra
     });
 }
 
-template <class A>
-void mix_statistics_backward(const sizes& s, A eps, const A* mean_ratios, const A* var_ratios, const A* offset, const A* var,
-                             const A* weight, const A* mixed_offset, const A* d_scale, const A* d_shift, A* d_mean_ratios,
-                             A* d_var_ratios, A* d_offset, A* d_var, A* d_weight, A* d_bias) {
+template <class A> void mix_statistics_backward(const sizes& s, A eps, const A* mean_ratios, const A* var_ratios,
+    const A* offset, const A* var, const A* weight, const A* mixed_offset, const A* d_scale, const A* d_shift,
+    A* d_mean_ratios, A* d_var_ratios, A* d_offset, A* d_var, A* d_weight, A* d_bias) {
     const int64_t C = s.channels, K = s.kinds;
     chunked_sums<A> mean_sums(s), var_sums(s);
     std::fill(d_weight, d_weight + C, A(0));
@@ -326,7 +324,8 @@ void mix_statistics_backward(const sizes& s, A eps, const A* mean_ratios, const 
             std::fill(d_mixed_var, d_mixed_var + kChunk, A(0));
             for (int64_t k = 0; k < K; ++k)
 #pragma omp simd
-                for (int64_t c = from; c < to; ++c) d_mixed_var[c - from] += var_ratios[n * K + k] * var[(n * K + k) * C + c];
+                for (int64_t c = from; c < to; ++c)
+                    d_mixed_var[c - from] += var_ratios[n * K + k] * var[(n * K + k) * C + c];
 #pragma omp simd
             for (int64_t c = from; c < to; ++c) {
                 const A r = rstd(d_mixed_var[c - from], eps), d = da[c] + db[c] * mixed[c];
@@ -337,7 +336,8 @@ void mix_statistics_backward(const sizes& s, A eps, const A* mean_ratios, const 
             }
             for (int64_t k = 0; k < K; ++k) {
                 const int64_t cell = n * K + k;
-                const A *o = offset + cell * C, *w = var + cell * C, mean_ratio = mean_ratios[cell], var_ratio = var_ratios[cell];
+                const A *o = offset + cell * C, *w = var + cell * C, mean_ratio = mean_ratios[cell],
+                        var_ratio = var_ratios[cell];
                 A *od = d_offset + cell * C, *vd = d_var + cell * C;
                 A means = 0, vars = 0;
 #pragma omp simd reduction(+ : means, vars)
@@ -357,4 +357,3 @@ void mix_statistics_backward(const sizes& s, A eps, const A* mean_ratios, const 
 }
 
 }  // namespace
-
