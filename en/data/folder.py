@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
 from en.data.loader import Batch, Reading
-from en.data.order import epoch_order, rank_batches
+from en.data.order import Ints, epoch_order, rank_batches
 from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
 
@@ -149,9 +149,11 @@ class FolderLoader:
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
-        mine = range(share.rank, self.samples, share.world_size)
-        size = share.micro_batch
-        keys = [(EVAL, 0, resolution, i) for i in mine]
+        return self.eval_samples(np.arange(share.rank, self.samples, share.world_size), resolution)
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        size = self._reading.share.micro_batch
+        keys = [(EVAL, 0, resolution, i) for i in samples.tolist()]
         return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from en.data.crops import Crop
+from en.data.order import Ints
 
 
 class Batch(NamedTuple):
@@ -77,6 +78,10 @@ class ImageLoader(Protocol):
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         """This rank's share of all images, each exactly once over all ranks, resized and centre-cropped."""
+        ...
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        """Some images by their indices in the data set, (n,), in that order, as `eval_epoch` gives them."""
         ...
 
     def close(self) -> None:

@@ -70,15 +70,17 @@ class FfcvLoader:
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         share = self._reading.share
-        mine = np.arange(share.rank, self.samples, share.world_size)
-        size = share.micro_batch
+        return self.eval_samples(np.arange(share.rank, self.samples, share.world_size), resolution)
 
-        def job(samples: Ints) -> Job:
-            heights, widths = self._file.heights[samples], self._file.widths[samples]
-            boxes, flips = self._reading.evaluation_crop(share.seed, 0, samples, heights, widths)
-            return Job(samples, boxes, flips, None)
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        size = self._reading.share.micro_batch
+        parts = (samples[start : start + size] for start in range(0, len(samples), size))
+        return self._batches(map(self._eval_job, parts), resolution)
 
-        return self._batches((job(mine[start : start + size]) for start in range(0, len(mine), size)), resolution)
+    def _eval_job(self, samples: Ints) -> Job:
+        heights, widths = self._file.heights[samples], self._file.widths[samples]
+        boxes, flips = self._reading.evaluation_crop(self._reading.share.seed, 0, samples, heights, widths)
+        return Job(samples, boxes, flips, None)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
