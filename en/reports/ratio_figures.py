@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -36,7 +35,7 @@ Row = TypeVar("Row", Spread, EpochMean)
 MOST_NAMES = 60  # of layers along an axis; of more, every other, third, ...
 MOST_CLASSES = 12  # in a panel; of more, those at either end
 NAME = 28  # characters of a name in a figure
-DPI = 150  # of the pictures of samples
+DPI = 120  # of the pictures of samples
 
 
 @dataclass(frozen=True)
@@ -166,26 +165,19 @@ def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint
     place, layer = rows[0].place, rows[0].layer
     lines = {key: [*own] for key, own in groupby(rows, lambda row: (row.normalizer, row.end))}
     with style():
-        figure = Figure(figsize=(0.6 + 1.15 * EXTREMES, 1.45 * len(lines)), layout="constrained", dpi=DPI)
-        grid = figure.subplots(len(lines), EXTREMES, squeeze=False)
-        for axes in grid.flat:
-            blank(axes)
+        figure = Figure(figsize=(0.3 + 1.2 * EXTREMES, 1.45 * len(lines)))
+        edges = {"left": 0.05, "right": 0.995, "bottom": 0.005, "top": 1 - 0.35 / (1.45 * len(lines)), "hspace": 0.45}
+        grid = figure.subplots(len(lines), EXTREMES, squeeze=False, gridspec_kw=edges | {"wspace": 0.1})
         for line, ((kind, end), own) in zip(grid, lines.items(), strict=True):
             line[0].set_ylabel(f"{kind}, {end}")
-            for axes, row in zip(line, own, strict=False):
-                axes.imshow(images[row.sample])
-                name = short(row.name, 16) or f"sample {row.sample}"
-                axes.set_title(f"{name}\n{row.ratio:.3f}", fontsize=7)
+            for axes, row in zip_longest(line, own):
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                if row is not None:
+                    axes.imshow(images[row.sample])
+                    axes.set_title(f"{short(row.name, 16) or f'sample {row.sample}'}\n{row.ratio:.3f}", fontsize=7)
         firsts = (f"{kind}, {end}: {short(own[0].name)} {own[0].ratio:.3f}" for (kind, end), own in lines.items())
         title = f"Samples at either extreme of the {place} layer, {layer}"
         return picture(figure, f"samples_{place}", title, f"{title}. The utmost: {'; '.join(firsts)}.")
-
-
-def blank(axes: Axes) -> None:
-    """Axes without ticks and frame."""
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def by_normalizer(rows: Sequence[Row]) -> dict[str, list[Row]]:
