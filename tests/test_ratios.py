@@ -28,7 +28,7 @@ from en.evaluation.ratios import collect_ratios, describe, measure_ratios, read_
 from en.evaluation.trained import Trained, open_trained
 from en.norm import ExemplarNorm2d, record_ratios
 from en.reports.ratio_files import write_ratios
-from en.reports.ratio_tables import EXTREMES, class_means, extremes, spreads
+from en.reports.ratio_tables import EXTREMES, class_means, extremes, samples_table, spreads
 from en.runs import checkpoint
 from en.runs.position import Position
 from en.runs.ratios import Layer, Ratios, read_epochs
@@ -205,6 +205,26 @@ def test_a_normalizer_of_which_all_samples_have_the_same_share_has_no_extremes_a
         ("a", 2, 0.25), ("c", 3, 0.25), ("a", 2, 0.75), ("c", 3, 0.75),
     ]  # fmt: skip
     assert class_means(Ratios(["a"], np.full(5, -1), ratios.layers)) == []
+
+
+def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(ratios):
+    table = samples_table(ratios)
+    for name, layer in ratios.layers.items():
+        for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
+            assert table[f"{name}/{kind}"].chunk(0).buffers()[1].address == column.ctypes.data
+
+
+@pytest.mark.parametrize("kinds", [("bn",), ("bn", "in", "ln", "gn")])
+def test_one_sample_in_one_layer_and_a_thousand_classes_are_shown_too(tmp_path, kinds):
+    few = Ratios(["one"], np.array([0]), {"layer": Layer(kinds, np.full((1, len(kinds)), 0.5, np.float32, order="F"))})
+    shares = np.asfortranarray(np.random.default_rng(0).dirichlet([1] * len(kinds), 3000).astype(np.float32))
+    many = Ratios([f"class {i}" for i in range(1000)], np.arange(3000) % 1000, {"layer": Layer(kinds, shares)})
+    for ratios in (few, many):
+        assert [row.sd is None for row in spreads(ratios)] == [len(ratios.targets) == 1] * len(kinds)
+        found = extremes(ratios)
+        write_ratios(tmp_path, ratios, found, {row.sample: np.zeros((8, 8, 3), np.uint8) for row in found}, [], {})
+        assert pyarrow.csv.read_csv(tmp_path / "classes.csv").num_rows == len(ratios.classes) * len(kinds)
+        assert (tmp_path / "classes.svg").exists() and (tmp_path / "samples_bottom.svg").exists() == (len(found) > 0)
 
 
 def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios, betons):

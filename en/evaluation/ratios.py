@@ -118,7 +118,7 @@ def describe(trained: Trained, split: str) -> dict[str, str]:
         "network": f"{config.model.name} with {config.norm.name}",
         "checkpoint": str(trained.path),
         "sha256": trained.saved.digest,
-        "trained": trained.saved.position.words(),
+        "trained to": trained.saved.position.words(),
         "weights": "averaged (train.ema_decay)" if trained.saved.ema else "of the last step",
         "data": loader.name,
         "split": split,

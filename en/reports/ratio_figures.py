@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from en.errors import in_one_line
@@ -34,6 +35,7 @@ STYLE: dict[Any, Any] = {
 Row = TypeVar("Row", Spread, EpochMean)
 MOST_NAMES = 60  # of layers along an axis; of more, every other, third, ...
 MOST_CLASSES = 12  # in a panel; of more, those at either end
+SHARES = (-0.02, 1.02)  # of an axis, with room for markers
 NAME = 28  # characters of a name in a figure
 DPI = 120  # of the pictures of samples
 
@@ -69,7 +71,7 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
             upper.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
             deviations = [np.nan if row.sd is None else row.sd for row in own]
             lower.plot(places, deviations, color=colour, marker=marker, markersize=3)
-        upper.set(ylabel="ratio: mean, 5 to 95 %", ylim=(0, 1))
+        upper.set(ylabel="ratio: mean, 5 to 95 %", ylim=SHARES)
         lower.set(ylabel="standard deviation")
         lower.set_ylim(bottom=0)
         every = -(-len(names) // MOST_NAMES)
@@ -78,7 +80,7 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
         for axes in (upper, lower):
             axes.grid(True)
         figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
-        first, last = (", ".join(f"{row.normalizer} {row.mean:.2f}" for row in rows if row.layer == name)
+        first, last = (", ".join(f"{row.normalizer} {row.mean:.3g}" for row in rows if row.layer == name)
                        for name in (names[0], names[-1]))  # fmt: skip
         alt = f"Mean ratio over {len(names)} layers, bottom to top. {names[0]}: {first}. {names[-1]}: {last}."
         return picture(figure, "layers", "Mean ratio of each normalizer by layer, and its spread over samples", alt)
@@ -91,18 +93,20 @@ def class_picture(rows: Sequence[ClassMean]) -> Picture:
     kinds = list(dict.fromkeys(row.normalizer for row in rows))
     tallest = max(len(ends(own)) for own in panels.values())
     with style():
-        size = (1 + 2.6 * len(kinds), len(places) * (0.8 + 0.17 * tallest))
+        size = (1 + 2.8 * len(kinds), len(places) * (0.9 + 0.17 * tallest))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(places), len(kinds), squeeze=False)
         for (place, layer, kind), own in panels.items():
             axes = grid[places.index(place)][kinds.index(kind)]
             shown = ends(own)[::-1]
-            axes.barh(range(len(shown)), [row.mean for row in shown], color=LOOKS[kind][0], height=0.7)
-            axes.axvline(own[0].mean - own[0].difference, color="black", linewidth=0.8)
+            axes.barh(range(len(shown)), [row.difference for row in shown], color=LOOKS[kind][0], height=0.7)
+            axes.axvline(0, color="black", linewidth=0.8)
             axes.set_yticks(range(len(shown)), [short(row.name) for row in shown], fontsize=7)
-            axes.set_title(f"{place}, {short(layer)}: {kind}")
-        alt = f"Mean ratios by class, the line at that of all images. {'; '.join(map(leaning, panels.values()))}."
+            axes.set_title(f"{place}, {short(layer)}\n{kind} {own[0].overall:.3g}")
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+        figure.supxlabel("mean ratio of a class less that of all images, which the title says", fontsize=9)
         title = "Classes that lean most and least on each normalizer"
+        alt = f"{title}, by their mean ratio less that of all images. {'; '.join(map(leaning, panels.values()))}."
         return picture(figure, "classes", title, alt)
 
 
@@ -118,8 +122,8 @@ def leaning(rows: Sequence[ClassMean]) -> str:
     ordered = ends(rows)
     most, least = ordered[0], ordered[-1]
     return (
-        f"{most.place} layer, {most.normalizer}: most {short(most.name)} {most.mean:.2f}, "
-        f"least {short(least.name)} {least.mean:.2f}"
+        f"{most.place} layer, {most.normalizer} {most.overall:.4g}: most {short(most.name)} {most.difference:+.2g}, "
+        f"least {short(least.name)} {least.difference:+.2g}"
     )
 
 
@@ -140,8 +144,8 @@ def epoch_picture(rows: Sequence[EpochMean], places: Mapping[str, str]) -> Pictu
                 points = mean_by_epoch(of_kind)
                 label = kind if axes.get_subplotspec().is_first_col() else None
                 axes.plot([*points], [*points.values()], color=colour, marker=marker, markersize=3, label=label)
-                said.append(f"{title}, {kind}: {points[min(points)]:.2f} to {points[max(points)]:.2f}")
-            axes.set(title=title, xlabel="epoch", ylim=(0, 1))
+                said.append(f"{title}, {kind}: {points[min(points)]:.3g} to {points[max(points)]:.3g}")
+            axes.set(title=title, xlabel="epoch", ylim=SHARES)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(True)
         figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
@@ -174,8 +178,8 @@ def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint
                 axes.set(xticks=[], yticks=[], frame_on=False)
                 if row is not None:
                     axes.imshow(images[row.sample])
-                    axes.set_title(f"{short(row.name, 16) or f'sample {row.sample}'}\n{row.ratio:.3f}", fontsize=7)
-        firsts = (f"{kind}, {end}: {short(own[0].name)} {own[0].ratio:.3f}" for (kind, end), own in lines.items())
+                    axes.set_title(f"{short(row.name, 16) or f'sample {row.sample}'}\n{row.ratio:.4g}", fontsize=7)
+        firsts = (f"{kind}, {end}: {short(own[0].name)} {own[0].ratio:.4g}" for (kind, end), own in lines.items())
         title = f"Samples at either extreme of the {place} layer, {layer}"
         return picture(figure, f"samples_{place}", title, f"{title}. The utmost: {'; '.join(firsts)}.")
 

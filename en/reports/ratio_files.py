@@ -146,13 +146,13 @@ def leanings(by_class: Sequence[ClassMean]) -> list[Leaning]:
     for (place, layer, kind), own in panels.items():
         ordered = ends(own)
         most, least = (", ".join(map(of_class, rows)) for rows in (ordered[:NAMED], ordered[: -NAMED - 1 : -1]))
-        found.append(Leaning(f"{place}, {layer}", kind, own[0].mean - own[0].difference, most, least))
+        found.append(Leaning(f"{place}, {layer}", kind, own[0].overall, most, least))
     return found
 
 
 def of_class(row: ClassMean) -> str:
-    """A class's mean in words."""
-    return f"{in_one_line(row.name)} {row.mean:.3f} (n {row.images:,})"
+    """How far a class is from all images, in words."""
+    return f"{in_one_line(row.name)} {row.difference:+.2g} (n {row.images:,})"
 
 
 def embedded(picture: Picture) -> dict[str, str]:

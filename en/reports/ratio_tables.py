@@ -48,6 +48,11 @@ class ClassMean(NamedTuple):
     mean: float
     difference: float
 
+    @property
+    def overall(self) -> float:
+        """The mean over all images."""
+        return self.mean - self.difference
+
 
 class EpochMean(NamedTuple):
     """One normalizer's mean ratio in one layer over the evaluation set, after an epoch, counted from 1."""
