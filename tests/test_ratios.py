@@ -84,7 +84,7 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 
 def test_the_ratios_of_a_set_are_those_that_record_ratios_sees(finished, trained, ratios):
-    fresh = open_trained(str(finished), [], ALONE, ["val"])
+    fresh = open_trained(str(finished), ["train.batch_size=8"], ALONE, ["val"])
     to_device = build_to_device(fresh.config, torch.device("cpu"))
     batches = list(fresh.loaders["val"].eval_epoch(48))
     samples = torch.cat([batch.samples for batch in batches])
@@ -281,17 +281,17 @@ class Noise:
 
 
 def test_memory_grows_with_the_ratios_alone():
-    """Were batches or records of them kept, the growth would be twice as much or more."""
-    depth, samples = 30, 60_000
+    """It grows by some 15 MB besides, whatever their number; were records or images kept, by as much again and more."""
+    depth, samples = 30, 100_000
     model = nn.Sequential(*(ExemplarNorm2d(3, hidden=2) for _ in range(depth)))
-    collect_ratios(model, Noise(2_000, 500), 2, TO_CPU)
+    collect_ratios(model, Noise(5_000, 500), 10, TO_CPU)
     noise = Noise(samples, 500)
     before = psutil.Process().memory_info().rss
-    found = collect_ratios(model, noise, 2, TO_CPU)
+    found = collect_ratios(model, noise, 10, TO_CPU)
     noise.held.append(psutil.Process().memory_info().rss)
     size = sum(layer.ratios.nbytes for layer in found.layers.values())
     assert size == 4 * samples * depth * 3
-    assert max(noise.held) - before < 1.5 * size
+    assert max(noise.held) - before < 2 * size
 
 
 def test_ratios_that_would_mislead_end_the_pass():
