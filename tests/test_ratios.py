@@ -199,14 +199,14 @@ def test_extremes_are_those_of_sorting_and_their_pictures_what_the_network_saw(t
                 np.testing.assert_array_equal(pictures[sample], image.permute(1, 2, 0))
 
 
-def test_a_normalizer_of_which_all_samples_have_the_same_share_has_no_extremes_and_a_class_without_images_no_mean():
-    shares = np.asfortranarray(np.tile(np.float32([0.25, 0.75]), (5, 1)))
-    ratios = Ratios(["a", "b", "c"], np.array([0, 0, 2, 2, 2]), {"layer": Layer(("bn", "in"), shares)})
-    assert extremes(ratios) == []
-    assert [(row.name, row.images, row.mean) for row in class_means(ratios)] == [
-        ("a", 2, 0.25), ("c", 3, 0.25), ("a", 2, 0.75), ("c", 3, 0.75),
-    ]  # fmt: skip
-    assert class_means(Ratios(["a"], np.full(5, -1), ratios.layers)) == []
+def test_what_is_the_same_for_all_samples_and_classes_without_images_are_left_out():
+    shares = np.asfortranarray(np.float32([[0.25, 0.1, 0.65], [0.25, 0.3, 0.45], [0.25, 0.5, 0.25], [0.25, 0.7, 0.05]]))
+    ratios = Ratios(["a", "b", "c"], np.array([0, 0, 2, 2]), {"layer": Layer(("bn", "in", "ln"), shares)})
+    found = [(row.normalizer, row.name, row.images, round(row.mean, 6)) for row in class_means(ratios)]
+    assert found == [("in", "a", 2, 0.2), ("in", "c", 2, 0.6), ("ln", "a", 2, 0.55), ("ln", "c", 2, 0.15)]
+    assert {row.normalizer for row in extremes(ratios)} == {"in", "ln"}
+    assert [row.sample for row in extremes(ratios) if (row.normalizer, row.end) == ("in", "highest")] == [3, 2, 1, 0]
+    assert class_means(Ratios(["a"], np.full(4, -1), ratios.layers)) == []
 
 
 def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(ratios):
@@ -246,21 +246,25 @@ def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios
 
 def test_many_classes_of_any_name_and_a_single_sample_are_shown_letter_for_letter(tmp_path):
     odd = ["<script>&", 'quote", $\\frac{1}{0}$', "虎\n猫", "x" * 300]
+    targets = np.arange(3000) % 1000
     shares = np.asfortranarray(np.random.default_rng(0).dirichlet([1] * 4, 3000).astype(np.float32))
+    shares[targets < 4] = np.float32(0.01) + np.eye(4, dtype=np.float32)[targets[targets < 4]] * np.float32(0.96)
     layer, names = Layer(("bn", "in", "ln", "gn"), shares), odd + [f"class {i}" for i in range(996)]
-    many = Ratios(names, np.arange(3000) % 1000, {"layer": layer})
+    many = Ratios(names, targets, {"layer": layer})
     few = Ratios(odd[:1], np.array([0]), {"layer": Layer(("bn",), np.ones((1, 1), np.float32))})
-    for ratios, count in ((many, 4000), (few, 1)):
+    for ratios, shown in ((many, many.classes), (few, [])):
         found = extremes(ratios)
         write_ratios(tmp_path, ratios, found, {row.sample: np.zeros((8, 8, 3), np.uint8) for row in found}, [], {})
         options = pyarrow.csv.ParseOptions(newlines_in_values=True)
         classes = pyarrow.csv.read_csv(tmp_path / "classes.csv", parse_options=options)
-        assert classes.num_rows == count and set(classes["name"].to_pylist()) == set(ratios.classes)
+        assert classes.num_rows == 4 * len(shown) and set(classes["name"].to_pylist()) == set(shown)
         assert (tmp_path / "samples_bottom.svg").exists() == (len(found) > 0), "a picture of the ratios before"
         assert [row.sd is None for row in spreads(ratios)] == [len(ratios.targets) == 1] * len(spreads(ratios))
         assert pyarrow.csv.read_csv(tmp_path / "epochs.csv").num_rows == 0
-    page = (tmp_path / "ratios.html").read_text(encoding="ascii")
-    assert "<script>" not in page and "&lt;script&gt;&amp;" in page
+        page = (tmp_path / "ratios.html").read_text(encoding="ascii")
+        assert "<script>" not in page
+        for name in ("&lt;script&gt;&amp; +0", "quote&#34;, $\\frac{1}{0}$ +0", "&#34382;\\n&#29483; +0"):
+            assert page.count(name) == (2 if shown else 0)  # in the table, and in the words of the figure
 
 
 class Noise:

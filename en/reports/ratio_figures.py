@@ -96,8 +96,11 @@ def class_picture(rows: Sequence[ClassMean]) -> Picture:
         size = (1 + 2.8 * len(kinds), len(places) * (0.9 + 0.17 * tallest))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(places), len(kinds), squeeze=False)
+        for axes in grid.flat:
+            axes.set_visible(False)
         for (place, layer, kind), own in panels.items():
             axes = grid[places.index(place)][kinds.index(kind)]
+            axes.set_visible(True)
             shown = ends(own)[::-1]
             axes.barh(range(len(shown)), [row.difference for row in shown], color=LOOKS[kind][0], height=0.7)
             axes.axvline(0, color="black", linewidth=0.8)

@@ -87,7 +87,7 @@ def spreads(ratios: Ratios) -> list[Spread]:
     """One row for each layer and normalizer, bottom to top."""
     rows = []
     for position, (name, layer) in enumerate(ratios.layers.items(), 1):
-        for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
+        for kind, column in columns_of(layer):
             mean = float(column.mean(dtype=np.float64))
             sd = float(column.std(dtype=np.float64, ddof=1)) if len(column) > 1 else None
             rows.append(Spread(position, name, kind, mean, sd, *np.quantile(column, QUANTILES).tolist()))
@@ -95,14 +95,17 @@ def spreads(ratios: Ratios) -> list[Spread]:
 
 
 def class_means(ratios: Ratios) -> list[ClassMean]:
-    """Rows for every class that has images, at a bottom, a middle and a top layer. Empty for a task without classes."""
+    """Rows for every class that has images, at a bottom, a middle and a top layer.
+
+    None for a task without classes, and none where all samples have the same ratio.
+    """
     of_classes = ratios.targets >= 0
     targets = ratios.targets[of_classes]
     counts = np.bincount(targets, minlength=len(ratios.classes))
     rows = []
     for place, name in ratios.places.items():
         layer = ratios.layers[name]
-        for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
+        for kind, column in differing(layer):
             sums = np.bincount(targets, weights=column[of_classes], minlength=len(ratios.classes))
             overall = float(column.mean(dtype=np.float64))
             for target in np.flatnonzero(counts).tolist():
@@ -129,9 +132,7 @@ def extremes(ratios: Ratios) -> list[Extreme]:
     rows = []
     for place, name in ratios.places.items():
         layer = ratios.layers[name]
-        for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
-            if column.min() == column.max():
-                continue
+        for kind, column in differing(layer):
             for end, order in (("lowest", column), ("highest", -column)):
                 for rank, sample in enumerate(np.argsort(order, kind="stable")[:EXTREMES].tolist(), 1):
                     target = int(ratios.targets[sample])
@@ -162,4 +163,10 @@ def samples_table(ratios: Ratios) -> pa.Table:
 
 
 def columns_of(layer: Layer) -> list[tuple[str, NDArray[np.float32]]]:
+    """The ratios of each normalizer, (N,), with its name."""
     return [*zip(layer.normalizers, layer.ratios.T, strict=True)]
+
+
+def differing(layer: Layer) -> list[tuple[str, NDArray[np.float32]]]:
+    """Those that are not the same for all samples."""
+    return [(kind, column) for kind, column in columns_of(layer) if column.min() < column.max()]
