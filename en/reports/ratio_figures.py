@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -80,10 +81,15 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
         for axes in (upper, lower):
             axes.grid(True)
         figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
-        first, last = (", ".join(f"{row.normalizer} {row.mean:.3g}" for row in rows if row.layer == name)
-                       for name in (names[0], names[-1]))  # fmt: skip
-        alt = f"Mean ratio over {len(names)} layers, bottom to top. {names[0]}: {first}. {names[-1]}: {last}."
+        ends_in_words = " ".join(mixture(rows, name) for name in dict.fromkeys((names[0], names[-1])))
+        alt = f"Mean ratio over {len(names)} layers, bottom to top. {ends_in_words}"
         return picture(figure, "layers", "Mean ratio of each normalizer by layer, and its spread over samples", alt)
+
+
+def mixture(rows: Sequence[Spread], layer: str) -> str:
+    """A layer's mean ratios in words."""
+    means = ", ".join(f"{row.normalizer} {row.mean:.3g}" for row in rows if row.layer == layer)
+    return f"{short(layer)}: {means}."
 
 
 def class_picture(rows: Sequence[ClassMean]) -> Picture:
@@ -98,19 +104,23 @@ def class_picture(rows: Sequence[ClassMean]) -> Picture:
         grid = figure.subplots(len(places), len(kinds), squeeze=False)
         for axes in grid.flat:
             axes.set_visible(False)
-        for (place, layer, kind), own in panels.items():
-            axes = grid[places.index(place)][kinds.index(kind)]
-            axes.set_visible(True)
-            shown = ends(own)[::-1]
-            axes.barh(range(len(shown)), [row.difference for row in shown], color=LOOKS[kind][0], height=0.7)
-            axes.axvline(0, color="black", linewidth=0.8)
-            axes.set_yticks(range(len(shown)), [short(row.name) for row in shown], fontsize=7)
-            axes.set_title(f"{place}, {short(layer)}\n{kind} {own[0].overall:.3g}")
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+        for (place, _, kind), own in panels.items():
+            draw_classes(grid[places.index(place)][kinds.index(kind)], own)
         figure.supxlabel("mean ratio of a class less that of all images, which the title says", fontsize=9)
         title = "Classes that lean most and least on each normalizer"
         alt = f"{title}, by their mean ratio less that of all images. {'; '.join(map(leaning, panels.values()))}."
         return picture(figure, "classes", title, alt)
+
+
+def draw_classes(axes: Axes, rows: Sequence[ClassMean]) -> None:
+    """The classes of one normalizer in one layer, the highest on top."""
+    shown, (place, layer, kind, *_) = ends(rows)[::-1], rows[0]
+    axes.set_visible(True)
+    axes.barh(range(len(shown)), [row.difference for row in shown], color=LOOKS[kind][0], height=0.7)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [short(row.name) for row in shown], fontsize=7)
+    axes.set_title(f"{place}, {short(layer)}\n{kind} {rows[0].overall:.3g}")
+    axes.xaxis.set_major_locator(MaxNLocator(3))
 
 
 def ends(rows: Sequence[ClassMean]) -> list[ClassMean]:
@@ -139,9 +149,8 @@ def epoch_picture(rows: Sequence[EpochMean], places: Mapping[str, str]) -> Pictu
     said = []
     with style():
         figure = Figure(figsize=(1 + 2.2 * len(panels), 2.8), layout="constrained")
-        for axes, (title, own) in zip(
-            figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
-        ):
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
             for kind, of_kind in by_normalizer(own).items():
                 colour, marker = LOOKS[kind]
                 points = mean_by_epoch(of_kind)
@@ -169,6 +178,7 @@ def sample_pictures(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uin
 
 
 def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint8]]) -> Picture:
+    """The sheet of one layer."""
     place, layer = rows[0].place, rows[0].layer
     lines = {key: [*own] for key, own in groupby(rows, lambda row: (row.normalizer, row.end))}
     with style():
