@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from en.config.schema import Config
-from en.data import LOADERS, ImageLoader, Reading, Share
+from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
@@ -33,7 +33,7 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
     parts = ranks.world_size * train.accumulation
     micro_batch = max(1, train.batch_size // parts)
     reading = Reading(
-        share=Share(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
+        part=Part(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
         training_crop=config.task.crop(training=True),
         evaluation_crop=config.task.crop(training=False),
         workers=ranks.default_workers() if data.workers is None else data.workers,
@@ -50,6 +50,10 @@ def build_network(config: Config, classes: int) -> nn.Module:
     Raises: UserError for one that cannot be built, does not take the configured sizes, or whose output its task does
         not take.
     """
+    try:
+        config.task.check_metrics(classes)
+    except ValueError as error:
+        raise UserError(f"task.name={config.task.name}: {error}") from error
     torch.manual_seed(config.seed)
     model, norm = config.model, config.norm
     named = f"model.name={model.name}" + (f", model.options={model.options}" if model.options else "")

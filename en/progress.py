@@ -3,10 +3,10 @@
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 PLAIN_LINE_EVERY_S = 30.0
 
@@ -14,6 +14,23 @@ PLAIN_LINE_EVERY_S = 30.0
 def tell(line: str) -> None:
     """Prints a line on stderr at once."""
     print(line, file=sys.stderr, flush=True)
+
+
+def bar() -> "Bar":
+    """A live bar; rich is imported here, for a terminal only."""
+    from rich import progress as parts
+    from rich.console import Console
+
+    columns = (
+        parts.TextColumn("{task.description}"),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        parts.TimeElapsedColumn(),
+        parts.TextColumn("left"),
+        parts.TimeRemainingColumn(),
+        parts.TextColumn("{task.fields[detail]}"),
+    )
+    return parts.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class Progress:
@@ -29,12 +46,8 @@ class Progress:
         self.label, self.total, self.done = label, total, 0
         self._shown = shown
         self._started = self._last_line = time.monotonic()
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
-        if shown and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            columns += (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"))  # type: ignore[assignment]
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._bar = bar() if shown and sys.stderr.isatty() else None
+        if self._bar:
             self._task = self._bar.add_task(label, total=total, detail="")
 
     def __enter__(self) -> "Progress":

@@ -1,6 +1,6 @@
 """Mutates the tables of OUT/val.beton and reads each mutant in a fork: beton_fuzz.py OUT SEED MUTATIONS [--sealed].
 
-A mutant has to end in one line (UserError, RunError) or in the original's pixels and labels. Mutations that no reader
+A mutant has to end in one line (UserError, RunError) or in the original's pixels and targets. Mutations that no reader
 of an unsealed file can notice are made in sealed files only: another label, two samples swapped, a raw image's sides
 swapped. Prints the counts of the outcomes as a JSON object; each forbidden one is a line on stderr and makes the exit
 code 1.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from en.data import LOADERS, Reading, Share
+from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
 from en.errors import RunError, UserError
@@ -25,7 +25,7 @@ from en.errors import RunError, UserError
 BATCH = 50  # mutations per child
 SECONDS, MEMORY = 30, 1 << 30  # what a child may use beyond what it starts with
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
-READING = Reading(Share(64, 1, 0, 1, 0), CROP, CentreCrop(1.0), 1, 20, False)
+READING = Reading(Part(64, 1, 0, 1, 0), CROP, CentreCrop(1.0), 1, 20, False)
 Spot = tuple[int, int]  # first byte, bytes
 Mutation = tuple[int | None, list[tuple[int, bytes]]]  # new length of the file, bytes to write at offsets
 
@@ -34,12 +34,12 @@ def read(root: Path) -> tuple[bytes, list[int]]:
     loader = LOADERS["ffcv"](root, "val", READING)
     try:
         batches = [
-            (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.labels.tolist())
+            (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.targets.tolist())
             for batch in loader.eval_epoch(24)
         ]
     finally:
         loader.close()
-    return b"".join(pixels for pixels, _ in batches), [label for _, labels in batches for label in labels]
+    return b"".join(pixels for pixels, _ in batches), [target for _, targets in batches for target in targets]
 
 
 def columns(original: bytes, sealed: bool) -> list[list[Spot]]:
@@ -100,7 +100,7 @@ def mutations(original: bytes, seed: int, sealed: bool) -> Iterator[Mutation]:
 
 def outcome(root: Path, expected: tuple[bytes, list[int]]) -> str:
     try:
-        return "same" if read(root) == expected else "other pixels or labels"
+        return "same" if read(root) == expected else "other pixels or targets"
     except (UserError, RunError) as error:
         return "refused" if len(str(error).splitlines()) == 1 else f"many lines: {error}"
     except BaseException as error:

@@ -2,7 +2,7 @@
 
 import torch
 
-from en.data import ImageLoader, Reading, Share
+from en.data import ImageLoader, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -11,7 +11,7 @@ CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
 def reading(
     batch_size: int = 16, rank: int = 0, world_size: int = 1, workers: int = 2, timeout_s: float = 30
 ) -> Reading:
-    return Reading(Share(batch_size, 1, rank, world_size, 7), CROP, CentreCrop(0.875), workers, timeout_s, False)
+    return Reading(Part(batch_size, 1, rank, world_size, 7), CROP, CentreCrop(0.875), workers, timeout_s, False)
 
 
 def epoch_pixels(loader: ImageLoader, epoch: int, resolution: int = 48) -> dict[int, torch.Tensor]:

@@ -14,14 +14,14 @@ from commands import last_json, succeed
 from conftest import jpeg
 from PIL import Image
 
-from en.data import LOADERS, Reading, Share
+from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLE, sealed
 from en.errors import RunError, UserError
 
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
-READING = Reading(Share(4, 1, 0, 1, 0), CROP, CentreCrop(0.875), 1, 30, False)
+READING = Reading(Part(4, 1, 0, 1, 0), CROP, CentreCrop(0.875), 1, 30, False)
 HUGE = 2**64 - 8
 Tables = dict[str, np.ndarray]
 
@@ -202,10 +202,10 @@ def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     samples = [sample._replace(height=sample.height + 1) if n == 2 else sample for n, sample in enumerate(pictures())]
     write_beton(tmp_path / "train.beton", iter(samples), 14)
     (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
-    loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, share=Share(14, 1, 0, 1, 0), skip_damaged=True))
+    loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
     (batch,) = loader.train_epoch(0, 16)
     assert len(batch.damaged) == 1 and "sample 2 is damaged: a JPEG of" in batch.damaged[0]
-    assert 2 not in batch.samples and batch.labels.tolist() == batch.samples.tolist()
+    assert 2 not in batch.samples and batch.targets.tolist() == batch.samples.tolist()
     loader.close()
 
 

@@ -187,6 +187,14 @@ def test_a_folder_in_the_place_of_a_runs_file_is_refused_before_anything_runs(tm
     RunFolder(tmp_path, writes=False).close()
 
 
+def test_a_checkpoint_of_another_version_is_refused_by_its_format(content, tmp_path):
+    for form, found in ((None, "format 1"), (99, "format 99")):
+        path = tmp_path / "other.pt"
+        torch.save({**content, "format": form} if form else {k: v for k, v in content.items() if k != "format"}, path)
+        with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 2"):
+            checkpoint.load(path)
+
+
 def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)

@@ -13,7 +13,7 @@ from conftest import CLASSES, PER_CLASS, write_folders
 from PIL import Image
 from readers import CROP, epoch_pixels, reading
 
-from en.data import LOADERS, ImageLoader, Reading, Share
+from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
@@ -152,8 +152,8 @@ def test_stock_ffcvs_loader_gives_the_same_images(betons):
         str(betons / "val.beton"), 20, 1, order=OrderOption.SEQUENTIAL, drop_last=False, pipelines={"image": pipeline}
     )
     images, labels = next(iter(stock))
-    share = Share(20, 1, 0, 1, 0)
-    mine = LOADERS["ffcv"](betons, "val", Reading(share, CROP, CentreCrop(1.0), 2, 30, False))
+    part = Part(20, 1, 0, 1, 0)
+    mine = LOADERS["ffcv"](betons, "val", Reading(part, CROP, CentreCrop(1.0), 2, 30, False))
     batch = next(iter(mine.eval_epoch(32)))
     assert labels.flatten().tolist() == batch.targets.tolist()
     assert np.array_equal(np.asarray(images), batch.images.permute(0, 2, 3, 1).numpy())

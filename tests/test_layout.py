@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-GROUND = ("errors", "progress", "durable")
+GROUND = ("errors", "progress", "durable", "machine")
 LAYERS = (  # from the ground up: each may import itself, what stands before it, and GROUND
     ("norm",),
     ("models", "data", "distributed"),

@@ -15,6 +15,12 @@ import torch
 from commands import command, refused
 from kill_loop import CASES, Case, differences, finish, line, ranks_of, rows, start, train, wait_for_new_step
 
+from en.config.reading import load_config
+from en.errors import RunError
+from en.runs import checkpoint
+from en.training.run import Run
+from en.training.signals import StopRequest
+
 KILLS = {0: 6, 2: 4, 3: 4}  # by ranks: 20 in all
 
 
@@ -69,13 +75,39 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, 
     finish(process)
     newest = max((run / "checkpoints").glob("step_*.pt"))
     saved = torch.load(newest, weights_only=True)
-    assert saved["step"] > 0 and len(saved["ranks"]) == 2
+    assert saved["position"]["step"] > 0 and len(saved["ranks"]) == 2
     environment = {"RANK": "0", "WORLD_SIZE": "5"}
     assert "batch_size=24" in refused(train(place, Case("ffcv", 0, plain), run, "resume=auto", **environment))
     code, errors = finish(start(line(place, Case("ffcv", 3, plain), run, f"resume={newest}")))
     assert code == 0, errors
     for ours, theirs in zip(rows(whole), rows(run), strict=True):
         assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=5e-3) and theirs["lr"] == ours["lr"]
+
+
+class EndsInEvaluation(Run):
+    """A run that is cut off when its first evaluation begins."""
+
+    def evaluate(self):
+        self.folder.close()
+        raise RunError("the power went")
+
+
+def test_a_run_that_ends_in_evaluation_resumes_there_and_trains_no_step_again(place, untouched, tmp_path):
+    case, run, threads = CASES[0], tmp_path / "run", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.raises(RunError, match="the power went"):
+            config = load_config(str(place.recipe), line(place, case, run)[3:])
+            EndsInEvaluation(config, str(place.recipe), StopRequest()).train()
+    finally:
+        torch.set_num_threads(threads)
+    before = checkpoint.step_paths(run)[0]
+    done = train(place, case, run, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads((run / "provenance.json").read_text())["starts"][1]
+    steps = checkpoint.load(untouched(case) / "last.pt").data["train"]["samples"] // 24
+    assert resumed["resumed_at"] == {"epoch": 0, "step": steps} and not before.exists()
+    assert differences(untouched(case), run) == []
 
 
 def test_two_runs_cannot_write_into_one_folder(place, tmp_path):
@@ -105,12 +137,12 @@ def test_damaged_checkpoints_are_left_for_the_one_before_and_explicit_ones_refus
         assert path.name in refused(train(place, case, run, f"resume={path}"))
     code, errors = finish(start(line(place, case, run, "resume=auto")))
     assert code == 0, errors
-    assert errors.count("truncated or changed") == 2 and errors.count("trying the one before") == 2
+    assert errors.count("truncated or changed") == 2 and errors.count("; passed over") == 2
     assert differences(untouched(case), run) == []
     for path in [*(run / "checkpoints").glob("*.pt"), run / "last.pt"]:
         path.write_bytes(b"nothing")
     broken = train(place, case, run, "resume=auto")
-    assert broken.returncode == 2 and "none of its 3 checkpoints is whole" in broken.stderr.splitlines()[-1]
+    assert broken.returncode == 2 and "none of its 3 checkpoints can be used" in broken.stderr.splitlines()[-1]
 
 
 def test_what_a_kill_between_a_checkpoint_and_its_names_left_undone_is_done_on_resume(place, untouched, tmp_path):

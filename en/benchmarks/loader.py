@@ -1,29 +1,24 @@
 """The FFCV loader against the folder loader, timm's and FFCV's own: the same JPEGs, the same number of workers."""
 
-import io
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
+from en.benchmarks.photographs import HEIGHT, QUALITY, WIDTH, make_images
 from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
-from en.data import LOADERS, Reading, Share
+from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
-from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import read_folders
 from en.errors import UserError
 
-WIDTH, HEIGHT, QUALITY, CROP, RAW_SIDE, BATCH = 512, 384, 90, 224, 256, 64
-CLASSES = 4
+CROP, RAW_SIDE, BATCH = 224, 256, 64
 FFCV, RAW, FOLDER = "ffcv", f"ffcv, raw {RAW_SIDE}", "folder"
 TIMM, TIMM_DEFAULT, STOCK = "timm, same augmentation", "timm, its own augmentation", "FFCV's own, unseeded"
 RATIOS = ((FFCV, FOLDER), (FFCV, TIMM), (FFCV, TIMM_DEFAULT), (RAW, FOLDER), (FFCV, STOCK))
@@ -31,6 +26,8 @@ RATIOS = ((FFCV, FOLDER), (FFCV, TIMM), (FFCV, TIMM_DEFAULT), (RAW, FOLDER), (FF
 
 def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of a whole epoch by loader, the ratios that are claimed, and the time to the first batch."""
+    from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
+
     if images < BATCH:
         raise UserError(f"--images {images}: expected at least one batch of {BATCH}")
     where = hardware("cpu", workers).replace("threads", "workers")
@@ -90,7 +87,7 @@ def makers(root: Path, workers: int) -> dict[str, Callable[[], Callable[[], Iter
 
 def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
     reading = Reading(
-        share=Share(BATCH, 1, 0, 1, 0),
+        part=Part(BATCH, 1, 0, 1, 0),
         training_crop=RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5),
         evaluation_crop=CentreCrop(0.875),
         workers=workers,
@@ -148,31 +145,3 @@ def seconds_to_first(name: str, root: Path, workers: int) -> float:
     started = time.perf_counter()
     next(iter(makers(root, workers)[name]()()))
     return time.perf_counter() - started
-
-
-def make_images(root: Path, count: int, workers: int) -> int:
-    """Class folders of JPEGs with the spectrum of photographs, f^-1.3 in three correlated channels. Returns: bytes."""
-    for split, number in (("train", count), ("val", CLASSES)):
-        for label in range(CLASSES):
-            (root / split / f"{label}").mkdir(parents=True)
-        with ProcessPoolExecutor(workers) as pool:
-            names = [root / split / f"{i % CLASSES}" / f"{i:05}.jpg" for i in range(number)]
-            total = sum(pool.map(write_image, names, range(number), chunksize=16))
-            if split == "train":
-                size = total
-    return size
-
-
-def write_image(path: Path, seed: int) -> int:
-    random = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None] * HEIGHT, np.fft.rfftfreq(WIDTH)[None] * WIDTH)
-    amplitude = np.maximum(frequency, 1) ** -1.3
-    shape = (3, *amplitude.shape)
-    noise = random.standard_normal(shape) + 1j * random.standard_normal(shape)
-    channels = np.fft.irfft2(noise * amplitude, (HEIGHT, WIDTH))
-    channels = channels.mean(0) * 2 + channels * 0.5
-    channels = (channels - channels.mean()) / channels.std() * 55 + 118
-    pixels = channels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-    return path.write_bytes(buffer.getvalue())

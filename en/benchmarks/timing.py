@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from en.machine import processor
 from en.progress import Progress
-from en.runs.provenance import processor
 
 Row = dict[str, Any]
 
 
 def interleaved(
-    cases: Mapping[str, Callable[[], object]], rounds: int, label: str, warmups: int = 2, repeat: int = 1
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    label: str,
+    warmups: int = 2,
+    repeat: int = 1,
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
     """Seconds of each case by round; a round runs every case `repeat` times, so that a slow minute affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -27,19 +30,33 @@ def interleaved(
         for turn in range(rounds + warmups):
             gc.collect()
             for name, case in cases.items():
-                started = time.perf_counter()
-                for _ in range(repeat):
-                    case()
-                finish_device()
+                taken = timed(case, repeat, device)
                 if turn >= warmups:
-                    seconds[name].append((time.perf_counter() - started) / repeat)
+                    seconds[name].append(taken)
             progress.advance()
     return seconds
 
 
-def finish_device() -> None:
-    """Waits for the GPU, if there is one."""
-    if torch.cuda.is_available():
+def timed(case: Callable[[], object], repeat: int, device: str) -> float:
+    """Mean seconds of a case, run `repeat` times: by events on a GPU, by the clock on a CPU."""
+    if device == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(repeat):
+            case()
+        end.record()
+        torch.cuda.synchronize()
+        return float(begin.elapsed_time(end)) / 1000 / repeat
+    started = time.perf_counter()
+    for _ in range(repeat):
+        case()
+    return (time.perf_counter() - started) / repeat
+
+
+def finish(device: str) -> None:
+    """Waits for the GPU, where that is the device."""
+    if device == "cuda":
         torch.cuda.synchronize()
 
 
@@ -56,12 +73,26 @@ def hardware(device: str, threads: int) -> str:
 
 def show(title: str, rows: Sequence[Row]) -> None:
     """Prints a table; floats with three significant digits."""
-    table = Table(title=title, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
+    print(f"\n{title}\n{table(rows)}", flush=True)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as text, under the first one's keys; figures to the right."""
+    lines = [list(rows[0]), *([shown(row.get(key)) for key in rows[0]] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(rows[0]))]
+    left = [isinstance(value, str) for value in rows[0].values()]
+    aligned = [
+        [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        ]
+        for line in lines
+    ]
+    return "\n".join("  " + "  ".join(line).rstrip() for line in aligned)
+
+
+def shown(value: object) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write(path: Path | None, report: Mapping[str, object]) -> None:

@@ -2,25 +2,28 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from en.benchmarks.timing import hardware, median, show, write
+from en.benchmarks.timing import finish, hardware, median, show, write
 from en.build import build_network, build_to_device, open_loaders
 from en.config.reading import validate
 from en.config.schema import Config
 from en.data import ImageLoader
-from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import Sample, Source
-from en.distributed.ranks import Ranks
+from en.data.to_device import ToDevice
+from en.distributed.ranks import Ranks, choose_device
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.position import Position
 from en.runs.start import describe_data
-from en.training.epoch import train_epoch
+from en.training.epoch import steps_of, train_epoch
 from en.training.learner import Learner, build_learner
 from en.training.record import EpochRecord
 
@@ -30,49 +33,19 @@ EVERY = 500  # steps between checkpoints
 
 def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio."""
+    from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
+
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        config = validate(
-            {
-                "model": {"name": "resnet50"},
-                "norm": {"name": norm},
-                "data": {"root": str(root), "resolution": RESOLUTION, "workers": threads},
-                "train": {"epochs": rounds + 1, "batch_size": BATCH, "channels_last": True},
-                "optim": {"lr": 0.01, "weight_decay": 1e-4},
-                "schedule": {"name": "cosine"},
-                "device": "cpu",
-            },
-            "scripts/benchmark.py train",
-        )
-        ranks, device = Ranks.from_environment(), torch.device("cpu")
+        keys = {"data": {"root": str(root), "workers": threads}, "device": "cpu"}
+        config = recipe("resnet50", norm, RESOLUTION, BATCH, rounds, keys)
         prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
-        loaders = open_loaders(config, ranks, ("train",))
-        to_device = build_to_device(config, device)
-        learner, bare = (build_learner(config, build_network(config, CLASSES), device, ranks) for _ in range(2))
-        images_of_an_epoch = steps * BATCH
-        images, labels = to_device(*next(iter(loaders["train"].train_epoch(0, RESOLUTION)))[:2])
-
-        def bare_epoch() -> float:
-            bare.forward.train()
-            started = time.perf_counter()
-            for _ in range(steps):
-                torch.autograd.backward(F.cross_entropy(bare.forward(images), labels))
-                bare.optimizer.step()
-                bare.optimizer.zero_grad(set_to_none=True)
-            return images_of_an_epoch / (time.perf_counter() - started)
-
-        trained, alone = [], []
-        for epoch in range(rounds + 1):  # the first is a warm-up
-            record, start = EpochRecord(device), Position(epoch=epoch)
-            for _ in train_epoch(config, learner, loaders["train"], to_device, record, start, ranks):
-                pass
-            trained.append(images_of_an_epoch / record.seconds)
-            alone.append(bare_epoch())
-        loaders["train"].close()
-        seconds = checkpoint_seconds(config, learner, loaders["train"], root)
+        loader = open_loaders(config, Ranks.from_environment(), ("train",))["train"]
+        speeds, learner = compare_trainer(config, loader, rounds)
+        loader.close()
+        seconds = checkpoint_seconds(config, learner, loader, root)
     where = hardware("cpu", threads)
-    speeds = {"trainer": median(trained[1:]), "bare step": median(alone[1:])}
     ratio = speeds["trainer"] / speeds["bare step"]
     print(
         f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, "
@@ -84,6 +57,58 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     print(f"a checkpoint takes {seconds:.2f} s: {100 * share:.2f} % of the time of {EVERY} steps")
     report = {"hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio}
     write(out, {**report, "checkpoint s": seconds, f"checkpoint / {EVERY} steps": share})
+
+
+def recipe(model: str, norm: str, resolution: int, batch_size: int, rounds: int, keys: Mapping[str, Any]) -> Config:
+    """A configuration of rounds + 1 epochs; `keys` are added to its sections."""
+    tree: dict[str, Any] = {
+        "model": {"name": model},
+        "norm": {"name": norm},
+        "data": {"root": "unused", "resolution": resolution},
+        "train": {"epochs": rounds + 1, "batch_size": batch_size},
+        "optim": {"lr": 0.01, "weight_decay": 1e-4},
+    }
+    for key, value in keys.items():
+        tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
+    return validate(tree, "a benchmark's recipe")
+
+
+def compare_trainer(config: Config, loader: ImageLoader, rounds: int) -> tuple[dict[str, float], Learner]:
+    """Median images/s of the trainer's epochs and of as many bare steps on one batch, in turns; the trained learner."""
+    ranks = Ranks.from_environment()
+    device = choose_device(config.device, ranks)
+    to_device = build_to_device(config, device)
+    learner, bare = (build_learner(config, build_network(config, len(loader.classes)), device, ranks) for _ in range(2))
+    first = next(iter(loader.train_epoch(0, config.data.resolution)))
+    batch = to_device(first.images, first.targets)
+    trained, alone = [], []
+    for epoch in range(rounds + 1):  # the first is a warm-up
+        trained.append(trainer_speed(config, learner, loader, to_device, Position(epoch=epoch), ranks))
+        alone.append(bare_speed(bare, *batch, steps_of(config, loader)))
+    return {"trainer": median(trained[1:]), "bare step": median(alone[1:])}, learner
+
+
+def trainer_speed(
+    config: Config, learner: Learner, loader: ImageLoader, to_device: ToDevice, start: Position, ranks: Ranks
+) -> float:
+    """Images/s of an epoch."""
+    record = EpochRecord(to_device.device)
+    for _ in train_epoch(config, learner, loader, to_device, record, start, ranks):
+        pass
+    finish(to_device.device.type)
+    return steps_of(config, loader) * config.train.batch_size / record.seconds
+
+
+def bare_speed(learner: Learner, images: Tensor, labels: Tensor, steps: int) -> float:
+    """Images/s of forward, backward and the optimizer's step on the same batch, again and again."""
+    learner.forward.train()
+    started = time.perf_counter()
+    for _ in range(steps):
+        torch.autograd.backward(F.cross_entropy(learner(images), labels))
+        learner.optimizer.step()
+        learner.optimizer.zero_grad(set_to_none=True)
+    finish(images.device.type)
+    return steps * len(images) / (time.perf_counter() - started)
 
 
 def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, folder: Path) -> float:

@@ -87,7 +87,7 @@ def validate(tree: Tree, where: str) -> Config:
 def explain_unknown(location: tuple[int | str, ...], tree: Tree) -> str:
     """That a key is unknown, with a hint at the one that may be meant."""
     key, known = ".".join(map(str, location)), known_keys(tree)
-    if key in MOVED:
+    if MOVED.get(key) in known:
         return f"unknown key {key!r}: expected {MOVED[key]}, its name now"
     if key in known:
         section, _, name = key.rpartition(".")

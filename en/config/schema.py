@@ -15,13 +15,12 @@ from en.data.resolution import Resolution
 from en.errors import shown
 from en.norm import build_norm
 from en.tasks import Task, build_task
-from en.tasks.classification import Classification
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Whole = Annotated[int, Field(ge=1, le=10**6)]
 Seconds = Annotated[float, Field(gt=0, le=10**6)]
-Pixels = Annotated[int, Field(ge=1, le=8192)]
+Side = Annotated[int, Field(ge=1, le=8192)]
 Mean = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(ge=0.001, le=255)]
 AnyTask = Annotated[Task, BeforeValidator(lambda keys: build_task(keys) if isinstance(keys, dict) else keys)]
@@ -71,8 +70,8 @@ class NormConfig(Section):
 class DataConfig(Section):
     root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
     loader: Literal["ffcv", "folder"] = "ffcv"
-    resolution: Pixels = 224  # side of the network's input in training, pixels
-    eval_resolution: Pixels | None = None  # the same in evaluation; null: resolution
+    resolution: Side = 224  # side of the network's input in training, pixels
+    eval_resolution: Side | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
     std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
     workers: Annotated[int, Field(ge=0, le=256)] | None = None  # for each rank; null: the node's cores / its ranks
@@ -81,7 +80,7 @@ class DataConfig(Section):
 
 
 class ProgressiveConfig(Section):
-    start_resolution: Pixels  # in the first epoch
+    start_resolution: Side  # in the first epoch
     until_epoch: Positive  # from this epoch on, data.resolution
     multiple: Whole = 32  # resolutions in between are rounded to multiples of this
 
@@ -153,7 +152,7 @@ class DistributedConfig(Section):
 class Config(Section):
     model: ModelConfig
     norm: NormConfig
-    task: SerializeAsAny[AnyTask] = Classification()
+    task: SerializeAsAny[AnyTask] = build_task({})
     data: DataConfig
     train: TrainConfig
     optim: OptimConfig

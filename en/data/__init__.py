@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.data.loader import Batch, ImageLoader, Reading, Share
+from en.data.loader import Batch, ImageLoader, Part, Reading
 from en.errors import RunError, UserError
 
 
@@ -48,4 +48,4 @@ def naming_dead_workers() -> Iterator[None]:
 
 LOADERS: dict[str, Callable[[Path, str, Reading], ImageLoader]] = {"ffcv": open_ffcv, "folder": open_folder}
 
-__all__ = ["LOADERS", "Batch", "ImageLoader", "Reading", "Share", "naming_dead_workers"]
+__all__ = ["LOADERS", "Batch", "ImageLoader", "Part", "Reading", "naming_dead_workers"]

@@ -96,18 +96,18 @@ def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.floa
 
     Counter-based, by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014) applied to each word of the key in turn.
     """
-    state = mix(mix(np.uint64(seed) + mix(np.zeros(1, np.uint64))) + np.uint64(epoch))
-    state = mix(state + samples.astype(np.uint64))[:, None]
-    words = mix(state + np.arange(draws, dtype=np.uint64))
+    state = splitmix64(splitmix64(np.uint64(seed) + splitmix64(np.zeros(1, np.uint64))) + np.uint64(epoch))
+    state = splitmix64(state + samples.astype(np.uint64))[:, None]
+    words = splitmix64(state + np.arange(draws, dtype=np.uint64))
     numbers: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
 
 
-def mix(words: NDArray[Any]) -> Words:
+def splitmix64(words: NDArray[Any]) -> Words:
     """SplitMix64's next state and its finalizer, on each uint64."""
     with np.errstate(over="ignore"):
         words = words + np.uint64(0x9E3779B97F4A7C15)
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: Words = words ^ (words >> np.uint64(31))
-        return mixed
+        last: Words = words ^ (words >> np.uint64(31))
+        return last

@@ -17,13 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
-from en.data.loader import Batch, Reading
-from en.data.order import Ints, epoch_order, rank_batches
+from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
+from en.data.order import Ints
 from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
 
 TRAIN, EVAL = 0, 1
-STAND_INS = 16  # so many damaged samples in a row end the run
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to raise an error of its own
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
@@ -50,7 +49,7 @@ class Images(Dataset[Item]):
             if mode == EVAL or not self._reading.skip_damaged:
                 return found
             damaged.append(found)
-        return f"{found}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out"
+        return too_many_damaged(damaged[-1])
 
     def _read(self, mode: int, epoch: int, resolution: int, index: int) -> tuple[Tensor, int, int] | str:
         sample = self._samples[index]
@@ -64,7 +63,7 @@ class Images(Dataset[Item]):
         image = picture.image
         heights, widths = np.array([image.height]), np.array([image.width])
         crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
-        boxes, flips = crop(self._reading.share.seed, epoch, np.array([index]), heights, widths)
+        boxes, flips = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths)
         image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
         if flips[0]:
             image = transforms.horizontal_flip(image)
@@ -118,7 +117,7 @@ class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
-        if not HAS_LIBJPEG_WARNINGS and reading.share.rank == 0:
+        if not HAS_LIBJPEG_WARNINGS and reading.part.rank == 0:
             warn_of_silent_libjpeg()
         source = read_folders(root)
         samples = source.splits[split]
@@ -141,20 +140,15 @@ class FolderLoader:
         )
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
-        share = self._reading.share
-        order = epoch_order(self.samples, share.seed, epoch)
-        batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
-        left = batches[first_step * share.accumulation :]
-        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in left])
+        batches = self._reading.part.training_batches(self.samples, epoch, first_step)
+        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        share = self._reading.share
-        return self.eval_samples(np.arange(share.rank, self.samples, share.world_size), resolution)
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
 
     def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
-        size = self._reading.share.micro_batch
-        keys = [(EVAL, 0, resolution, i) for i in samples.tolist()]
-        return self._batches([keys[start : start + size] for start in range(0, len(keys), size)])
+        batches = self._reading.part.batches(samples)
+        return self._batches([[(EVAL, 0, resolution, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:
         end_workers = getattr(

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from en.data.crops import Crop
-from en.data.order import Ints
+from en.data.order import Ints, epoch_order, rank_batches
 
 
 class Batch(NamedTuple):
@@ -27,7 +28,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class Part:
     """Which part of each step's samples this process takes.
 
     Attributes:
@@ -47,6 +48,20 @@ class Share:
     def micro_batch(self) -> int:
         """Samples of one batch of this rank."""
         return self.batch_size // (self.accumulation * self.world_size)
+
+    def training_batches(self, samples: int, epoch: int, first_step: int) -> list[Ints]:
+        """This rank's micro-batches of an epoch from a step on, as indices of the samples."""
+        order = epoch_order(samples, self.seed, epoch)
+        batches = rank_batches(order, self.batch_size, self.accumulation, self.rank, self.world_size)
+        return batches[first_step * self.accumulation :]
+
+    def evaluation_samples(self, samples: int) -> Ints:
+        """This rank's samples of all, each exactly once over all ranks."""
+        return np.arange(self.rank, samples, self.world_size)
+
+    def batches(self, samples: Ints) -> list[Ints]:
+        """Some samples as batches of this rank."""
+        return [samples[start : start + self.micro_batch] for start in range(0, len(samples), self.micro_batch)]
 
 
 class ImageLoader(Protocol):
@@ -77,7 +92,7 @@ class ImageLoader(Protocol):
         ...
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        """This rank's share of all images, each exactly once over all ranks, resized and centre-cropped."""
+        """This rank's share of all images, each exactly once over all ranks, cropped for evaluation."""
         ...
 
     def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
@@ -89,12 +104,20 @@ class ImageLoader(Protocol):
         ...
 
 
+STAND_INS = 16  # so many damaged samples in a row end the run
+
+
+def too_many_damaged(last: str) -> str:
+    """The message for STAND_INS damaged samples in a row, by that of the last."""
+    return f"{last}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out"
+
+
 @dataclass(frozen=True)
 class Reading:
     """How images are read, the same for every loader.
 
     Attributes:
-        share: this process's part.
+        part: of each step's samples, this process's.
         training_crop, evaluation_crop: which part of an image is seen.
         workers: threads or processes of this rank.
         timeout_s: seconds without a batch after which the loader is given up.
@@ -102,7 +125,7 @@ class Reading:
         skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
     """
 
-    share: Share
+    part: Part
     training_crop: Crop
     evaluation_crop: Crop
     workers: int

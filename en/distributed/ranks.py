@@ -186,13 +186,18 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, in its place."""
+    return sum_over_ranks(values).div_(dist.get_world_size()) if dist.is_initialized() else values
+
+
 def average_buffers(model: nn.Module) -> None:
     """Averages each floating-point buffer over the ranks, so that all evaluate the same network."""
     if not dist.is_initialized():
         return
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if buffers:
-        flat = sum_over_ranks(torch.cat([buffer.flatten().float() for buffer in buffers])) / dist.get_world_size()
+        flat = mean_over_ranks(torch.cat([buffer.flatten().float() for buffer in buffers]))
         for buffer, mean in zip(buffers, torch.split(flat, [buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))
 

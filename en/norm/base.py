@@ -59,7 +59,7 @@ class Normalizer(nn.Module):
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
     def native_plan(self) -> kernels.NativePlan | None:
-        """What `coefficients` computes, for the C++ of a CPU; None for what that cannot do. Subclasses inherit none."""
+        """What `coefficients` computes, for C++ and Triton; None for what those cannot do. Subclasses inherit none."""
         return None
 
     def observe(self, ratios: Tensor) -> None:

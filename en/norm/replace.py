@@ -77,7 +77,10 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
         raise ValueError(f"{place or type(layer).__name__}: {error}") from error
     norm.to(device=layer.weight.device, dtype=layer.weight.dtype)
     with torch.no_grad():
-        weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
+        try:
+            weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
+        except AttributeError as error:
+            raise ValueError(f"{name}: expected parameters weight and bias, (C,) or (K, C): {error}") from error
         weight.copy_(layer.weight.expand_as(weight))
         bias.copy_((layer.bias / (bias.shape[0] if bias.ndim == 2 else 1)).expand_as(bias))
     norm.train(layer.training)

@@ -19,14 +19,15 @@ from typing_extensions import TypedDict
 from en import durable
 from en.config.section import Count
 from en.durable import PARTIAL
-from en.errors import RunError, UserError, warn
+from en.errors import RunError, UserError, shown, warn
 from en.runs.position import Position
 from en.runs.summary import Summary
 
 STEPS = "checkpoints"
+FORMAT = 2  # of the file's content; counted up with each change of it
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
-Row = dict[str, JsonValue]
+Plain = dict[str, JsonValue]
 
 
 class Best(TypedDict):
@@ -41,7 +42,7 @@ class Losses(TypedDict):
 
     sum: Sum
     steps: Count
-    notes: list[Row]
+    notes: list[Plain]
     left_out: Count
 
 
@@ -79,10 +80,11 @@ class Checkpoint(BaseModel):
         best: the best score so far; None in the first epoch.
         summary: what summary.json is to say; None in the middle of an epoch.
         config: the resolved configuration.
-        classes: names in the order of the labels.
+        classes: names in the order of the class numbers.
         data: what the run was trained and scored on.
         circumstances: what the bits of a step depend on besides (see provenance.circumstances).
         digest: SHA-256 of the file that it was read from; not in the file.
+        format: FORMAT.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -95,11 +97,12 @@ class Checkpoint(BaseModel):
     ranks: list[RankState]
     best: Best | None
     summary: Summary | None
-    config: Row
+    config: Plain
     classes: list[str]
     data: Data
-    circumstances: Row
+    circumstances: Plain
     digest: str = ""
+    format: int = FORMAT
 
     def content(self) -> dict[str, Any]:
         """What the file holds."""
@@ -192,7 +195,7 @@ def remove(paths: Iterable[Path]) -> None:
 def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
     """A run's newest checkpoint that is whole, warning of newer ones that are not; None in a folder without any.
 
-    Raises: UserError when none of those there is whole: never a silent start from scratch.
+    Raises: UserError when none of those there can be used: never a silent start from scratch.
     """
     candidates = [*step_paths(folder), *(path for path in [folder / "last.pt"] if path.exists())]
     problems = []
@@ -201,9 +204,9 @@ def newest(folder: Path) -> tuple[Path, Checkpoint] | None:
             return path, load(path)
         except UserError as error:
             problems.append(str(error))
-            warn(f"{error}; trying the one before it")
+            warn(f"{error}; passed over")
     if problems:
-        raise UserError(f"{folder}: none of its {len(problems)} checkpoints is whole: {problems[0]}")
+        raise UserError(f"{folder}: none of its {len(problems)} checkpoints can be used: {problems[0]}")
     return None
 
 
@@ -217,7 +220,8 @@ def load(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
     if content is None:
-        raise UserError(f"{path}: no such file: expected a checkpoint")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {found}: expected a checkpoint")
     digest = hashlib.sha256(content).hexdigest()
     summed = refuse_changed(path, content, digest)
     try:
@@ -227,8 +231,9 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:  # torch raises errors of many kinds for files that it did not write
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
+    refuse_other_format(found, path)
     try:
-        checkpoint = Checkpoint.model_validate({**found, "digest": digest} if isinstance(found, dict) else found)
+        checkpoint = Checkpoint.model_validate({**found, "digest": digest})
     except (ValidationError, TypeError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else []
         places = dict.fromkeys(".".join(map(str, problem["loc"][:3])) for problem in problems)
@@ -239,6 +244,15 @@ def load(path: Path) -> Checkpoint:
     if not summed:
         warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
     return checkpoint
+
+
+def refuse_other_format(found: Any, path: Path) -> None:
+    """Raises UserError for content of another form than this version writes."""
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
+    form = found.get("format", 1)
+    if not isinstance(form, int) or form != FORMAT:
+        raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
 
 
 def refuse_changed(path: Path, content: bytes, digest: str) -> bool:

@@ -65,6 +65,7 @@ class RunFolder:
             for name in FILES:
                 if (path / name).is_dir():
                     raise UserError(f"{path / name}: a folder: expected a file, or none")
+            (path / checkpoint.STEPS).mkdir(exist_ok=True)
             self._lock = (path / LOCK).open("a")
         except OSError as error:
             raise UserError(f"run_dir={path}: {error.strerror}: expected a folder that can be written") from error

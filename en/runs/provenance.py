@@ -4,12 +4,10 @@ import hashlib
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from en.config.reading import flatten
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
+from en.machine import git_state, package_version, processor
 from en.norm import kernels
 
 Row = dict[str, Any]
@@ -49,14 +48,14 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
     """What, besides the configuration and the data, the bits of a step depend on.
 
     Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; native, what of the normalizers
-        runs as C++ (None on a GPU, where nothing does); torch, its version; code, the digest of this package's source.
+        runs as this package's own code; torch, its version; code, the digest of this package's source.
     """
     on_cpu = device.type == "cpu"
     return {
         "ranks": ranks.world_size,
         "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        "native": kernels.native_parts() if on_cpu else None,
+        "native": kernels.native_parts(device.type),
         "torch": str(torch.__version__),
         "code": code_digest(),
     }
@@ -83,37 +82,3 @@ def hardware(ranks: Ranks, device: torch.device) -> str:
     if device.type == "cuda":
         return f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
     return f"{len(os.sched_getaffinity(0))} cores of {processor()}"
-
-
-def processor() -> str:
-    """The CPU's name."""
-    names = [line.partition(":")[2].strip() for line in open_cpuinfo() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def open_cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []
-
-
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def git_state() -> tuple[str | None, bool | None]:
-    """Commit of this source tree and whether it has uncommitted changes; None where it is no checkout."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(PACKAGE.parent), *arguments], capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return commit, None if changes is None else bool(changes)

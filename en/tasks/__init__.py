@@ -1,4 +1,4 @@
-"""What is learnt: the tasks, one file each, and the registry that names them."""
+"""What is learned: the tasks, one file each, and the registry that names them."""
 
 from en.tasks.base import Label, Task
 from en.tasks.registry import DEFAULT, TASKS, build_task, task_class

@@ -9,6 +9,10 @@ from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
 
+# Names in a row of log.jsonl that are not metrics.
+RESERVED = frozenset({"epoch", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds", "resolution",
+                      "damaged", "left_out", "scaler_skipped"})  # fmt: skip
+
 
 class Label(NamedTuple):
     """How a metric is written for people: `top-1 85.02 %`."""
@@ -20,7 +24,8 @@ class Label(NamedTuple):
 class Task(BaseModel, ABC):
     """What is predicted of an image, and how well. Its fields are the keys of `task:` in a configuration.
 
-    It keeps no state. All else is the run's: wrapping, precision, accumulation, averages, clipping, checkpoints.
+    It keeps no state, and its fields are values that YAML and JSON have. All else is the run's: wrapping, precision,
+    accumulation, averages, clipping, checkpoints.
 
     Attributes:
         name: its key in TASKS.
@@ -68,6 +73,9 @@ class Task(BaseModel, ABC):
     def loss(self, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses of a batch, and over how many of them the mean is to be taken.
 
+        The mean is that of a whole step, over all ranks and micro-batches. The count is len(targets) where every image
+        counts once, as for most tasks, or else a number or a scalar tensor, the same kind on all ranks.
+
         Args:
             outputs: of the network in training mode.
             targets: as `augment` gives them.
@@ -80,4 +88,12 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def metrics(self, classes: int) -> MetricCollection:
-        """New metrics of a set, updated with (predictions, targets); what they compute is a row of log.jsonl."""
+        """New metrics of a set, updated with (predictions, targets); each computes a number for log.jsonl."""
+
+    def check_metrics(self, classes: int) -> None:
+        """Raises ValueError unless the score is among the metrics, and none has the name of something else in a row."""
+        names = {str(name) for name in self.metrics(classes)}
+        if self.score not in names:
+            raise ValueError(f"score={self.score!r}: expected one of the metrics {', '.join(sorted(names))}")
+        if taken := sorted(names & RESERVED):
+            raise ValueError(f"a metric named {taken[0]!r}: expected a name that a row of the log has not")

@@ -22,7 +22,7 @@ Ratios = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_len
 
 
 class Classification(Task):
-    """The class of each image, learnt by cross-entropy; targets are class numbers, (B,) int64.
+    """The class of each image, learned by cross-entropy; targets are class numbers, (B,) int64.
 
     top1 and top5 are the % of images whose class has the highest output, or one of the five highest (top5 for more than
     five classes only); loss is the mean cross-entropy without label smoothing.
@@ -99,5 +99,5 @@ class Accuracy(MulticlassAccuracy):  # type: ignore[misc]
 class CrossEntropy(MeanMetric):  # type: ignore[misc]
     """The mean over images, without label smoothing."""
 
-    def update(self, outputs: Tensor, labels: Tensor) -> None:
-        super().update(F.cross_entropy(outputs, labels, reduction="none"))
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(F.cross_entropy(outputs, targets, reduction="none"))

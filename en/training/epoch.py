@@ -10,7 +10,7 @@ from en.config.schema import Config
 from en.data import Batch, ImageLoader
 from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, sum_over_ranks
+from en.distributed.ranks import Ranks, mean_over_ranks, sum_over_ranks
 from en.errors import RunError, warn
 from en.runs.position import Position
 from en.training.learner import Learner
@@ -76,9 +76,13 @@ def accumulate(
     record: EpochRecord,
     done: Position,
 ) -> Tensor:
-    """Adds up the gradients of a step's micro-batches. Returns: its loss, a scalar on the device."""
+    """Takes the gradient of a step's loss, micro-batch by micro-batch. Returns: this rank's part of the loss, a scalar.
+
+    The mean is taken over all that counts in the step, on whichever rank and in whichever micro-batch it is.
+    """
     task, micro_batches = config.task, config.train.accumulation
-    total = torch.zeros((), device=to_device.device)
+    total, counted = torch.zeros((), device=to_device.device), torch.zeros((), device=to_device.device)
+    varies = False
     for micro in range(micro_batches):
         batch = record.next_batch(batches)
         for message in batch.damaged:
@@ -87,9 +91,16 @@ def accumulate(
         images, targets = task.augment(*to_device(batch.images, batch.targets), len(loader.classes))
         with learner.sharing_gradients(last=micro + 1 == micro_batches):
             losses, count = task.loss(learner(images), targets)
-            loss = losses / count / micro_batches
+            loss = losses / len(images) / micro_batches
             learner.backward(loss)
         total += loss.detach()
+        varies = varies or isinstance(count, Tensor) or count != len(images)
+        counted += count / len(images) / micro_batches
+    if varies:
+        # So far each image counted once. Nothing counted at all means no loss and no gradient.
+        share = mean_over_ranks(counted).clamp(min=torch.finfo(torch.float32).tiny)
+        learner.divide_gradients(share)
+        total /= share
     return total
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
@@ -66,6 +67,11 @@ class Learner:
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of a loss."""
         torch.autograd.backward(self.scaler.scale(loss))
+
+    @torch.no_grad()
+    def divide_gradients(self, divisor: Tensor) -> None:
+        """Divides the whole gradient by a number on the device."""
+        torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], divisor)
 
     def gradient_norm(self) -> Tensor | None:
         """The norm of the whole gradient, on the device, which is clipped to clip_norm, where that is set.
@@ -217,6 +223,7 @@ def settle_buckets(config: Config, model: nn.Module, wrapped: nn.Module, device:
     images = torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=memory_format)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = wrapped.train()(images)
-    torch.autograd.backward(output.float().sum())
+    # A task's network may have several outputs, in training above all.
+    torch.autograd.backward([part.float().sum() for part in tree_leaves(output) if isinstance(part, Tensor)])
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)

@@ -134,7 +134,7 @@ class Run:
         with Progress(f"epoch {start.epoch + 1}/{config.train.epochs}", self.steps, ranks.is_first) as progress:
             progress.advance(start.step)
             for done in steps:
-                progress.advance(1, self.look(done, record))
+                progress.advance(1, self.after_step(done, record))
         training = self.training_row(record, start)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished = Position(epoch=start.epoch + 1)
@@ -152,7 +152,7 @@ class Run:
         self.save(finished, None, summary, supersedes=Position(epoch=start.epoch, step=self.steps))
         self.folder.publish(finished, summary)
 
-    def look(self, done: Position, record: EpochRecord) -> str:
+    def after_step(self, done: Position, record: EpochRecord) -> str:
         """Looks at a step that is done: was it bad, is a checkpoint due, are the ranks to stop?
 
         Returns: what there is to show. Raises: Stopped, RunError.
@@ -252,10 +252,11 @@ class Run:
         """An epoch in one line."""
         labels = self.task.labels.items()
         shown = [f"{label.text} {scores[name]:.2f} {label.unit}".strip() for name, label in labels if name in scores]
-        return (
-            f"epoch {epoch}/{self.config.train.epochs}: loss {training['train_loss']:.4f}, {', '.join(shown)}, "
-            f"{training['images_per_second'] or 0:.0f} images/s, waited {100 * training['data_wait']:.0f} % for data"
-        )
+        line = f"epoch {epoch}/{self.config.train.epochs}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
+        if training["images_per_second"] is None:  # resumed after its last step
+            return line
+        waited = f"waited {100 * training['data_wait']:.0f} % for data"
+        return f"{line}, {training['images_per_second']:.0f} images/s, {waited}"
 
     def summary(self, epochs_done: int, training: Row, scores: dict[str, float], best: Best) -> Summary:
         """The run up to a finished epoch."""

@@ -21,12 +21,11 @@ import torch
 from en.data.crops import Flips
 from en.data.ffcv.file import BetonFile, read_classes, read_name
 from en.data.ffcv.kernels import Bytes
-from en.data.loader import Batch, Reading
-from en.data.order import Ints, epoch_order, rank_batches
+from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
+from en.data.order import Ints
 from en.errors import RunError, UserError
 
 BATCHES_AHEAD = 3
-STAND_INS = 16  # so many damaged samples in a row end the run
 
 
 class Job(NamedTuple):
@@ -57,29 +56,23 @@ class FfcvLoader:
         self._local = threading.local()
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
-        share = self._reading.share
-        order = epoch_order(self.samples, share.seed, epoch)
-        batches = rank_batches(order, share.batch_size, share.accumulation, share.rank, share.world_size)
-        left = batches[first_step * share.accumulation :]
-        return self._batches((self._train_job(samples, epoch) for samples in left), resolution)
+        batches = self._reading.part.training_batches(self.samples, epoch, first_step)
+        return self._batches((self._train_job(samples, epoch) for samples in batches), resolution)
 
     def _train_job(self, samples: Ints, epoch: int) -> Job:
         heights, widths = self._file.heights[samples], self._file.widths[samples]
-        boxes, flips = self._reading.training_crop(self._reading.share.seed, epoch, samples, heights, widths)
+        boxes, flips = self._reading.training_crop(self._reading.part.seed, epoch, samples, heights, widths)
         return Job(samples, boxes, flips, epoch)
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        share = self._reading.share
-        return self.eval_samples(np.arange(share.rank, self.samples, share.world_size), resolution)
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
 
     def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
-        size = self._reading.share.micro_batch
-        parts = (samples[start : start + size] for start in range(0, len(samples), size))
-        return self._batches(map(self._eval_job, parts), resolution)
+        return self._batches(map(self._eval_job, self._reading.part.batches(samples)), resolution)
 
     def _eval_job(self, samples: Ints) -> Job:
         heights, widths = self._file.heights[samples], self._file.widths[samples]
-        boxes, flips = self._reading.evaluation_crop(self._reading.share.seed, 0, samples, heights, widths)
+        boxes, flips = self._reading.evaluation_crop(self._reading.part.seed, 0, samples, heights, widths)
         return Job(samples, boxes, flips, None)
 
     def close(self) -> None:
@@ -140,7 +133,7 @@ class FfcvLoader:
                 continue
             batch.samples[row], batch.targets[row] = sample, int(self._file.labels[sample])
             return
-        raise RunError(f"{error}, and so are the {STAND_INS - 1} before it: more than data.on_error=skip leaves out")
+        raise RunError(too_many_damaged(str(error)))
 
     def _finished(self, batch: Batch, parts: list[Future[None]]) -> Batch:
         deadline = time.monotonic() + self._reading.timeout_s

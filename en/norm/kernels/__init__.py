@@ -1,11 +1,11 @@
 """How the normalizers are fast: normalize(layer, x) is all that a layer calls, and NativePlan all that it may offer.
 
-    native     the whole layer in one operator of C++ each way: on a CPU, for a layer with a plan
+    native     the whole layer, where it has a plan: an operator of C++ each way on a CPU, Triton's kernels on a GPU
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
     plain      the layer's definition: for torch.func, torch.compile and torch.export, which want to see each operation
 
-The four passes are C++ on a CPU, where it can be compiled, and torch's operations elsewhere. SPEED.md says what each
-form gives.
+The four passes are C++ on a CPU and Triton's kernels on a GPU, where those can be compiled, and torch's operations
+elsewhere. SPEED.md says what each form gives.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from en.norm.kernels import autograd, cpu
-from en.norm.kernels.cpu import SWITCH, NativePlan, native_parts
+from en.norm.kernels import autograd, cpu, gpu
+from en.norm.kernels.plan import SWITCH, NativePlan
 
 __all__ = ["SWITCH", "NativePlan", "native_parts", "normalize"]
 
@@ -30,16 +30,32 @@ class Layer(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
+class Device(Protocol):
+    """A module that runs whole layers on one kind of device."""
+
+    def can_run(self, plan: NativePlan, x: Tensor) -> bool: ...
+    def normalize(self, plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+DEVICES: tuple[Device, ...] = (gpu, cpu)
+
+
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
         return layer.plain(x)
     plan = native_plan(layer)
-    if plan is not None and cpu.can_run(plan, x):
-        y, ratios = cpu.normalize(plan, x)
-        layer.observe(ratios)
-        return y
+    for device in DEVICES:
+        if plan is not None and device.can_run(plan, x):
+            y, ratios = device.normalize(plan, x)
+            layer.observe(ratios)
+            return y
     return autograd.normalize(x, layer.coefficients, list(layer.parameters()))
+
+
+def native_parts(device_type: str = "cpu") -> str:
+    """What runs as this package's own code on a kind of device: layers, passes or nothing."""
+    return cpu.native_parts() if device_type == "cpu" else gpu.chosen()
 
 
 def native_plan(layer: Layer) -> NativePlan | None:

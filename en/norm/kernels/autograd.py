@@ -1,7 +1,7 @@
 """A normalizer's forward and backward with its input touched twice each way, and only the input kept in between.
 
-The four passes, of cpu.py where that can take x and of passes.py elsewhere, do all work on (N, C, H, W). What lies
-between, from each cell's moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small
+The four passes, of gpu/ or cpu.py where those can take x and of passes.py elsewhere, do all work on (N, C, H, W). What
+lies between, from each cell's moments to its scale and shift, is (N, K, C) or smaller, and is left to autograd: a small
 graph is recorded in the forward pass and differentiated in the backward one, between the two passes. So a new
 normalizer needs no backward of its own.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm.kernels import cpu, passes
+from en.norm.kernels import cpu, gpu, passes
 from en.norm.statistics import full_precision
 
 Coefficients = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -50,6 +50,8 @@ def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor
 
 def passes_for(x: Tensor) -> Passes:
     """Who runs the four passes over `x`."""
+    if gpu.can_take(x):
+        return gpu.triton_passes()
     return cpu if cpu.can_take(x) else passes
 
 

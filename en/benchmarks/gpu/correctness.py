@@ -1,0 +1,239 @@
+"""Every normalizer, in every type, layout and form, against its definition in float64: outputs, gradients, averages.
+
+An error is the largest difference, relative to the largest value, and is given as a share of what the type allows: for
+the output and the input's gradient some units of rounding of the input's type, and for what is accumulated over pixels,
+which is done in float32 at least, some more of that type's.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from en.benchmarks.forms import FORMS, in_form
+from en.benchmarks.gpu.report import Report, Setup
+from en.benchmarks.steps import DTYPES, LAYOUTS, captured
+from en.norm import NORMALIZERS, Normalizer, build_norm
+from en.norm.statistics import instance_moments, moments_dtype
+
+SHAPES = ((4, 64, 1, 1), (4, 58, 7, 7), (2, 64, 56, 56))
+BEYOND_INT32 = (2688, 256, 56, 56)
+ROUNDINGS = {"output": 1.0, "input's gradient": 1.0, "parameters' gradients": 0.0, "averages": 0.0}
+"""Allowed units of the input's type."""
+
+ACCUMULATED = {"output": 64.0, "input's gradient": 128.0, "parameters' gradients": 1024.0, "averages": 128.0}
+"""Allowed units of the type of the moments, in addition."""
+
+Result = dict[str, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: a normalizer on an input, in training or evaluation."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    dtype: str
+    training: bool
+    device: str
+
+    def layer(self) -> Normalizer:
+        """With random parameters and averages, so that no 0 or 1 hides a term of the formula."""
+        generator = torch.Generator().manual_seed(0)
+        layer = build_norm(self.name, self.shape[1]).train(self.training)
+        with torch.no_grad():
+            for key, parameter in layer.named_parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + (key == "weight"))
+            for buffer in layer.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        return layer.to(self.device, moments_dtype(DTYPES[self.dtype]))
+
+    def __str__(self) -> str:
+        mode = "training" if self.training else "evaluation"
+        return f"{self.name} {'x'.join(map(str, self.shape))} {self.dtype} {mode}"
+
+
+@cache
+def tensors(shape: tuple[int, int, int, int], dtype: str, device: str) -> tuple[Tensor, Tensor]:
+    """An input, each channel of each sample with a mean and a spread of its own, and a gradient of the output."""
+    generator = torch.Generator().manual_seed(1)
+    x, dy = (torch.randn(shape, generator=generator) for _ in range(2))
+    spread, mean = (torch.randn(*shape[:2], 1, 1, generator=generator) for _ in range(2))
+    x = x * (0.5 + spread.abs()) + mean
+    return x.to(device, DTYPES[dtype]), dy.to(device, DTYPES[dtype])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The definition's results in float64, and the sizes that errors are relative to."""
+
+    result: Result
+    sizes: dict[str, list[float]]
+
+
+@cache
+def reference(case: Case) -> Reference:
+    layer, (x, dy) = case.layer().double(), tensors(case.shape, case.dtype, case.device)
+    mean, var, _ = instance_moments(x.double())
+    scale, _ = copy.deepcopy(layer).coefficients(mean, var, x.shape[2] * x.shape[3])
+    result = forward_backward(layer, layer.plain, x.double(), dy.double())
+    sizes = {what: [float(part.abs().max()) for part in parts] for what, parts in result.items()}
+    # At 1 x 1 pixels the gradient of the input may be exactly zero: the difference of terms of this size.
+    sizes["input's gradient"] = [max(*sizes["input's gradient"], float(scale.detach().abs().max() * dy.abs().max()))]
+    largest = max(sizes["parameters' gradients"])
+    sizes["parameters' gradients"] = [max(size, 0.01 * largest) for size in sizes["parameters' gradients"]]
+    return Reference(result, sizes)
+
+
+def forward_backward(layer: Normalizer, call: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> Result:
+    """Output, gradients and averages of a call of the layer."""
+    x = x.detach().requires_grad_()
+    y = call(x)
+    torch.autograd.backward(y, dy)
+    assert x.grad is not None
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in layer.parameters()]
+    averages = [buffer for buffer in layer.buffers() if buffer.is_floating_point()]
+    return {"output": [y.detach()], "input's gradient": [x.grad], "parameters' gradients": grads, "averages": averages}
+
+
+def errors(case: Case, result: Result) -> dict[str, float]:
+    """The largest error of each kind, as a share of what the type allows; infinite where a value is not a number."""
+    expected, own = reference(case), torch.finfo(DTYPES[case.dtype]).eps
+    moments = torch.finfo(moments_dtype(DTYPES[case.dtype])).eps
+    found = {}
+    for what, parts in result.items():
+        allowed = ROUNDINGS[what] * own + ACCUMULATED[what] * moments
+        worst = [
+            float((got.double() - right).abs().nan_to_num(nan=math.inf).max()) / max(size, 1e-30)
+            for got, right, size in zip(parts, expected.result[what], expected.sizes[what], strict=True)
+        ]
+        found[what] = max(worst, default=0.0) / allowed
+    return found
+
+
+class Tally:
+    """The worst error by type of one normalizer in one form, and all cases beyond what is allowed."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.beyond = self.cases = 0
+        self._worst: dict[str, float] = {}
+
+    def count(self, case: Case, form: str, layout: str, found: Mapping[str, float]) -> None:
+        """Counts a case."""
+        self.cases += 1
+        bad = {what: error for what, error in found.items() if error > 1}
+        self.beyond += bool(bad)
+        if bad:
+            listed = ", ".join(f"{what} {error:.3g}" for what, error in bad.items())
+            self._report.note(f"beyond what is allowed: {case} {layout}, {form}: {listed}")
+        self._worst[case.dtype] = max(*found.values(), self._worst.get(case.dtype, 0.0))
+
+    def close(self, name: str, form: str) -> None:
+        """Reports a normalizer in a form."""
+        shares = {dtype: self._worst.get(dtype) for dtype in DTYPES}
+        self._report.row("largest error as a share of what the type allows", normalizer=name, form=form, **shares)
+        self._report.figure("cases beyond", self.beyond)
+        self._report.figure("cases", self.cases)
+        self._worst = {}
+
+
+def correctness(setup: Setup, report: Report) -> None:
+    """All cases, as far as the time goes: switched forms, the plain one, graphs, huge tensors, the compiled form."""
+    tally = Tally(report)
+    shapes = SHAPES[:2] if setup.tiny else SHAPES
+    for form in (*FORMS, "plain"):
+        for name in NORMALIZERS:
+            cases = [Case(name, s, dtype, t, setup.device) for s in shapes for dtype in DTYPES for t in (True, False)]
+            check(setup, report, tally, form, cases, list(LAYOUTS))
+    special(setup, report, tally)
+    report.note(f"{tally.cases} cases, {tally.beyond} beyond what is allowed")
+
+
+def special(setup: Setup, report: Report, tally: Tally) -> None:
+    """CUDA graphs, tensors past 2^31 elements, torch.compile."""
+    names = [*NORMALIZERS][::-1][: 1 if setup.tiny else None]  # en first: torch.compile takes seconds for each case
+    kinds = [("bfloat16", True), ("float32", True), ("bfloat16", False)][: 1 if setup.tiny else None]
+    if setup.device == "cuda":
+        for name in names:
+            check(setup, report, tally, "CUDA graph", [Case(name, SHAPES[1], "bfloat16", True, "cuda")], [*LAYOUTS])
+        for layout in LAYOUTS:
+            for name in ("gn", "en"):
+                with report.attempt(f"more than 2^31 elements, {name}, {layout}"):
+                    beyond_int32(setup, report, tally, name, layout)
+    else:
+        report.note("CUDA graphs, tensors past 2^31 elements: skipped: expected a GPU")
+    for name in names:
+        cases = [Case(name, SHAPES[1], dtype, training, setup.device) for dtype, training in kinds]
+        check(setup, report, tally, "compiled", cases, ["channels_last"])
+
+
+def check(setup: Setup, report: Report, tally: Tally, form: str, cases: list[Case], layouts: list[str]) -> None:
+    """Counts the errors of cases of one normalizer."""
+    if setup.left() < 0:
+        report.note(f"{form}, {cases[0].name}: skipped: the time is over")
+        return
+    with in_form(form) if form in FORMS else nullcontext():
+        for case in cases:
+            for layout in layouts:
+                with report.attempt(f"{case} {layout}, {form}"):
+                    tally.count(case, form, layout, errors(case, result_of(setup, case, form, layout)))
+    tally.close(cases[0].name, form)
+
+
+def result_of(setup: Setup, case: Case, form: str, layout: str) -> Result:
+    """What a form makes of a case."""
+    layer, (x, dy) = case.layer(), tensors(case.shape, case.dtype, case.device)
+    x, dy = (part.contiguous(memory_format=LAYOUTS[layout]) for part in (x, dy))
+    if form == "CUDA graph":
+        return replayed(layer, x, dy)
+    call: Callable[[Tensor], Tensor] = layer.plain if form == "plain" else layer
+    if form == "compiled":
+        torch.compiler.reset()
+        call = torch.compile(layer, fullgraph=True, backend="eager" if setup.tiny else "inductor")
+    return forward_backward(layer, call, x, dy)
+
+
+def replayed(layer: Normalizer, x: Tensor, dy: Tensor) -> Result:
+    """What the replay of a graph leaves, without the averages, which the runs before it have moved."""
+    kept: Result = {}
+
+    def step() -> None:
+        layer.zero_grad(set_to_none=True)
+        kept.update(forward_backward(layer, layer, x, dy))
+
+    captured(step, torch.cuda.graph_pool_handle())()
+    torch.cuda.synchronize()
+    return {what: parts for what, parts in kept.items() if what != "averages"}
+
+
+def beyond_int32(setup: Setup, report: Report, tally: Tally, name: str, layout: str) -> None:
+    """The last samples of a huge tensor, in evaluation mode, where each is normalized by itself."""
+    case = Case(name, (2, *BEYOND_INT32[1:]), "bfloat16", False, setup.device)
+    free, needed = torch.cuda.mem_get_info()[0], 2 * 5 * torch.Size(BEYOND_INT32).numel()
+    if free < needed:
+        report.note(f"more than 2^31 elements: skipped: {needed / 2**30:.0f} GiB needed, {free / 2**30:.0f} free")
+        return
+    x = torch.empty(BEYOND_INT32, device=setup.device, dtype=torch.bfloat16, memory_format=LAYOUTS[layout]).normal_()
+    layer = case.layer()
+    found = forward_backward(layer, layer, x, x)
+    last, right = x[-2:].double(), case.layer().double()
+    expected = forward_backward(right, right.plain, last, last)
+    shares = {}
+    for what in ("output", "input's gradient"):
+        got, exact = found[what][0][-2:].double(), expected[what][0]
+        allowed = ROUNDINGS[what] * torch.finfo(torch.bfloat16).eps * exact.abs().max()
+        shares[what] = float((got - exact).abs().nan_to_num(nan=math.inf).max() / allowed)
+    report.row(
+        f"the same for the last samples of {' x '.join(map(str, BEYOND_INT32))}",
+        normalizer=name,
+        layout=layout,
+        **shares,
+    )
+    tally.count(case, "more than 2^31 elements", layout, shares)

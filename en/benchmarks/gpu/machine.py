@@ -1,0 +1,86 @@
+"""What scripts/gpu_check.py finds on a machine: a GPU, packages."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from textwrap import fill
+from typing import Any
+
+from en.benchmarks.gpu.card import card
+from en.benchmarks.gpu.parts import PARTS
+from en.errors import UserError
+from en.machine import git_state, package_version, processor
+
+OLDEST_TORCH = (2, 11)
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where it is not the name under which a package is imported
+OPTIONAL = ("triton", "ffcv")
+
+
+def refuse_unusable(device: str, tiny: bool, fork: bool) -> None:
+    """Raises UserError unless the parts can run here."""
+    if device == "cuda" and fork:
+        raise UserError("--fork: expected --device cpu, because a process that uses a GPU cannot be forked")
+    if device == "cpu" and not tiny:
+        raise UserError("--device cpu: expected --tiny too, because the sizes are those of a GPU")
+    if find_spec("torch") is None:
+        raise UserError("torch: expected version 2.11 or later, found none")
+    import torch
+
+    if tuple(int(number) for number in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+        raise UserError(f"torch {torch.__version__}: expected version 2.11 or later")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: expected a GPU, found none (--device cpu --tiny tries the parts out)")
+
+
+def facts(device: str, tiny: bool) -> dict[str, Any]:
+    """Command, commit, hardware and versions."""
+    from en.benchmarks.timing import hardware
+
+    commit, dirty = git_state()
+    return {
+        "command": shlex.join(sys.argv),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": hardware(device, len(os.sched_getaffinity(0))),
+        "card": card(),
+        "processor": f"{len(os.sched_getaffinity(0))} cores of {processor()}",
+        "python": platform.python_version(),
+        "packages": {name: version_of(name) for name in wanted()},
+        "tiny": tiny,
+    }
+
+
+def wanted() -> list[str]:
+    """Every package that a part can use."""
+    return list(dict.fromkeys(["torch", *OPTIONAL, *(name for part in PARTS.values() for name in part.needs)]))
+
+
+def version_of(name: str) -> str | None:
+    """A package's version; None where it cannot be imported."""
+    if find_spec(name) is None:
+        return None
+    return package_version(DISTRIBUTIONS.get(name, name)) or "of an unknown version"
+
+
+def tell_packages(facts: dict[str, Any], names: Sequence[str]) -> None:
+    """Prints hardware and packages, and which parts are skipped for which packages."""
+    found = {name: version for name, version in facts["packages"].items() if version is not None}
+    missing = [name for name in facts["packages"] if name not in found]
+    print(
+        fill(
+            f"{facts['hardware']}; {facts['processor']}; {facts['card'] or 'no nvidia-smi'}",
+            120,
+            subsequent_indent="  ",
+        )
+    )
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    print(fill(f"packages: {listed}; missing: {', '.join(missing) or 'none'}", 120, subsequent_indent="  "))
+    for name in names:
+        if PARTS[name].missing():
+            print(f"{name}: skipped: needs {', '.join(PARTS[name].missing())}")
+    if facts["tiny"]:
+        print("--tiny: no figure means anything")
+    sys.stdout.flush()

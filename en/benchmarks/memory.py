@@ -1,0 +1,50 @@
+"""A loader of images that are in memory already, so that nothing but the trainer itself can be slow."""
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+
+import torch
+
+from en.data import Batch
+from en.data.order import Ints
+
+DISTINCT = 4  # batches that are kept, and shown again and again
+
+
+class MemoryLoader:
+    """Random images (see ImageLoader).
+
+    Args:
+        steps: of an epoch.
+        batch_size: of each.
+        side: of the images, pixels.
+        classes: how many.
+        pinned: in page-locked memory, for a GPU.
+    """
+
+    digest = ""
+    name = "noise"
+
+    def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:
+        self.samples = steps * batch_size
+        self.classes = [str(number) for number in range(classes)]
+        random = torch.Generator().manual_seed(0)
+        indices = torch.arange(batch_size)
+        self._batches = []
+        for _ in range(DISTINCT):
+            images = torch.randint(256, (batch_size, 3, side, side), dtype=torch.uint8, generator=random)
+            self._batches.append(Batch(images.pin_memory() if pinned else images, indices % classes, indices, []))
+
+    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+        return islice(cycle(self._batches), self.samples // len(self._batches[0].samples) - first_step)
+
+    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
+        return self.train_epoch(0, resolution)
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        images, targets, *_ = self._batches[0]
+        places = torch.from_numpy(samples % len(images))
+        yield Batch(images[places], targets[places], torch.from_numpy(samples), [])
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,59 @@
+"""What a layer offers to be run whole, in one call of C++ on a CPU or in a few launches on a GPU."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+SWITCH = "EN_NATIVE"
+"""Environment variable: 0 keeps to torch's operations, `passes` to the four passes."""
+
+# By their numbers in cpu/*.hpp.
+STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
+RATIOS = ("correlation", "pooled", "static")
+ACTIVATIONS = ("tanh", "relu")
+
+Settings = tuple[list[int], list[int], int, int, int, bool, float]
+"""kinds, groups, source, reduced, activation, statistics, eps of the operators."""
+
+
+@dataclass(frozen=True)
+class NativePlan:
+    """What a layer computes: which statistics, where their ratios come from, what is mixed by them.
+
+    Attributes:
+        normalizers, groups, eps: as for CombinedNormalizer.
+        parameters: weight, bias, then what the ratios need. correlation: the convolution's kernel, weight and bias of
+            the gate's first layer and of its second; pooled: the same without a kernel; static: logits, and those of
+            the variances where they have ratios of their own.
+        ratios: correlation, pooled or static.
+        mix_statistics: as SN does; else the normalized maps are mixed.
+        training: batch statistics rather than the running averages.
+        running: mean, variance and count of batches, where bn is among the normalizers.
+        momentum: as for CombinedNormalizer.
+        activation: of the gate.
+        reduced: G, groups of the convolution.
+    """
+
+    normalizers: tuple[str, ...]
+    groups: int
+    eps: float
+    parameters: tuple[Tensor, ...]
+    ratios: str
+    mix_statistics: bool
+    training: bool = False
+    running: tuple[Tensor, Tensor, Tensor] | None = None
+    momentum: float | None = None
+    activation: str = "tanh"
+    reduced: int = 1
+
+    def settings(self) -> Settings:
+        """All but tensors, as the operators take it."""
+        return (
+            [STATISTICS["running" if name == "bn" and not self.training else name] for name in self.normalizers],
+            [self.groups if name == "gn" else 1 for name in self.normalizers],
+            RATIOS.index(self.ratios),
+            self.reduced,
+            ACTIVATIONS.index(self.activation),
+            self.mix_statistics,
+            self.eps,
+        )
