@@ -60,6 +60,6 @@ fi
 
 say "set-up: installing Python packages into .venv (several GB with PyTorch's CUDA libraries; minutes the first time)"
 "$python" -m venv .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[ffcv,dev]'
+.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[ffcv,report,dev]'
 wanted >"$stamp"
 say "set-up: done; to use it by hand: source .venv/bin/activate"

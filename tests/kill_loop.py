@@ -139,7 +139,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """What is not the same in two runs: weights bit for bit, rows of the log and TensorBoard's scalars, times aside."""
+    """What is not the same in two runs: weights bit for bit, rows of logs and TensorBoard's scalars, times aside."""
     found = []
     for name in ("last.pt", "best.pt"):
         ours, theirs = (torch.load(run / name, weights_only=True) for run in (whole, broken))
@@ -149,8 +149,9 @@ def differences(whole: Path, broken: Path) -> list[str]:
                     found.append(f"{name}: {part}: {key}")
         if ours["best"] != theirs["best"] or ours["position"] != theirs["position"]:
             found.append(f"{name}: best or position")
-    if rows(whole) != rows(broken):
-        found.append(f"log.jsonl: {rows(whole)} and {rows(broken)}")
+    for name in ("log.jsonl", "ratios.jsonl"):
+        if rows(whole, name) != rows(broken, name):
+            found.append(f"{name}: {rows(whole, name)} and {rows(broken, name)}")
     ours_scalars, theirs_scalars = scalars(whole), scalars(broken)
     for tag in sorted(ours_scalars.keys() | theirs_scalars.keys()):
         if tag.removeprefix("train/") not in TIMES and ours_scalars.get(tag) != theirs_scalars.get(tag):
@@ -158,9 +159,9 @@ def differences(whole: Path, broken: Path) -> list[str]:
     return found
 
 
-def rows(run: Path) -> list[dict[str, float]]:
-    """log.jsonl without the times."""
-    lines = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
+def rows(run: Path, name: str = "log.jsonl") -> list[dict[str, float]]:
+    """The rows of a log without the times."""
+    lines = [json.loads(text) for text in (run / name).read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in TIMES} for row in lines]
 
 

@@ -63,6 +63,18 @@ def test_evaluation_sees_every_image_exactly_once_over_any_number_of_ranks(kind,
     assert seen == dict.fromkeys(range(PER_CLASS["val"] * CLASSES), 1)
 
 
+def test_chosen_images_come_in_the_order_asked_for_as_evaluation_shows_them(kind, folders, betons):
+    loader = open_loader(kind, folders, betons, "val", batch_size=3, workers=1)
+    whole = {s: i for batch in loader.eval_epoch(32) for s, i in zip(batch.samples.tolist(), batch.images, strict=True)}
+    chosen = [17, 2, 5, 19, 0, 2, 11]
+    batches = list(loader.eval_samples(np.array(chosen), 32))
+    loader.close()
+    assert [len(batch.samples) for batch in batches] == [3, 3, 1]
+    assert [sample for batch in batches for sample in batch.samples.tolist()] == chosen
+    images = torch.cat([batch.images for batch in batches])
+    assert all(torch.equal(image, whole[sample]) for sample, image in zip(chosen, images, strict=True))
+
+
 def test_both_loaders_show_the_same_crops_of_the_same_samples(folders, betons):
     mine, theirs = (epoch_pixels(open_loader(kind, folders, betons), 2) for kind in ("ffcv", "folder"))
     assert list(mine) == list(theirs)

@@ -6,6 +6,7 @@ from itertools import cycle, islice
 import torch
 
 from en.data import Batch
+from en.data.order import Ints
 
 DISTINCT = 4  # batches that are kept, and shown again and again
 
@@ -39,6 +40,11 @@ class MemoryLoader:
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         return self.train_epoch(0, resolution)
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        images, targets, *_ = self._batches[0]
+        places = torch.from_numpy(samples % len(images))
+        yield Batch(images[places], targets[places], torch.from_numpy(samples), [])
 
     def close(self) -> None:
         pass

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
+from en.data.order import Ints
 from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
 
@@ -143,7 +144,10 @@ class FolderLoader:
         return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        batches = self._reading.part.evaluation_batches(self.samples)
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        batches = self._reading.part.batches(samples)
         return self._batches([[(EVAL, 0, resolution, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:

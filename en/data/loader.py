@@ -55,10 +55,13 @@ class Part:
         batches = rank_batches(order, self.batch_size, self.accumulation, self.rank, self.world_size)
         return batches[first_step * self.accumulation :]
 
-    def evaluation_batches(self, samples: int) -> list[Ints]:
-        """This rank's batches of all samples, each exactly once over all ranks."""
-        own = np.arange(self.rank, samples, self.world_size)
-        return [own[start : start + self.micro_batch] for start in range(0, len(own), self.micro_batch)]
+    def evaluation_samples(self, samples: int) -> Ints:
+        """This rank's samples of all, each exactly once over all ranks."""
+        return np.arange(self.rank, samples, self.world_size)
+
+    def batches(self, samples: Ints) -> list[Ints]:
+        """Some samples as batches of this rank."""
+        return [samples[start : start + self.micro_batch] for start in range(0, len(samples), self.micro_batch)]
 
 
 class ImageLoader(Protocol):
@@ -90,6 +93,10 @@ class ImageLoader(Protocol):
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
         """This rank's share of all images, each exactly once over all ranks, cropped for evaluation."""
+        ...
+
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        """Some images by their indices in the data set, (n,), in that order, as `eval_epoch` gives them."""
         ...
 
     def close(self) -> None:

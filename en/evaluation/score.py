@@ -1,15 +1,12 @@
 """A finished network scored from its checkpoint alone."""
 
-from en.build import build_network, build_to_device, open_loaders
-from en.config.reading import merged, parse_override, validate
-from en.config.schema import Config
+from en.build import build_to_device
 from en.data import naming_dead_workers
 from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
-from en.errors import UserError
 from en.evaluation.evaluate import evaluate
 from en.evaluation.recalibrate import recalibrate
-from en.runs import checkpoint
+from en.evaluation.trained import open_trained
 from en.runs.provenance import ranks_facts
 
 
@@ -26,22 +23,12 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         recalibrate_over: training batches over which running averages are taken anew; 0 keeps them.
     Raises: UserError, RunError.
     """
-    path = checkpoint.locate(where)
-    saved = checkpoint.load(path)
-    tree = saved.config
-    for override in overrides:
-        tree = merged(tree, parse_override(override))
-    config: Config = validate(tree, str(path))
     ranks = Ranks.from_environment()
-    splits = ("train", "val") if recalibrate_over else ("val",)
-    loaders = open_loaders(config, ranks, splits)
-    if loaders["val"].classes != saved.classes:
-        raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
-    model = build_network(config, len(saved.classes))
-    checkpoint.load_weights(model, saved.ema or saved.model, path)
+    trained = open_trained(where, overrides, ranks, ("train", "val") if recalibrate_over else ("val",))
+    config, model, loaders = trained.config, trained.model, trained.loaders
     device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
-    facts = ranks_facts(config, data) | {"checkpoint": saved.digest, "recalibrate": recalibrate_over}
+    facts = ranks_facts(config, data) | {"checkpoint": trained.saved.digest, "recalibrate": recalibrate_over}
     with (
         naming_dead_workers(),
         process_group(ranks, device, config.distributed.timeout_s) as group,
@@ -53,6 +40,5 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         if recalibrate_over:
             recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)
         scores = evaluate(config.task, model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
-    for loader in loaders.values():
-        loader.close()
+    trained.close()
     return {**scores, "images": loaders["val"].samples}

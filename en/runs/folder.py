@@ -23,9 +23,10 @@ from en.runs.position import Position
 from en.runs.summary import Summary
 
 Row = dict[str, Any]
-Ratios = dict[str, dict[str, float]]
+MeanRatios = dict[str, dict[str, float]]
 LOCK = ".lock"
-FILES = ("config.yaml", "provenance.json", "log.jsonl", "events.jsonl", "summary.json", "last.pt", "best.pt")
+LOGS = ("events.jsonl", "ratios.jsonl", "log.jsonl")  # rows, each with its epoch
+FILES = ("config.yaml", "provenance.json", *LOGS, "summary.json", "last.pt", "best.pt")
 
 
 P = ParamSpec("P")
@@ -88,7 +89,7 @@ class RunFolder:
         """
         with self.writing():
             self._write("config.yaml", dump(config))
-            for name in ("log.jsonl", "events.jsonl"):
+            for name in LOGS:
                 rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
             self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
@@ -96,9 +97,9 @@ class RunFolder:
 
     @if_writing
     def write_epoch(
-        self, epoch: int, training: Row, scores: dict[str, float], ratios: Ratios, notes: list[Row]
+        self, epoch: int, training: Row, scores: dict[str, float], ratios: MeanRatios, notes: list[Row]
     ) -> None:
-        """Appends one epoch to log.jsonl and TensorBoard, and its notes to events.jsonl.
+        """Appends one epoch to log.jsonl, ratios.jsonl and TensorBoard, and its notes to events.jsonl.
 
         Args:
             epoch: counted from 1.
@@ -108,8 +109,9 @@ class RunFolder:
             notes: what happened in it: "epoch", "step" and one thing more.
         """
         row = {"epoch": epoch, **training, **scores}
+        mixture = [{"epoch": epoch, "ratios": ratios}] if ratios else []
         with self.writing():
-            for name, rows in (("events.jsonl", notes), ("log.jsonl", [row])):
+            for name, rows in zip(LOGS, (notes, mixture, [row]), strict=True):
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
                     file.flush()

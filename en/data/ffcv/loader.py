@@ -65,12 +65,15 @@ class FfcvLoader:
         return Job(samples, boxes, flips, epoch)
 
     def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        def job(samples: Ints) -> Job:
-            heights, widths = self._file.heights[samples], self._file.widths[samples]
-            boxes, flips = self._reading.evaluation_crop(self._reading.part.seed, 0, samples, heights, widths)
-            return Job(samples, boxes, flips, None)
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
 
-        return self._batches(map(job, self._reading.part.evaluation_batches(self.samples)), resolution)
+    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+        return self._batches(map(self._eval_job, self._reading.part.batches(samples)), resolution)
+
+    def _eval_job(self, samples: Ints) -> Job:
+        heights, widths = self._file.heights[samples], self._file.widths[samples]
+        boxes, flips = self._reading.evaluation_crop(self._reading.part.seed, 0, samples, heights, widths)
+        return Job(samples, boxes, flips, None)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

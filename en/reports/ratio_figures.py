@@ -1,0 +1,231 @@
+"""Figures of ratios: by layer, by class, over the epochs, and the samples at either extreme."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import groupby, zip_longest
+from typing import Any, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from en.errors import in_one_line
+from en.reports.ratio_tables import EXTREMES, ClassMean, EpochMean, Extreme, Spread
+
+# Okabe and Ito's colours, told apart by all eyes, and a marker for those who print in grey.
+LOOKS = {"bn": ("#0072b2", "o"), "in": ("#d55e00", "s"), "ln": ("#009e73", "^"), "gn": ("#cc79a7", "D")}
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # names are text, also those with dollars
+    "text.usetex": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "en",
+    "pdf.fonttype": 42,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#808080",
+    "grid.alpha": 0.3,
+}
+Row = TypeVar("Row", Spread, EpochMean)
+MOST_NAMES = 60  # of layers along an axis; of more, every other, third, ...
+MOST_CLASSES = 12  # in a panel; of more, those at either end
+SHARES = (-0.02, 1.02)  # of an axis, with room for markers
+NAME = 28  # characters of a name in a figure
+DPI = 120  # of the pictures of samples
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of its files.
+        title, alt: what it shows, in a line, and in words for those who do not see it.
+        svg, pdf: the files.
+    """
+
+    name: str
+    title: str
+    alt: str
+    svg: bytes
+    pdf: bytes
+
+
+def layer_picture(rows: Sequence[Spread]) -> Picture:
+    """The mean of each normalizer's ratio over the layers with the range of 90 % of the samples; below, the sd."""
+    names = list(dict.fromkeys(row.layer for row in rows))
+    with style():
+        figure = Figure(figsize=(max(4.8, min(14, 1.5 + 0.17 * len(names))), 5.6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        for kind, own in by_normalizer(rows).items():
+            colour, marker = LOOKS[kind]
+            places = [row.position for row in own]
+            upper.plot(places, [row.mean for row in own], color=colour, marker=marker, markersize=3, label=kind)
+            low, high = [row.q05 for row in own], [row.q95 for row in own]
+            upper.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+            deviations = [np.nan if row.sd is None else row.sd for row in own]
+            lower.plot(places, deviations, color=colour, marker=marker, markersize=3)
+        upper.set(ylabel="ratio: mean, 5 to 95 %", ylim=SHARES)
+        lower.set(ylabel="standard deviation")
+        lower.set_ylim(bottom=0)
+        every = -(-len(names) // MOST_NAMES)
+        shown = [short(name) for name in names[::every]]
+        lower.set_xticks(range(1, len(names) + 1, every), shown, rotation=90, fontsize=7)
+        for axes in (upper, lower):
+            axes.grid(True)
+        figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
+        ends_in_words = " ".join(mixture(rows, name) for name in dict.fromkeys((names[0], names[-1])))
+        alt = f"Mean ratio over {len(names)} layers, bottom to top. {ends_in_words}"
+        return picture(figure, "layers", "Mean ratio of each normalizer by layer, and its spread over samples", alt)
+
+
+def mixture(rows: Sequence[Spread], layer: str) -> str:
+    """A layer's mean ratios in words."""
+    means = ", ".join(f"{row.normalizer} {row.mean:.3g}" for row in rows if row.layer == layer)
+    return f"{short(layer)}: {means}."
+
+
+def class_picture(rows: Sequence[ClassMean]) -> Picture:
+    """Mean ratios of the classes that lean most and least on each normalizer, at up to three layers."""
+    panels = {key: [*own] for key, own in groupby(rows, lambda row: (row.place, row.layer, row.normalizer))}
+    places = list(dict.fromkeys(row.place for row in rows))
+    kinds = list(dict.fromkeys(row.normalizer for row in rows))
+    tallest = max(len(ends(own)) for own in panels.values())
+    with style():
+        size = (1 + 2.8 * len(kinds), len(places) * (0.9 + 0.17 * tallest))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(places), len(kinds), squeeze=False)
+        for axes in grid.flat:
+            axes.set_visible(False)
+        for (place, _, kind), own in panels.items():
+            draw_classes(grid[places.index(place)][kinds.index(kind)], own)
+        figure.supxlabel("mean ratio of a class less that of all images, which the title says", fontsize=9)
+        title = "Classes that lean most and least on each normalizer"
+        alt = f"{title}, by their mean ratio less that of all images. {'; '.join(map(leaning, panels.values()))}."
+        return picture(figure, "classes", title, alt)
+
+
+def draw_classes(axes: Axes, rows: Sequence[ClassMean]) -> None:
+    """The classes of one normalizer in one layer, the highest on top."""
+    shown, (place, layer, kind, *_) = ends(rows)[::-1], rows[0]
+    axes.set_visible(True)
+    axes.barh(range(len(shown)), [row.difference for row in shown], color=LOOKS[kind][0], height=0.7)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [short(row.name) for row in shown], fontsize=7)
+    axes.set_title(f"{place}, {short(layer)}\n{kind} {rows[0].overall:.3g}")
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+
+
+def ends(rows: Sequence[ClassMean]) -> list[ClassMean]:
+    """The classes of a panel, from the highest mean to the lowest; of many, those at either end."""
+    ordered = sorted(rows, key=lambda row: (-row.mean, row.target))
+    half = MOST_CLASSES // 2
+    return ordered if len(ordered) <= MOST_CLASSES else ordered[:half] + ordered[-half:]
+
+
+def leaning(rows: Sequence[ClassMean]) -> str:
+    """A panel in words."""
+    ordered = ends(rows)
+    most, least = ordered[0], ordered[-1]
+    return (
+        f"{most.place} layer, {most.normalizer} {most.overall:.4g}: most {short(most.name)} {most.difference:+.2g}, "
+        f"least {short(least.name)} {least.difference:+.2g}"
+    )
+
+
+def epoch_picture(rows: Sequence[EpochMean], places: Mapping[str, str]) -> Picture:
+    """Mean ratios over the epochs: of all layers, and of up to three of them."""
+    panels = {"mean of all layers": [*rows]}
+    for place, layer in places.items():
+        own = [row for row in rows if row.layer == layer]
+        panels |= {f"{place}, {short(layer)}": own} if own else {}
+    said = []
+    with style():
+        figure = Figure(figsize=(1 + 2.2 * len(panels), 2.8), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+        for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
+            for kind, of_kind in by_normalizer(own).items():
+                colour, marker = LOOKS[kind]
+                points = mean_by_epoch(of_kind)
+                label = kind if axes.get_subplotspec().is_first_col() else None
+                axes.plot([*points], [*points.values()], color=colour, marker=marker, markersize=3, label=label)
+                said.append(f"{title}, {kind}: {points[min(points)]:.3g} to {points[max(points)]:.3g}")
+            axes.set(title=title, xlabel="epoch", ylim=SHARES)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(True)
+        figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
+        title = "Mean ratio of each normalizer over training"
+        return picture(figure, "epochs", title, f"{title}, from the first epoch to the last. {'; '.join(said)}.")
+
+
+def mean_by_epoch(rows: Sequence[EpochMean]) -> dict[int, float]:
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        found.setdefault(row.epoch, []).append(row.mean)
+    return {epoch: float(np.mean(means)) for epoch, means in sorted(found.items())}
+
+
+def sample_pictures(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint8]]) -> list[Picture]:
+    """A sheet for each layer: for each normalizer the samples with the lowest and with the highest ratios."""
+    return [sample_picture([*own], images) for _, own in groupby(rows, lambda row: row.place)]
+
+
+def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint8]]) -> Picture:
+    """The sheet of one layer."""
+    place, layer = rows[0].place, rows[0].layer
+    lines = {key: [*own] for key, own in groupby(rows, lambda row: (row.normalizer, row.end))}
+    with style():
+        figure = Figure(figsize=(0.3 + 1.2 * EXTREMES, 1.45 * len(lines)))
+        edges = {"left": 0.05, "right": 0.995, "bottom": 0.005, "top": 1 - 0.35 / (1.45 * len(lines)), "hspace": 0.45}
+        grid = figure.subplots(len(lines), EXTREMES, squeeze=False, gridspec_kw=edges | {"wspace": 0.1})
+        for line, ((kind, end), own) in zip(grid, lines.items(), strict=True):
+            line[0].set_ylabel(f"{kind}, {end}")
+            for axes, row in zip_longest(line, own):
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                if row is not None:
+                    axes.imshow(images[row.sample])
+                    axes.set_title(f"{short(row.name, 16) or f'sample {row.sample}'}\n{row.ratio:.4g}", fontsize=7)
+        firsts = (f"{kind}, {end}: {short(own[0].name)} {own[0].ratio:.4g}" for (kind, end), own in lines.items())
+        title = f"Samples at either extreme of the {place} layer, {layer}"
+        return picture(figure, f"samples_{place}", title, f"{title}. The utmost: {'; '.join(firsts)}.")
+
+
+def by_normalizer(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.normalizer, []).append(row)
+    return found
+
+
+def short(name: str, limit: int = NAME) -> str:
+    """A name in one line, of at most so many characters."""
+    shown = in_one_line(name)
+    return shown if len(shown) <= limit else f"{shown[: limit - 6]}...{shown[-3:]}"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib with the settings of these figures. Names may have letters that a figure's font lacks."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")
+        yield
+
+
+def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
+    """The figure as files, the same bytes each time."""
+
+    def saved(kind: str) -> bytes:
+        file = BytesIO()
+        date = "CreationDate" if kind == "pdf" else "Date"
+        figure.savefig(file, format=kind, dpi=DPI, metadata={date: None})
+        return file.getvalue()
+
+    return Picture(name, in_one_line(title), in_one_line(alt), saved("svg"), saved("pdf"))

@@ -1,0 +1,161 @@
+"""The files of a run's ratios: tables, figures, and a part of a page with both."""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from pyarrow import csv, parquet
+
+from en import durable
+from en.errors import RunError, UserError, in_one_line
+from en.reports.ratio_figures import Picture, class_picture, ends, epoch_picture, layer_picture, sample_pictures
+from en.reports.ratio_tables import (
+    ClassMean,
+    EpochMean,
+    Extreme,
+    Spread,
+    class_means,
+    epoch_means,
+    rows_table,
+    samples_table,
+    spreads,
+)
+from en.runs.ratios import EpochRatios, Ratios
+
+PAGE = "ratios.html"
+PICTURES = ("layers", "classes", "epochs", "samples_bottom", "samples_middle", "samples_top")
+ROWS_AT_ONCE = 2**14  # of a Parquet file's row groups, so that writing needs no memory for all samples
+NAMED = 3  # classes at either end in the page's table
+
+
+class Leaning(NamedTuple):
+    """Which classes lean most and least on a normalizer, in words."""
+
+    layer: str
+    normalizer: str
+    mean: float
+    most: str
+    least: str
+
+
+def make_folder(out: Path) -> None:
+    """Makes the folder for the files. Raises UserError for one that cannot be made or written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--out {out}: {reason}: expected a folder that can be written") from error
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out {out}: expected a folder that can be written")
+
+
+def write_ratios(
+    out: Path,
+    ratios: Ratios,
+    ends_of: Sequence[Extreme],
+    images: Mapping[int, NDArray[np.uint8]],
+    epochs: Sequence[EpochRatios],
+    facts: Mapping[str, str],
+) -> None:
+    """Writes the tables as Parquet and CSV, the figures as SVG and PDF with their words as text, and the page's part.
+
+    Args:
+        out: a folder that is there.
+        ends_of: of `extremes`.
+        images: (R, R, 3) RGB, of their samples.
+        epochs: of the run; may be empty.
+        facts: what the ratios are of, by its name.
+    Raises: RunError for what the file system refuses. Every file is whole or as it was.
+    """
+    over_samples, by_class, over_epochs = spreads(ratios), class_means(ratios), epoch_means(epochs)
+    tables = {
+        "samples": samples_table(ratios),
+        "layers": rows_table(Spread, over_samples),
+        "classes": rows_table(ClassMean, by_class),
+        "epochs": rows_table(EpochMean, over_epochs),
+        "extremes": rows_table(Extreme, ends_of),
+    }
+    pictures = [layer_picture(over_samples)]
+    pictures += [class_picture(by_class)] if by_class else []
+    pictures += [epoch_picture(over_epochs, ratios.places)] if over_epochs else []
+    pictures += sample_pictures(ends_of, images)
+    try:
+        for name, table in tables.items():
+            write_table(out / name, table.replace_schema_metadata(dict(facts)))
+        write_pictures(out, pictures)
+        durable.replace(out / PAGE, page(over_samples, by_class, pictures, facts))
+    except OSError as error:
+        raise RunError(f"{error.filename or out}: {error.strerror or error}: not written") from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes `path`.parquet and `path`.csv, a few rows at a time."""
+    with durable.replacing(path.with_suffix(".parquet")) as file:
+        parquet.write_table(table, file, row_group_size=ROWS_AT_ONCE, use_dictionary=False, compression="zstd")
+    with durable.replacing(path.with_suffix(".csv")) as file:
+        csv.write_csv(table, file)
+
+
+def write_pictures(out: Path, pictures: Sequence[Picture]) -> None:
+    """Writes the figures, and removes those of earlier ratios that these do not have."""
+    contents: dict[str, bytes] = {}
+    for each in pictures:
+        words = each.alt.encode("utf-8", "backslashreplace")
+        contents |= {f"{each.name}.svg": each.svg, f"{each.name}.pdf": each.pdf, f"{each.name}.txt": words}
+    for name, content in contents.items():
+        durable.replace(out / name, content)
+    for name in (f"{name}.{kind}" for name in PICTURES for kind in ("svg", "pdf", "txt")):
+        if name not in contents:
+            (out / name).unlink(missing_ok=True)
+
+
+def page(
+    over_samples: Sequence[Spread], by_class: Sequence[ClassMean], pictures: Sequence[Picture], facts: Mapping[str, str]
+) -> bytes:
+    """A section of HTML in ASCII that needs nothing beside it. Whatever names contain is shown letter for letter."""
+    environment = Environment(
+        loader=PackageLoader("en", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["line"] = in_one_line
+    kinds = list(dict.fromkeys(row.normalizer for row in over_samples))
+    layers: dict[str, dict[str, Spread]] = {}
+    for row in over_samples:
+        layers.setdefault(row.layer, {})[row.normalizer] = row
+    text = environment.get_template("ratios.html.j2").render(
+        facts=facts, kinds=kinds, layers=layers, leanings=leanings(by_class), pictures=[*map(embedded, pictures)]
+    )
+    return text.encode("ascii", "xmlcharrefreplace")
+
+
+def leanings(by_class: Sequence[ClassMean]) -> list[Leaning]:
+    """A row for each of the layers and normalizers."""
+    panels: dict[tuple[str, str, str], list[ClassMean]] = {}
+    for row in by_class:
+        panels.setdefault((row.place, row.layer, row.normalizer), []).append(row)
+    found = []
+    for (place, layer, kind), own in panels.items():
+        ordered = ends(own)
+        most, least = (", ".join(map(of_class, rows)) for rows in (ordered[:NAMED], ordered[: -NAMED - 1 : -1]))
+        found.append(Leaning(f"{place}, {layer}", kind, own[0].overall, most, least))
+    return found
+
+
+def of_class(row: ClassMean) -> str:
+    """How far a class is from all images, in words."""
+    return f"{in_one_line(row.name)} {row.difference:+.2g} (n {row.images:,})"
+
+
+def embedded(picture: Picture) -> dict[str, str]:
+    """A figure as part of a page."""
+    address = f"data:image/svg+xml;base64,{base64.b64encode(picture.svg).decode()}"
+    return {"title": picture.title, "alt": picture.alt, "address": address}

@@ -1,0 +1,172 @@
+"""The ratios of a set in numbers: over its samples, its classes and the epochs, and its samples at either extreme."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from en.runs.ratios import EpochRatios, Layer, Ratios
+
+EXTREMES = 6  # samples at either end
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+class Spread(NamedTuple):
+    """One normalizer's ratio in one layer over all samples; sd is the sample standard deviation, None of one sample.
+
+    The layers' positions count from 1, bottom to top; q05 to q95 are quantiles.
+    """
+
+    position: int
+    layer: str
+    normalizer: str
+    mean: float
+    sd: float | None
+    minimum: float
+    q05: float
+    q25: float
+    median: float
+    q75: float
+    q95: float
+    maximum: float
+
+
+class ClassMean(NamedTuple):
+    """One normalizer's mean ratio over the images of a class, in one layer, and how far it is from that of all images.
+
+    The place is bottom, middle or top.
+    """
+
+    place: str
+    layer: str
+    normalizer: str
+    target: int
+    name: str
+    images: int
+    mean: float
+    difference: float
+
+    @property
+    def overall(self) -> float:
+        """The mean over all images."""
+        return self.mean - self.difference
+
+
+class EpochMean(NamedTuple):
+    """One normalizer's mean ratio in one layer over the evaluation set, after an epoch, counted from 1."""
+
+    epoch: int
+    layer: str
+    normalizer: str
+    mean: float
+
+
+class Extreme(NamedTuple):
+    """A sample with one of the lowest or highest ratios of a normalizer in one layer; rank 1 is the utmost.
+
+    The target is -1 and the name empty for samples of a task without classes.
+    """
+
+    place: str
+    layer: str
+    normalizer: str
+    end: str
+    rank: int
+    sample: int
+    target: int
+    name: str
+    ratio: float
+
+
+Row = Spread | ClassMean | EpochMean | Extreme
+
+
+def spreads(ratios: Ratios) -> list[Spread]:
+    """One row for each layer and normalizer, bottom to top."""
+    rows = []
+    for position, (name, layer) in enumerate(ratios.layers.items(), 1):
+        for kind, column in columns_of(layer):
+            mean = float(column.mean(dtype=np.float64))
+            sd = float(column.std(dtype=np.float64, ddof=1)) if len(column) > 1 else None
+            rows.append(Spread(position, name, kind, mean, sd, *np.quantile(column, QUANTILES).tolist()))
+    return rows
+
+
+def class_means(ratios: Ratios) -> list[ClassMean]:
+    """Rows for every class that has images, at a bottom, a middle and a top layer.
+
+    None for a task without classes, and none where all samples have the same ratio.
+    """
+    of_classes = ratios.targets >= 0
+    targets = ratios.targets[of_classes]
+    counts = np.bincount(targets, minlength=len(ratios.classes))
+    rows = []
+    for place, name in ratios.places.items():
+        layer = ratios.layers[name]
+        for kind, column in differing(layer):
+            sums = np.bincount(targets, weights=column[of_classes], minlength=len(ratios.classes))
+            overall = float(column.mean(dtype=np.float64))
+            for target in np.flatnonzero(counts).tolist():
+                mean, images = float(sums[target] / counts[target]), int(counts[target])
+                known = (target, ratios.classes[target], images)
+                rows.append(ClassMean(place, name, kind, *known, mean, mean - overall))
+    return rows
+
+
+def epoch_means(epochs: Iterable[EpochRatios]) -> list[EpochMean]:
+    return [
+        EpochMean(row.epoch, layer, kind, mean)
+        for row in epochs
+        for layer, means in row.ratios.items()
+        for kind, mean in means.items()
+    ]
+
+
+def extremes(ratios: Ratios) -> list[Extreme]:
+    """The samples at either end of each normalizer's ratio, at a bottom, a middle and a top layer.
+
+    The utmost comes first, and of equal ones that with the lower index. None where all samples have the same ratio.
+    """
+    rows = []
+    for place, name in ratios.places.items():
+        layer = ratios.layers[name]
+        for kind, column in differing(layer):
+            for end, order in (("lowest", column), ("highest", -column)):
+                for rank, sample in enumerate(np.argsort(order, kind="stable")[:EXTREMES].tolist(), 1):
+                    target = int(ratios.targets[sample])
+                    of_class = ratios.classes[target] if target >= 0 else ""
+                    found = (rank, sample, target, of_class, float(column[sample]))
+                    rows.append(Extreme(place, name, kind, end, *found))
+    return rows
+
+
+def rows_table(kind: type[Row], rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table; one of no rows has its columns all the same."""
+    return pa.table({name: pa.array([row[at] for row in rows]) for at, name in enumerate(kind._fields)})
+
+
+def samples_table(ratios: Ratios) -> pa.Table:
+    """A row for each sample: its index, class number, class name, and its ratio in each column `layer/normalizer`.
+
+    The ratios are not copied.
+    """
+    columns: dict[str, NDArray[np.float32]] = {}
+    for name, layer in ratios.layers.items():
+        columns |= {f"{name}/{kind}": column for kind, column in columns_of(layer)}
+    targets = pa.array(ratios.targets, mask=ratios.targets < 0)
+    numbers = targets.cast(pa.int32())
+    names = pa.DictionaryArray.from_arrays(numbers, pa.array(ratios.classes, pa.string()))
+    own = {"sample": pa.array(np.arange(len(ratios.targets))), "target": targets, "class": names}
+    return pa.table(own | {name: pa.array(column) for name, column in columns.items()})
+
+
+def columns_of(layer: Layer) -> list[tuple[str, NDArray[np.float32]]]:
+    """The ratios of each normalizer, (N,), with its name."""
+    return [*zip(layer.normalizers, layer.ratios.T, strict=True)]
+
+
+def differing(layer: Layer) -> list[tuple[str, NDArray[np.float32]]]:
+    """Those that are not the same for all samples."""
+    return [(kind, column) for kind, column in columns_of(layer) if column.min() < column.max()]
