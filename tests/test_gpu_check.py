@@ -17,7 +17,7 @@ from en.benchmarks.gpu.exactness import unequal
 from en.benchmarks.gpu.parts import MINUTES, PARTS, stages
 from en.benchmarks.gpu.process import start
 from en.benchmarks.gpu.report import Setup
-from en.benchmarks.gpu.targets import TARGETS, target_rows
+from en.benchmarks.gpu.targets import OF_RESULTS, TARGETS, target_rows
 from en.errors import UserError
 
 TINY = ("--device", "cpu", "--tiny")
@@ -178,8 +178,10 @@ def test_all_parts_together_fit_into_their_time():
 
 def test_a_target_is_met_missed_or_not_measured():
     figures = {"compiled en": 1.05, "compiled sn": 1.06, "share affine": 0.8, "share moments": 0.79, "killed": True}
-    verdicts = {target.figure: row["verdict"] for target, row in zip(TARGETS, target_rows(figures), strict=True)}
+    verdicts = {target.figure: row["verdict"] for target, row in zip(TARGETS, target_rows(figures, False), strict=True)}
     assert {name: verdicts[name] for name in figures} == dict(
         zip(figures, ("met", "missed", "met", "missed", "met"), strict=True)
     )
     assert verdicts["trainer / bare step"] == "not measured"
+    tiny = {target.figure: row["verdict"] for target, row in zip(TARGETS, target_rows(figures, True), strict=True)}
+    assert {tiny[t.figure] for t in TARGETS if t.figure in figures and t.part not in OF_RESULTS} <= {"not judged"}

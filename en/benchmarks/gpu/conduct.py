@@ -118,7 +118,7 @@ def conduct(
                 for part in running:
                     part.process.kill(group=True)
     figures = {k: v for part in report["parts"].values() for k, v in part["figures"].items()}
-    loading, rows = loading_rows(figures), target_rows(figures)
+    loading, rows = loading_rows(figures), target_rows(figures, facts["tiny"])
     if loading:
         show("loading against what training ResNet50 with EN takes in on the GPU", loading)
     show("targets, on an H200 or alike", rows)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from en.benchmarks.gpu.parts import PARTS
 
 Figures = Mapping[str, float | bool]
+OF_RESULTS = ("correctness", "exactness", "options")
 SHARES = ("moments", "affine", "gradient_sums", "input_gradient")
 
 
@@ -19,11 +20,11 @@ class Target:
     bound: float
     at_least: bool = False
 
-    def row(self, figures: Figures) -> dict[str, object]:
-        """The row of the table at the end."""
+    def row(self, figures: Figures, tiny: bool) -> dict[str, object]:
+        """The row of the table at the end. Small sizes judge what is right, not what is fast."""
         value = figures.get(self.figure)
-        verdict = "not measured"
-        if value is not None:
+        verdict = "not measured" if value is None else "not judged"
+        if value is not None and not (tiny and self.part not in OF_RESULTS):
             verdict = "met" if (value >= self.bound if self.at_least else value <= self.bound) else "missed"
         words = f"at {'least' if self.at_least else 'most'} {self.bound:g}"
         return {"figure": self.text, "part": self.part, "target": words, "measured": value, "verdict": verdict}
@@ -64,7 +65,7 @@ def loading_rows(figures: Figures) -> list[dict[str, object]]:
     ]
 
 
-def target_rows(figures: Figures) -> list[dict[str, object]]:
+def target_rows(figures: Figures, tiny: bool) -> list[dict[str, object]]:
     """Every target with what was measured."""
     assert all(target.part in PARTS for target in TARGETS)
-    return [target.row(figures) for target in TARGETS]
+    return [target.row(figures, tiny) for target in TARGETS]
