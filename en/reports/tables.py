@@ -329,7 +329,10 @@ def gaps(measured: list[Measured], rows: list[Row]) -> list[str]:
             same = (row["model"], row["norm"]) == (run.summary.model, run.summary.norm)
             if same and row["status"] == "published" and not incomparable([run]):
                 score = run.summary.score
-                gap, name = run.summary.scores[score] - row[score], labels_of(run.summary)[score].text
+                gap, name = (
+                    run.summary.scores[score] - row[score],
+                    labels_of(run.summary).get(score, Label(score, "")).text,
+                )
                 lines.append(
                     f"Run {literal(run.path)}: {name} {gap:+.2f} against {row[score]} ({literal(row['source'])})."
                 )
