@@ -53,6 +53,12 @@ if os.environ.get(INTERPRET) == "1":
         tl.store(out + tl.program_id(0), origin(outer, first, split * length, cells, pixels, CHANNELS_LAST))
 
 
+def with_kernels(check, arguments):
+    """Runs a check with whole layers as kernels, whatever was chosen before."""
+    os.environ[kernels.SWITCH] = "layers"
+    return check(*arguments)
+
+
 def process(**environment):
     """A function that runs a check of this module in a process of its own, with this environment."""
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +68,7 @@ def process(**environment):
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=begin)
         pool.submit(os.getpid).result()
-    yield lambda check, *arguments: pool.submit(check, *arguments).result()
+    yield lambda check, *arguments: pool.submit(with_kernels, check, arguments).result()
     pool.shutdown()
 
 
@@ -449,7 +455,6 @@ def test_kernels_compile_for_a_gpu_without_waiting_for_one_and_load_sixteen_byte
 
 
 def warned_of() -> tuple[list[str], bool]:
-    os.environ[kernels.SWITCH] = "layers"
     layer, x = randomized("en", 6).eval(), images(2, 6, 3, 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
