@@ -36,7 +36,7 @@ def main() -> None:
 
     from en.suites.launch import launcher_for, run_all
     from en.suites.plan import plan, variants_of
-    from en.suites.state import classes_of, cost_of, progress_of, seconds_left
+    from en.suites.state import costs_of, progress_of, seconds_left
     from en.suites.table import show_plan
 
     out = arguments.out or Path("runs") / arguments.suite.stem
@@ -50,8 +50,7 @@ def main() -> None:
     launcher = launcher_for(arguments.at_once, arguments.ranks)
     progress = [progress_of(run) for run in runs]
     try:
-        classes = classes_of(runs[0].config)
-        costs = {name: cost_of(run, classes) for name, run in variants_of(runs).items()}
+        costs = costs_of(variants_of(runs))
     except UserError:
         if not arguments.dry_run:
             raise

@@ -59,7 +59,12 @@ if [ $((${#missing[@]} + ${#optional[@]})) -gt 0 ] && [ "${as_root[0]:-}" != no 
 fi
 
 say "set-up: installing Python packages into .venv (several GB with PyTorch's CUDA libraries; minutes the first time)"
-"$python" -m venv .venv
+clear=()
+if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>&1)" != "$("$python" -VV)" ]; then
+    say "set-up: .venv is of another Python: made anew"
+    clear=(--clear)
+fi
+"$python" -m venv ${clear[@]+"${clear[@]}"} .venv
 .venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[ffcv,report,dev]'
 wanted >"$stamp"
 say "set-up: done; to use it by hand: source .venv/bin/activate"

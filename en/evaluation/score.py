@@ -13,9 +13,7 @@ from en.runs.provenance import ranks_facts
 def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, float]:
     """The metrics of a run's last.pt, or of a checkpoint, on its data's val split, with the number of images.
 
-    They are the same on all ranks.
-
-    The averaged weights are scored where the run kept them.
+    They are the same on all ranks. The averaged weights are scored where the run kept them.
 
     Args:
         where: a run folder or a checkpoint.

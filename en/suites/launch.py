@@ -1,6 +1,7 @@
 """The runs of a suite as processes: so many at once, on GPUs of their own, stopped and resumed together."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from en.errors import RESUME_ME, Stopped, UserError
+from en.errors import RESUME_ME, Stopped, UserError, in_one_line
 from en.progress import Progress, tell
 from en.suites.plan import Planned
 from en.suites.state import epochs_of
 
 LOOK_S = 0.5
+START = "== "  # before the command in a log
 ROOT = Path(__file__).resolve().parents[2]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -42,7 +44,7 @@ class Launcher:
             )
 
     def start(self, run: Planned, slot: int) -> subprocess.Popen[bytes]:
-        """Starts a run, or resumes it; what it prints is appended to FOLDER.log.
+        """Starts a run, or resumes it; its command and what it prints are appended to FOLDER.log.
 
         It leads a session of its own: a Ctrl-C in the terminal reaches this process alone, which asks the runs to stop.
         """
@@ -52,6 +54,8 @@ class Launcher:
         line = [*launcher, str(ROOT / "train.py"), str(run.base), *run.overrides, "--resume", "auto"]
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         with log_of(run).open("ab") as log:
+            log.write(f"{START}{shlex.join(line)}\n".encode())
+            log.flush()
             return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(slot),
                                     start_new_session=True)  # fmt: skip
 
@@ -82,10 +86,11 @@ def log_of(run: Planned) -> Path:
 
 
 def last_line(run: Planned) -> str:
-    """The last line of a run's log that names an error, or else its last line."""
-    lines = [line for line in log_of(run).read_text(errors="replace").splitlines() if line.strip()]
+    """The last line of a run's latest start that names an error, or else its last line."""
+    latest = log_of(run).read_text(errors="replace").rpartition(START)[2]
+    lines = [line for line in latest.splitlines()[1:] if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["nothing was printed"])[-1]
+    return in_one_line((errors or lines or ["nothing was printed"])[-1])
 
 
 class Stop:
@@ -108,39 +113,76 @@ class Stop:
         self.signal = signal.Signals(number).name
 
 
+class Pool:
+    """The runs of a suite as processes. Left by an error, no run goes on alone: each writes its checkpoint and ends.
+
+    Attributes:
+        failed: runs that ended with an error.
+    """
+
+    def __init__(self, runs: Sequence[Planned], launcher: Launcher) -> None:
+        self.failed: list[Planned] = []
+        self._launcher, self._waiting, self._stopping = launcher, list(runs), False
+        self._running: dict[int, tuple[Planned, subprocess.Popen[bytes]]] = {}
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.stop()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run waits or has not ended."""
+        return bool(self._waiting or self._running)
+
+    def fill(self) -> None:
+        """Starts runs that wait, as many as there is room for."""
+        for slot in sorted(set(range(self._launcher.at_once)) - set(self._running))[: len(self._waiting)]:
+            run = self._waiting.pop(0)
+            self._running[slot] = run, self._launcher.start(run, slot)
+            tell(f"{run.name}: started, {len(self._waiting)} to go")
+
+    def collect(self) -> None:
+        """Takes out the runs that have ended."""
+        for slot, (run, process) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[slot]
+            if code and not self._stopping:
+                self.failed.append(run)
+                tell(f"{run.name}: failed with exit code {code}: {last_line(run)}")
+            else:
+                tell(f"{run.name}: {'stopped' if code else 'finished'}")
+
+    def stop(self) -> None:
+        """Asks the runs to write a checkpoint and end, once, and starts no more."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._waiting.clear()
+        for _, process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        tell(f"waiting for the checkpoints of {len(self._running)} runs")
+
+
 def run_all(runs: Sequence[Planned], launcher: Launcher) -> list[Planned]:
     """Runs each to its end, one after another or several at once, past those that fail.
 
     Returns: the runs that failed.
     Raises: Stopped after a signal, when all runs have ended with a checkpoint.
     """
-    waiting, failed = list(runs), []
-    running: dict[int, tuple[Planned, subprocess.Popen[bytes]]] = {}
-    epochs, told = sum(run.config.train.epochs for run in runs), False
-    with Stop() as stop, Progress("epochs of the suite", epochs) as progress:
-        while running or (waiting and not stop.signal):
-            for slot in set(range(launcher.at_once)) - set(running):
-                if waiting and not stop.signal:
-                    run = waiting.pop(0)
-                    running[slot] = run, launcher.start(run, slot)
-                    tell(f"{run.name}: started, {len(waiting)} to go")
-            if stop.signal and not told:
-                told = True
-                for _, process in running.values():
-                    process.send_signal(signal.SIGTERM)
-                tell(f"{stop.signal}: waiting for the checkpoints of {len(running)} runs")
+    epochs = sum(run.config.train.epochs for run in runs)
+    with Stop() as stop, Progress("epochs of the suite", epochs) as progress, Pool(runs, launcher) as pool:
+        while pool.busy:
+            pool.fill()
             time.sleep(LOOK_S)
-            for slot, (run, process) in list(running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[slot]
-                if code and not stop.signal:
-                    failed.append(run)
-                    tell(f"{run.name}: failed with exit code {code}: {last_line(run)}")
-                else:
-                    tell(f"{run.name}: {'stopped' if code else 'finished'}")
+            pool.collect()
+            if stop.signal:
+                pool.stop()
             progress.advance(sum(epochs_of(run) for run in runs) - progress.done)
     if stop.signal:
         raise Stopped(f"stopped by {stop.signal}: the same command resumes the suite (exit code {RESUME_ME})")
-    return failed
+    return pool.failed

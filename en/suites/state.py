@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +101,16 @@ def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once:
         epoch = statistics.mean(own[run.variant]) if own[run.variant] else usual
         total += epoch * max(0, run.config.train.epochs - so_far.epochs)
     return total / at_once
+
+
+def costs_of(variants: Mapping[str, Planned]) -> dict[str, Complexity]:
+    """What each variant's network costs, every data set opened once. Raises UserError as `classes_of` and `cost_of`."""
+    classes: dict[tuple[str, str], int] = {}
+    for run in variants.values():
+        data = run.config.data
+        if (data.loader, data.root) not in classes:
+            classes[data.loader, data.root] = classes_of(run.config)
+    return {name: cost_of(run, classes[run.config.data.loader, run.config.data.root]) for name, run in variants.items()}
 
 
 def classes_of(config: Config) -> int:

@@ -73,8 +73,8 @@ class Task(BaseModel, ABC):
     def loss(self, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses of a batch, and over how many of them the mean is to be taken.
 
-        The mean is that of a whole step, over all ranks and micro-batches. The count is len(targets) where every image
-        counts once, as for most tasks, or else a number or a scalar tensor, the same kind on all ranks.
+        The mean is that of a whole step, over all ranks and micro-batches. The count is a number, such as
+        len(targets), where it follows from the size of the batch, or else a scalar tensor; always the same kind.
 
         Args:
             outputs: of the network in training mode.

@@ -81,8 +81,8 @@ def accumulate(
     The mean is taken over all that counts in the step, on whichever rank and in whichever micro-batch it is.
     """
     task, micro_batches = config.task, config.train.accumulation
-    total, counted = torch.zeros((), device=to_device.device), torch.zeros((), device=to_device.device)
-    varies = False
+    total = torch.zeros((), device=to_device.device)
+    counted: list[Tensor] = []
     for micro in range(micro_batches):
         batch = record.next_batch(batches)
         for message in batch.damaged:
@@ -91,14 +91,16 @@ def accumulate(
         images, targets = task.augment(*to_device(batch.images, batch.targets), len(loader.classes))
         with learner.sharing_gradients(last=micro + 1 == micro_batches):
             losses, count = task.loss(learner(images), targets)
-            loss = losses / len(images) / micro_batches
+            if isinstance(count, Tensor):
+                # It depends on the targets, and is known of the whole step only after the last micro-batch.
+                counted.append(count / len(images) / micro_batches)
+                count = len(images)
+            loss = losses / count / micro_batches
             learner.backward(loss)
         total += loss.detach()
-        varies = varies or isinstance(count, Tensor) or count != len(images)
-        counted += count / len(images) / micro_batches
-    if varies:
+    if counted:
         # So far each image counted once. Nothing counted at all means no loss and no gradient.
-        share = mean_over_ranks(counted).clamp(min=torch.finfo(torch.float32).tiny)
+        share = mean_over_ranks(torch.stack(counted).sum()).clamp(min=torch.finfo(torch.float32).tiny)
         learner.divide_gradients(share)
         total /= share
     return total
