@@ -45,6 +45,5 @@ for norm in bn en; do
     "${launch[@]}" eval.py "$runs/$norm"
 done
 
-say "report: $runs/report.md"
-python scripts/report.py "$runs/bn" "$runs/en" --out "$runs/report.md"
-cat "$runs/report.md"
+say "report: $runs/report"
+python scripts/report.py "$runs/bn" "$runs/en" --out "$runs/report"

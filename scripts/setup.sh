@@ -31,6 +31,7 @@ pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
 pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
 optional=()
 [ -d /usr/share/datasets/fashion-mnist ] || optional+=(dataset-fashion-mnist) # else torchvision downloads it
+command -v chromium >/dev/null || optional+=(chromium)                        # the tests open the report in it
 
 install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq)
 as_root=()
@@ -52,10 +53,10 @@ if [ $((${#missing[@]} + ${#optional[@]})) -gt 0 ] && [ "${as_root[0]:-}" != no 
         "${as_root[@]}" "${install[@]}" --no-install-recommends "${missing[@]}" >/dev/null ||
             fail "missing: ${missing[*]}: apt-get install failed"
     fi
-    if [ ${#optional[@]} -gt 0 ]; then
-        "${as_root[@]}" "${install[@]}" "${optional[@]}" >/dev/null ||
-            say "set-up: no package ${optional[*]} here; torchvision will download Fashion-MNIST"
-    fi
+    for package in "${optional[@]}"; do
+        "${as_root[@]}" "${install[@]}" --no-install-recommends "$package" >/dev/null ||
+            say "set-up: no package $package here (dataset-fashion-mnist: torchvision downloads it; chromium: its test fails)"
+    done
 fi
 
 say "set-up: installing Python packages into .venv (several GB with PyTorch's CUDA libraries; minutes the first time)"

@@ -15,7 +15,7 @@ from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_ste
 from en.config.reading import load_config
 from en.data import LOADERS
 from en.errors import UserError
-from en.reports.tables import write_report
+from en.reports.files import write_report
 from en.training.run import Run
 from en.training.signals import StopRequest
 
@@ -124,7 +124,8 @@ def test_other_changes_of_a_resumed_run_are_reported_recorded_and_shown_in_repor
     assert second["changed"] == {"train.epochs": [4, 1], "task.flip": [0.5, 0.0]} and second["resumed_at"]["epoch"] == 0
     assert (first["threads"], second["threads"]) == (1, 2) and first["native"] == "layers" and "changed" not in first
     assert "EN_NATIVE" in first and first["code"] == second["code"] and first["processor"]
-    text = write_report([str(run)], tmp_path / "report.md")
+    write_report([str(run)], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
     assert "Two recipes" in text and "task.flip" in text and "0.5" in text and str(run.name) in text
 
 
@@ -133,7 +134,8 @@ def test_a_resume_that_changes_nothing_reports_nothing(place, midway, tmp_path):
     shutil.copytree(midway, run)
     done = train(place, CASES[0], run, "resume=auto")
     assert done.returncode == 0 and "resumes" not in done.stderr, done.stderr
-    assert "Two recipes" not in write_report([str(run)], tmp_path / "report.md")
+    write_report([str(run)], tmp_path / "report")
+    assert "Two recipes" not in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from en.config.strict_yaml import read_yaml
 from en.distributed.ranks import Ranks, process_group
 from en.errors import UserError, exit_on_error, is_reporter
 from en.norm import NORMALIZERS
-from en.reports.tables import published
+from en.reports.published import published
 
 CONFIGS = [path for path in sorted(ROOT.glob("configs/*/*.yaml")) if path.parent.name != "ablations"]
 GOOD = """

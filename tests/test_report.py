@@ -1,97 +1,36 @@
-"""The comparison with published tables."""
+"""What a report says of runs, of published figures and of what went wrong."""
 
+import csv
 import html
 import json
+import math
 import re
 import statistics
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from commands import command, refused
+from report_runs import LINE, logged, run, scores
 
-from en.config.reading import dump
-from en.config.schema import Config
 from en.errors import UserError
-from en.reports.tables import published, write_report
-
-SUMMARY = {
-    "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",
-    "classes": 1000, "images": 50_000, "seed": 0, "epochs": 100, "epochs_done": 100,
-    "score": "top1", "best_score": 77.1, "best_epoch": 99,
-    "scores": {"top1": 77.0, "top5": 93.0, "loss": 0.9},
-    "params": 25_900_000, "gmacs": 4.09, "norm_gmacs": 0.05, "images_per_second": 9000.0, "resolution": 224,
-    "eval_resolution": 224, "batch_size": 256, "world_size": 8, "hardware": "8 x some GPU",
-}  # fmt: skip
-CONFIG = {
-    "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"},
-    "train": {"epochs": 100, "batch_size": 256}, "optim": {"lr": 0.1},
-}  # fmt: skip
+from en.reports.files import write_report
+from en.reports.published import published
+from scripts.report import main
 
 
-def scores(top1: object = 77.0, top5: object = 93.0) -> dict[str, object]:
-    return {"top1": top1, "top5": top5, "loss": 0.9}
+def report(runs: list[str], out: Path) -> str:
+    """The report in Markdown."""
+    write_report(runs, out)
+    return (out / "report.md").read_text()
 
 
-def run(folder: Path, config: dict[str, object] | None = None, **changes: object) -> str:
-    folder.mkdir()
-    (folder / "summary.json").write_text(json.dumps({**SUMMARY, **changes}))
-    (folder / "config.yaml").write_text(dump(Config.model_validate({**CONFIG, **(config or {})})))
-    return str(folder)
-
-
-def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
-    runs = [run(tmp_path / f"en{seed}", seed=seed, scores=scores(top1)) for seed, top1 in enumerate([77.0, 77.5, 78.3])]
-    runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]
-    text = write_report(runs, tmp_path / "out" / "report.md")
-    assert text == (tmp_path / "out" / "report.md").read_text()
-    row = next(line for line in text.splitlines() if "| en |" in line and "ImageNet" in line)
-    mean, std = statistics.mean([77.0, 77.5, 78.3]), statistics.stdev([77.0, 77.5, 78.3])
-    assert f"| {mean:.2f} ± {std:.2f} |" in row and "| 3 |" in row and "8 x some GPU, 8 ranks" in row
-    assert "| 76.00 |" in next(line for line in text.splitlines() if "| bn |" in line and "ImageNet" in line)
-    assert "Not one recipe" not in text and "cannot be compared" not in text
-
-
-def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
-    text = write_report([run(tmp_path / "a")], tmp_path / "report.md")
-    for row in published().figures:
-        lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
-        assert bool(lines) == (row["model"] == "resnet50")
-        assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
-
-
-def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    text = write_report(
-        [run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", scores=scores(77.0))], tmp_path / "report.md"
-    )
-    judged = [line for line in text.splitlines() if " against " in line]
-    assert len(judged) == 1 and "+0.08 against 76.92" in judged[0] and "sn" in judged[0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
-        ({"task": "regression"}, "another task (regression)"),
-        ({"eval_resolution": 256}, "another resolution (256 pixels)"),
-        ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
-    ],
-)
-def test_what_cannot_be_compared_is_said_in_plain_words(tmp_path, changes, words):
-    text = write_report([run(tmp_path / "a", norm="sn", **changes)], tmp_path / "report.md")
-    assert "cannot be compared with the published figures" in text and words in text and " against " not in text
-
-
-def test_runs_of_different_recipes_or_repeated_seeds_are_pointed_out(tmp_path):
-    runs = [run(tmp_path / "a"), run(tmp_path / "b", {"optim": {"lr": 0.2}, "norm": {"name": "bn"}}, norm="bn")]
-    assert "**Not one recipe**: the runs differ in optim.lr" in write_report(runs, tmp_path / "report.md")
-    assert "**Repeated seeds**" in write_report([run(tmp_path / "c"), run(tmp_path / "d")], tmp_path / "report.md")
-
-
-def test_a_network_without_published_figures_says_so(tmp_path):
-    assert "No published figure is on file for resnet18" in write_report(
-        [run(tmp_path / "a", model="resnet18")], tmp_path / "r.md"
-    )
+def table(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 NAMES = (
@@ -106,24 +45,368 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_names_stand_in_their_cell_letter_for_letter(tmp_path, name):
+def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
+    runs = [run(tmp_path / f"en{seed}", seed=seed, scores=scores(top1)) for seed, top1 in enumerate([77.0, 77.5, 78.3])]
+    runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]
+    text = report(runs, tmp_path / "out")
+    en, bn = (next(line for line in text.splitlines() if line.startswith(f"| {norm} |")) for norm in ("en", "bn"))
+    mean, std = statistics.mean([77.0, 77.5, 78.3]), statistics.stdev([77.0, 77.5, 78.3])
+    assert f"| en | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
+    assert "| bn | 1 | 76.00 | - |" in bn
+    assert "Not one recipe" not in text and "not comparable" not in text
+
+
+def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
+    text = report([run(tmp_path / "a")], tmp_path / "out").partition("### Published")[2]
+    for row in published().figures:
+        lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
+        assert bool(lines) == (row["model"] == "resnet50")
+        assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
+
+
+def test_an_unverified_figure_never_judges_a_run(tmp_path):
+    report([run(tmp_path / "en"), run(tmp_path / "sn", norm="sn", scores=scores(77.0))], tmp_path / "out")
+    en, sn = table(tmp_path / "out", "against_published")
+    assert (en["variant"], en["status"], en["published top-1"]) == ("en", "unverified", "78.1")
+    assert en["difference of top-1"] == en["difference of top-5"] == ""
+    assert (sn["variant"], sn["status"], sn["published top-1"]) == ("sn", "published", "76.92")
+    assert float(sn["difference of top-1"]) == pytest.approx(0.08)
+
+
+def test_a_difference_from_a_published_figure_has_the_uncertainty_of_the_measured_mean(tmp_path):
+    top1 = [76.7, 77.3, 77.1]
+    report([run(tmp_path / f"{s}", norm="sn", seed=s, scores=scores(top1[s])) for s in range(3)], tmp_path / "out")
+    (row,) = table(tmp_path / "out", "against_published")
+    half = 4.302653 * statistics.stdev(top1) / math.sqrt(3)
+    gap = statistics.fmean(top1) - 76.92
+    found = [float(row[f"{key}"]) for key in row if key.startswith(("difference of top-1", "its 95 % interval, top-1"))]
+    assert found == pytest.approx([gap, gap - half, gap + half], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
+        ({"task": "regression"}, "another task (regression)"),
+        ({"eval_resolution": 256}, "another resolution (256 pixels)"),
+        ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
+        ({"norm_options": {"groups": 16}}, "options of its own (groups=16)"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_plain_words(tmp_path, changes, words):
+    report([run(tmp_path / "a", norm="sn", **changes)], tmp_path / "out")
+    (row,) = table(tmp_path / "out", "against_published")
+    assert row["status"].startswith("not comparable: ") and words in row["status"]
+    assert row["difference of top-1"] == ""
+
+
+def test_options_that_are_the_defaults_or_change_no_figure_can_be_compared(tmp_path):
+    options = {"normalizers": ["bn", "in", "ln"], "sync": True, "eps": 1e-5}
+    report([run(tmp_path / "a", norm="sn", norm_options=options)], tmp_path / "out")
+    assert [row["status"] for row in table(tmp_path / "out", "against_published")] == ["published"]
+
+
+def test_runs_of_different_recipes_are_pointed_out_and_marked(tmp_path):
+    runs = [run(tmp_path / "a"), run(tmp_path / "b", {"optim": {"lr": 0.2}, "norm": {"name": "bn"}}, norm="bn")]
+    assert "**Not one recipe**: the runs differ in optim.lr" in report(runs, tmp_path / "out")
+    assert [row["variant"] for row in table(tmp_path / "out", "measured")] == ["en", "bn, optim.lr=0.2"]
+
+
+def test_a_run_of_a_seed_that_was_counted_before_is_said_and_not_counted(tmp_path):
+    runs = [run(tmp_path / name, scores=scores(top1)) for name, top1 in (("c", 70.0), ("d", 80.0))]
+    text = report([*runs, run(tmp_path / "e", seed=1, scores=scores(72.0))], tmp_path / "out")
+    assert f"**Repeated seeds**: {runs[1]} are" in text
+    (row,) = table(tmp_path / "out", "measured")
+    assert (float(row["top-1 %"]), row["n"]) == (71.0, "2")
+
+
+def test_keys_that_change_no_step_do_not_keep_seeds_apart(tmp_path):
+    runs = [
+        run(tmp_path / "a", {"resume": "auto", "run_dir": "x", "checkpoint": {"keep": 9}}, seed=0),
+        run(tmp_path / "b", {"data": {"root": "y", "workers": 3}}, seed=1, hardware="8 x another GPU"),
+    ]
+    assert "Not one recipe" not in report(runs, tmp_path / "out")
+    (row,) = table(tmp_path / "out", "measured")
+    assert row["n"] == "2" and row["hardware"] == "8 x some GPU, 8 ranks; 8 x another GPU, 8 ranks"
+
+
+def test_a_network_without_published_figures_says_so(tmp_path):
+    text = report([run(tmp_path / "a", model="resnet18")], tmp_path / "out")
+    assert "No published figure is on file for resnet18" in text
+
+
+def rows(norm: str, seed: int, epochs: int = 4) -> list[dict[str, float]]:
+    """A log as training leaves it, other numbers for each norm and seed."""
+    shift = {"bn": 0.0, "en": 1.5, "in": -9.0}[norm] + 0.37 * seed - (0.11 if norm == "bn" else 0.2) * seed * seed
+    return [
+        {"epoch": epoch, "train_loss": 2 / epoch - shift / 50, "images_per_second": 800 + 10 * shift + epoch,
+         "seconds": 90.0 + seed, "top1": 60 + 5 * epoch + shift + (seed * epoch % 3) / 7, "top5": 90 + epoch + seed / 9,
+         "loss": 1 / epoch}
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """A folder of runs as a suite leaves it: one failed at once, one has no folder, one stopped, one is larger, one has
+    no twin of its seed."""
+    root = tmp_path / "suite"
+    for norm, seed in [("bn", 0), ("bn", 1), ("bn", 2), ("en", 0), ("en", 1), ("en", 2), ("in", 7)]:
+        logged(root / f"{norm}-s{seed}", norm, seed, rows(norm, seed), 4)
+    logged(root / "large-s0", "en", 0, rows("en", 0), 4, side=96)
+    logged(root / "en-s3", "en", 3, rows("en", 3, 2), 4)
+    logged(root / "en-s4", "en", 4, [], 4)
+    (root / "en-s4.log").write_text("shufflenet\nerror: the loss of step 3 is not finite\n")
+    (root / "en-s5.log").write_text("error: data.root=x: no such folder\n")
+    (root / "notes.log").write_text("error: of something else")
+    return root
+
+
+def of_logs(root: Path, norm: str, key: str, seeds: tuple[int, ...] = (0, 1, 2)) -> list[float]:
+    """A number of the last rows of a normalizer's logs."""
+    logs = [(root / f"{norm}-s{seed}" / "log.jsonl").read_text().splitlines() for seed in seeds]
+    return [json.loads(lines[-1])[key] for lines in logs]
+
+
+def test_every_number_is_that_of_the_logs(suite, tmp_path):
+    report([str(suite)], tmp_path / "out")
+    for row in table(tmp_path / "out", "measured"):
+        if row["variant"] in ("bn", "en"):
+            for heading, key in (("top-1", "top1"), ("top-5", "top5")):
+                values = of_logs(suite, row["variant"], key)
+                mean, sd = statistics.fmean(values), statistics.stdev(values)
+                half = 4.302653 * sd / math.sqrt(3)
+                found = [row[f"{heading} %"], row[f"{heading} % sd"]]
+                found += [row[f"{heading} 95 % interval {end}"] for end in ("low", "high")]
+                assert [*map(float, found)] == pytest.approx([mean, sd, mean - half, mean + half], rel=1e-6)
+    (pair,) = [row for row in table(tmp_path / "out", "differences") if row["variants"] == "en - bn"]
+    gaps = [en - bn for en, bn in zip(of_logs(suite, "en", "top1"), of_logs(suite, "bn", "top1"), strict=True)]
+    half = 4.302653 * statistics.stdev(gaps) / math.sqrt(3)
+    low, high = (float(pair[f"top-1 95 % interval {end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx((statistics.fmean(gaps) - half, statistics.fmean(gaps) + half), rel=1e-6)
+    assert pair["method"] == "paired over 3 seeds" and float(pair["top-1 %"]) == pytest.approx(statistics.fmean(gaps))
+    (cost,) = [row for row in table(tmp_path / "out", "cost") if row["variant"] == "en"]
+    speeds = [statistics.fmean(of_logs(suite, norm, "images_per_second")) for norm in ("en", "bn")]
+    wanted = [speeds[0], statistics.fmean(gaps), 20.0, 100 * (4.14 / 4.10 - 1), 100 * (speeds[0] / speeds[1] - 1)]
+    keys = ["images/s", "± top-1 %", "± parameters %", "± GMACs %", "± images/s %"]
+    assert [float(cost[key]) for key in keys] == pytest.approx(wanted)
+    (line,) = [row for row in table(tmp_path / "out", "runs") if row["run"].endswith("en-s1")]
+    assert float(line["hours"]) == pytest.approx(4 * 91 / 3600) and line["command"] == f"{LINE} seed=1"
+    assert (line["commit"], line["begun"], line["hardware"]) == (
+        "abababababab +",
+        "2026-11-24T12:00:00+0000",
+        "some CPU",
+    )
+    assert line["configuration differs from most runs in"] == "nothing"
+
+
+def test_a_curve_is_the_mean_over_the_seeds_of_each_epoch(suite, tmp_path):
+    report([str(suite)], tmp_path / "out")
+    curves = json.loads((tmp_path / "out" / "report.json").read_text())["curves"]
+    for name, key in (("loss", "train_loss"), ("score", "top1")):
+        (points,) = [line["points"] for line in curves[name] if line["variant"] == "en"]
+        for point in points:
+            values = [rows("en", seed)[point["epoch"] - 1][key] for seed in range(3)]
+            found = (point["mean"], point["sd"], point["n"])
+            assert found == pytest.approx((statistics.fmean(values), statistics.stdev(values), 3))
+        assert [point["epoch"] for point in points] == [1, 2, 3, 4]
+
+
+def test_a_run_that_failed_stopped_never_began_or_is_larger_is_shown_as_such(suite, tmp_path):
+    text = report([str(suite)], tmp_path / "out")
+    assert "11 runs: 8 finished, 1 unfinished, 2 without a finished epoch." in text
+    for name, words in (
+        ("en-s3", "unfinished (2 of 4 epochs)"),
+        ("en-s4", "no finished epoch; error: the loss of step 3 is not finite"),
+        ("en-s5", "never began; error: data.root=x: no such folder"),
+    ):
+        assert f"**Not finished**: {suite / name}: {words}." in text
+        assert f"| {suite / name} | **{words}** |" in text
+    assert "notes" not in text
+    variants = {row["variant"]: row for row in table(tmp_path / "out", "measured")}
+    assert {*variants} == {"bn", "en", "in", "en, resolution=96 px", "en, unfinished (2 of 4 epochs)"}
+    assert variants["en, unfinished (2 of 4 epochs)"]["epochs"] == "2" and variants["en"]["n"] == "3"
+    assert (
+        variants["in"]["top-1 95 % interval low"] == "" and "**Not one recipe**: the runs differ in data.reso" in text
+    )
+    pairs = {row["variants"]: row for row in table(tmp_path / "out", "differences")}
+    assert not [name for name in pairs if "unfinished" in name] and "Not compared, because unfinished: en, unf" in text
+    assert pairs["in - bn"]["method"] == "no test: 1 and 3 runs, 0 of one seed" and pairs["in - bn"]["p"] == ""
+    assert pairs["en, resolution=96 px - en"]["differ in"] == "resolution"
+
+
+def test_several_comparisons_are_corrected_by_holm_and_said_in_words(tmp_path):
+    tops = {"bn": [70.0, 71.0, 70.4], "en": [75.0, 76.1, 75.5], "in": [70.2, 70.9, 70.1]}
+    runs = [
+        run(tmp_path / f"{norm}{seed}", norm=norm, seed=seed, scores=scores(top1))
+        for norm, values in tops.items()
+        for seed, top1 in enumerate(values)
+    ]
+    text = report(runs, tmp_path / "out")
+    found = [(float(row["p"]), float(row["p corrected"])) for row in table(tmp_path / "out", "differences")]
+    ordered = sorted(found)
+    assert len(found) == 3
+    assert [corrected for _, corrected in ordered] == pytest.approx(
+        [3 * ordered[0][0], max(3 * ordered[0][0], 2 * ordered[1][0]), max(2 * ordered[1][0], ordered[2][0])]
+    )
+    assert "Holm's for the 3 comparisons of this table" in text
+    assert "top-1 of en is higher than that of bn by 5.07 % (95 % interval " in text
+    assert "Whether 1 pair differs in top-1 is not shown by these runs." in text
+
+
+def test_many_variants_are_each_compared_with_the_first(tmp_path):
+    runs = [
+        run(tmp_path / f"{width}", norm_options={"hidden": width}, scores=scores(70.0 + width)) for width in range(9)
+    ]
+    text = report(runs, tmp_path / "out")
+    assert [row["variants"] for row in table(tmp_path / "out", "differences")] == [
+        f"en (hidden={width}) - en (hidden=0)" for width in range(1, 9)
+    ]
+    assert "Each variant is compared with en (hidden=0)." in text
+
+
+def test_variants_scored_on_other_images_stand_in_tables_of_their_own(suite, tmp_path):
+    report([str(suite), run(tmp_path / "other"), run(tmp_path / "more", norm="bn")], tmp_path / "out")
+    names = [[row["variants"] for row in table(tmp_path / "out", f"differences_{at}")] for at in (1, 2)]
+    assert "en - bn" in names[0] and not [name for name in names[0] if "ImageNet" in name]
+    assert len(names[1]) == 1 and names[1][0].count("data=ImageNet (1000 classes, 50,000 images)") == 2
+    assert (tmp_path / "out" / "figures" / "compute_2.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_folder_of_runs_means_its_runs_each_once_in_the_order_of_their_numbers(tmp_path):
+    runs = [run(tmp_path / "suite" / f"hidden{width}", norm_options={"hidden": width}) for width in (100, 20, 3)]
+    report([str(tmp_path), runs[0]], tmp_path / "out")
+    assert [row["run"] for row in table(tmp_path / "out", "runs")] == runs[::-1]
+
+
+def test_logs_with_torn_lines_and_numbers_that_are_none_cost_no_more_than_those(tmp_path, capsys):
+    path = Path(logged(tmp_path / "a", "en", 0, rows("en", 0), 4))
+    with (path / "log.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "top1": NaN, "train_loss": 1e400}\n{"epoch": 4, "top1": 88.0}\n{"epoch"')
+    report([str(path)], tmp_path / "out")
+    curves = json.loads((tmp_path / "out" / "report.json").read_text())["curves"]
+    assert [point["epoch"] for point in curves["score"][0]["points"]] == [1, 2, 4]
+    assert curves["score"][0]["points"][-1]["mean"] == 88.0
+    assert "log.jsonl:7: not a whole row: left out" in capsys.readouterr().err
+
+
+def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_path, capsys):
+    path = Path(run(tmp_path / "en"))
+    (path / "ratios").mkdir()
+    (path / "ratios" / "by_layer.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (path / "ratios" / "by_layer.txt").write_text('bn leads "below"\n')
+    lines = ["position,layer,normalizer,mean,sd", "1,conv1,bn,0.25,0.1", "1,conv1,in,0.75,", "2,<b>,bn,0.5,0.2"]
+    (path / "ratios" / "layers.csv").write_text("\n".join(lines))
+    damaged = Path(run(tmp_path / "sn", norm="sn"))
+    (damaged / "ratios").mkdir()
+    (damaged / "ratios" / "layers.csv").write_text("layer,normalizer\nconv1,bn\n")
+    report([str(path), str(damaged)], tmp_path / "out")
+    found = [[row[key] for key in ("layer", "bn", "bn sd", "in")] for row in table(tmp_path / "out", "ratios_1")]
+    assert found == [["conv1", "0.25", "0.1", "0.75"], ["<b>", "0.5", "0.2", ""]]
+    assert "layers.csv: not a table of ratios ('mean'): left out" in capsys.readouterr().err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img ") == 1 and 'src="data:image/svg+xml;base64,' in page
+    assert 'alt="bn leads &#34;below&#34;"' in page
+
+
+class Cells(HTMLParser):
+    """The texts of a page's cells, row by row, and of its paragraphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.paragraphs: list[str] = []
+        self._open = ""
+
+    def handle_starttag(self, tag: str, attributes: object) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._open = "cell"
+            self.rows[-1].append("")
+        elif tag in ("p", "h1"):
+            self._open = "paragraph"
+            self.paragraphs.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th", "p", "h1"):
+            self._open = ""
+
+    def handle_data(self, text: str) -> None:
+        if self._open == "cell":
+            self.rows[-1][-1] += text
+        elif self._open == "paragraph":
+            self.paragraphs[-1] += text
+
+
+@pytest.fixture(scope="module", params=range(len(NAMES)))
+def hostile(request, tmp_path_factory):
+    """A report of two runs in which every name is a hostile one: that name, and where the report is."""
+    name, tmp_path = NAMES[request.param], tmp_path_factory.mktemp("hostile")
+    changes = {"model": name, "norm": name, "norm_options": {name: name}, "dataset": name, "hardware": name}
+    folder = tmp_path / name.replace("/", "-")
+    report([run(folder, **changes), run(tmp_path / "second", seed=1, **changes)], tmp_path / "out")
+    return name.replace("\n", "\\n"), tmp_path / "out"
+
+
+def expected(name: str) -> dict[str, str]:
+    """The cells of the table of what was measured in which the name stands."""
+    return {
+        "variant": f"{name} ({name}={name})", "network": name, "data": f"{name}, 224 px", "hardware": f"{name}, 8 ranks"
+    }  # fmt: skip
+
+
+def test_names_stand_in_markdown_letter_for_letter(hostile):
     def rendered(cell: str) -> str:
         assert not re.search(r"(?<!&)[`*<>\[\]\\$~]|(?<!\w)_|_(?!\w)", cell), cell
         return html.unescape(cell)
 
-    changes = {"model": name, "norm": name, "norm_options": {name: name}, "dataset": name, "hardware": name}
-    folder = tmp_path / name.replace("/", "-")
-    runs = [run(folder, **changes), run(tmp_path / "second", **changes)]
-    lines = write_report(runs, tmp_path / "report.md").splitlines()
-    (row,) = [line for line in lines if line.startswith("|") and "8 ranks" in line]
-    cells = [rendered(cell.strip()) for cell in row[1:-1].split("|")]
-    shown = name.replace("\n", "\\n")
-    assert len(cells) == 11
-    assert (cells[0], cells[1], cells[2]) == (shown, f"{shown} ({shown}={shown})", f"{shown}, 224 px")
-    assert [rendered(line) for line in lines if line.startswith("No published")] == [
-        f"No published figure is on file for {shown}."
-    ]
+    name, out = hostile
+    lines = (out / "report.md").read_text().partition("## Measured")[2].splitlines()
+    head, _, row = [line for line in lines if line.startswith("|")][:3]
+    cells = dict(zip(*([cell.strip() for cell in line[1:-1].split("|")] for line in (head, row)), strict=True))
+    assert {key: rendered(cells[key]) for key in expected(name)} == expected(name)
+    assert f"No published figure is on file for {name}." in map(html.unescape, lines)
+    for line in lines:
+        assert line.startswith(("#", "|", "!", "**")) or not re.search(r"[`*<>\[\]\\$~]", line), line
+
+
+def test_names_stand_in_the_page_letter_for_letter(hostile):
+    name, out = hostile
+    page = Cells()
+    page.feed((out / "report.html").read_text())
+    cells = dict(zip(*page.rows[:2], strict=True))
+    assert {key: cells[key] for key in expected(name)} == expected(name)
+    assert f"No published figure is on file for {name}." in page.paragraphs
+    assert (out / "report.html").read_text().count("<script") == 1
+
+
+def test_names_stand_in_csv_and_latex_letter_for_letter(hostile):
+    name, out = hostile
+    (row,) = table(out, "measured")
+    assert {key: row[key] for key in expected(name)} == expected(name)
+    head, line = [line for line in (out / "tables" / "measured.tex").read_text().splitlines() if line.endswith("\\\\")]
+    head, line = (line.removesuffix("\\\\") for line in (head, line))
+    cells = [[of_latex(cell) for cell in re.split(r"(?<!\\)&", part)] for part in (head, line)]
+    found = dict(zip(*cells, strict=True))
+    assert {key: found[key] for key in expected(name)} == expected(name)
+
+
+def of_latex(cell: str) -> str:
+    """What LaTeX sets; it fails at a character that LaTeX would take as a command."""
+    words = {r"\textbackslash ": "\\", r"\textasciitilde ": "~", r"\textasciicircum ": "^", r"\space ": " "}
+    words |= {f"\\{char}": char for char in "&%$#_{}"}
+    text = ""
+    for part in re.findall(r"\\text\w+ |\\space |\\.|.", cell.strip()):
+        assert part in words or part not in "\\&%$#_{}~^", cell
+        text += words.get(part, part)
+    return text
+
+
+def test_names_stand_in_the_figures_letter_for_letter(hostile):
+    name, out = hostile
+    found = ElementTree.parse(out / "figures" / "compute.svg").iter("{http://www.w3.org/2000/svg}text")
+    assert f"{name} ({name}={name})" in {"".join(text.itertext()).strip() for text in found}
 
 
 DAMAGE = [
@@ -160,17 +443,48 @@ def test_a_damaged_run_is_refused_in_one_line_that_names_the_file_and_the_key(tm
     elif isinstance(content, str):
         path.write_text(content, errors="surrogateescape")
     with pytest.raises(UserError) as refusal:
-        write_report(runs, tmp_path / "report.md")
+        write_report(runs, tmp_path / "out")
     assert f"{tmp_path / 'bad'}/{words}" in str(refusal.value)
-    assert str(refusal.value).isprintable() and not (tmp_path / "report.md").exists()
+    assert str(refusal.value).isprintable() and not (tmp_path / "out").exists()
 
 
 def test_a_report_that_cannot_be_read_or_written_ends_with_code_2_and_one_line(tmp_path):
-    assert "nowhere" in refused(command("scripts/report.py", tmp_path / "nowhere", "--out", tmp_path / "r.md"))
+    assert "nowhere" in refused(command("scripts/report.py", tmp_path / "nowhere", "--out", tmp_path / "out"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: holds no run: expected a run folder, or a folder of run folders"):
+        write_report([str(tmp_path / "empty")], tmp_path / "out")
     good = run(tmp_path / "good")
-    for out in (tmp_path, "a\0b", tmp_path / ("x" * 5000)):
-        with pytest.raises(UserError, match=r"^--out .*expected a file that can be written"):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", "a\0b", tmp_path / ("x" * 5000)):
+        with pytest.raises(UserError, match=r"^--out .*expected a folder that can be written"):
             write_report([good], Path(out))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def show(monkeypatch, width: int, *arguments: object) -> None:
+    """The command in this process, in a terminal of a width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
+    main()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_table_in_a_terminal_fits_its_width_without_cutting_a_number(suite, tmp_path, capsys, monkeypatch, width):
+    show(monkeypatch, width, suite, "--out", tmp_path / "out")
+    text = capsys.readouterr().out
+    *lines, last = text.splitlines()
+    assert max(map(len, lines)) <= width and last == str(tmp_path / "out" / "report.html")
+    values = of_logs(suite, "en", "top1")
+    assert f" {statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} " in text or width == 40
+    assert "variant" in text and ("hardware" in text) and ("in the report also: " in text) == (width < 200)
+
+
+def test_without_the_extra_the_command_says_what_is_missing(tmp_path, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("en.reports")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"pandas.*: expected this package with its extra \[report\]"):
+        show(monkeypatch, 80, tmp_path, "--out", tmp_path / "out")
 
 
 def test_every_published_figure_has_a_source_and_a_status():
@@ -184,10 +498,8 @@ def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):
     changed = {"task.flip": [0.5, 0.0], "data.workers": [1, 4], "checkpoint.keep": [3, 5], "train.epochs": [90, 100]}
     start = {"resumed_at": {"epoch": 3, "step": 7}, "changed": changed, "command": "train.py"}
     (folder / "provenance.json").write_text(json.dumps({"starts": [{"seed": 0}, start]}))
-    (line,) = [
-        line for line in write_report([str(folder)], tmp_path / "report.md").splitlines() if "Two recipes" in line
-    ]
+    (line,) = [line for line in report([str(folder)], tmp_path / "out").splitlines() if "Two recipes" in line]
     assert "task.flip=0.0 (was 0.5) after step 7 of epoch 4" in line and "train.epochs=100 (was 90)" in line
     assert "workers" not in line and "keep" not in line
     (folder / "provenance.json").write_text("")
-    assert "provenance.json is damaged" in write_report([str(folder)], tmp_path / "report.md")
+    assert "provenance.json is damaged" in report([str(folder)], tmp_path / "out")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 
 from en.config.reading import load_config
-from en.reports.tables import write_report
+from en.reports.files import write_report
 from en.runs import checkpoint
 from en.runs.position import Position
 from en.tasks import TASKS
@@ -125,7 +125,8 @@ def test_a_new_task_trains_resumes_and_is_reported_without_a_change_elsewhere(be
         (tmp_path / "again" / "checkpoints" / path.name).write_bytes(path.read_bytes())
     again = checkpoint.load(train("again", "checkpoint.every_steps=3", "resume=auto") / "last.pt")
     assert all(torch.equal(value, again.model[name]) for name, value in state.model.items())
-    text = write_report([str(whole)], tmp_path / "report.md")
+    write_report([str(whole)], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
     assert "| error px |" in text and "top-1" not in text.split("## Published")[0]
 
 

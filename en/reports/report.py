@@ -1,0 +1,164 @@
+"""A report: what is said of some runs, in sections, from which every file of it is written."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from en.reports.comparisons import cost_table, difference_table
+from en.reports.curves import Line, Picture, compute_picture, curve_picture, lines
+from en.reports.measured import measured_table, remarks
+from en.reports.provenance import provenance_table
+from en.reports.published import against_table, published_table
+from en.reports.ratios import RatioPicture, ratio_pictures, ratio_tables
+from en.reports.runs import Run, find_runs, read_run
+from en.reports.tables import Note, Table
+from en.reports.variants import Peers, Variant, find_peers, find_variants, heading
+
+LOSS = "train_loss"  # its key in log.jsonl
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Attributes:
+        name, title: of its heading.
+        notes: sentences before the tables.
+        tables, pictures, images: what it shows.
+    """
+
+    name: str
+    title: str
+    notes: Sequence[Note] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    images: Sequence[RatioPicture] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is said of the runs.
+
+    Attributes:
+        title, lead: what it is of.
+        sections: in the order in which they are read.
+        runs, variants: what it was made from.
+        curves: the lines of its pictures, by name.
+    """
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    runs: Sequence[Run]
+    variants: Sequence[Variant]
+    curves: dict[str, list[Line]]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [picture for section in self.sections for picture in section.pictures]
+
+    def data(self) -> dict[str, Any]:
+        """The same for machines: every number in full precision."""
+        return {
+            "runs": [run_data(run) for run in self.runs],
+            "tables": {table.name: table.records for table in self.tables},
+            "notes": {
+                section.name: [note.text for note in (*section.notes, *under(section.tables))]
+                for section in self.sections
+            },
+            "curves": {name: [line_data(line) for line in found] for name, found in self.curves.items()},
+        }
+
+
+def make_report(paths: Iterable[str]) -> Report:
+    """The report of the run folders among the paths and in them. Raises UserError that names what cannot be read."""
+    runs = [read_run(path) for path in find_runs(map(Path, paths))]
+    variants = find_variants(runs)
+    every = find_peers(variants)
+    curves: dict[str, list[Line]] = {}
+    measured = [measured_table(variants)] if variants else []
+    differences = [table for peers in every if (table := difference_table(peers))]
+    sections = [
+        Section("measured", "Measured", remarks(runs, variants), measured),
+        Section("differences", "Differences between variants", none_to(differences), differences),
+        Section("cost", "Cost", (), [cost_table(peers) for peers in every]),
+        Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
+        Section("ratios", "Ratios", (), ratio_tables(runs), (), ratio_pictures(runs)),
+        Section("runs", "Runs", (), [provenance_table(runs, variants)]),
+    ]
+    if variants:
+        tables = [against_table(variants), published_table(variants)]
+        sections.insert(1, Section("published", "Published figures", (), tables))
+    shown = [part for part in sections if part.notes or part.tables or part.pictures or part.images]
+    return Report(title(variants), lead(runs), shown, runs, variants, curves)
+
+
+def under(tables: Iterable[Table]) -> list[Note]:
+    """The notes of tables."""
+    return [note for table in tables for note in table.notes]
+
+
+def title(variants: Sequence[Variant]) -> str:
+    names = dict.fromkeys(variant.summary.dataset for variant in variants)
+    return f"Normalizers compared on {', '.join(names)}" if names else "Runs without a result"
+
+
+def lead(runs: Sequence[Run]) -> str:
+    """How many runs there are, and how many of them are finished."""
+    finished = sum(run.is_finished for run in runs)
+    none = sum(run.summary is None for run in runs)
+    return (
+        f"{len(runs)} runs: {finished} finished, {len(runs) - finished - none} unfinished, "
+        f"{none} without a finished epoch."
+    )
+
+
+def none_to(differences: Sequence[Table]) -> list[Note]:
+    return [] if differences else [Note("There are no two finished variants to compare.")]
+
+
+def pictures(peers: Peers, curves: dict[str, list[Line]]) -> list[Picture]:
+    """The figures of variants that can be set against each other; their lines are added to `curves`."""
+    found = []
+    score = heading(peers.label)
+    for name, key, said in (("loss", LOSS, "training loss"), ("score", peers.score, score)):
+        drawn = lines(peers, key)
+        if drawn:
+            name = peers.file(name)
+            curves[name] = drawn
+            title = peers.titled(f"{capital(said)} after each epoch")
+            found.append(curve_picture(peers, drawn, name, title, said))
+    if peers.finished:
+        title = peers.titled(f"{capital(score)} against compute")
+        found.append(compute_picture(peers, peers.file("compute"), title, score))
+    return found
+
+
+def capital(text: str) -> str:
+    """The text as a title begins."""
+    return text[:1].upper() + text[1:]
+
+
+def run_data(run: Run) -> dict[str, Any]:
+    """A run for machines."""
+    return {
+        "path": str(run.path),
+        "status": run.status,
+        "error": run.error,
+        "seed": run.seed,
+        "hours": run.hours,
+        "scores": run.summary.scores if run.summary else None,
+        "config": run.config,
+    }
+
+
+def line_data(line: Line) -> dict[str, Any]:
+    points = [
+        {"epoch": epoch, "mean": point.mean, "sd": point.sd, "n": point.n} for epoch, point in line.points.items()
+    ]
+    return {"variant": line.name, "points": points}

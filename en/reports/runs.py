@@ -1,0 +1,214 @@
+"""Run folders, read for a report."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from en.config.reading import flatten
+from en.config.section import Section, explain
+from en.config.strict_yaml import Tree, read_tree
+from en.config.text_file import read_text
+from en.errors import UserError, shown
+from en.runs.folder import LOCK, whole_rows
+from en.runs.position import Position
+from en.runs.summary import Name, Summary
+
+NOT_RECIPE = ("norm", "seed", "run_dir", "resume", "device")  # config keys in which runs of one recipe may differ
+OPERATION = ("checkpoint", "distributed")  # sections that change no step
+NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
+OF_ONE_RUN = ("seed", "run_dir", "resume")  # keys that each run has a value of its own for
+A_RUN = "a run with at least one finished epoch"
+DEPTH = 2  # folders between a path that is given and a run
+OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
+TAIL = 100_000  # bytes of it that are looked at
+MAX_NUMBER = 1e15  # in a log
+Log = dict[int, dict[str, float]]
+Words = Annotated[str, Field(max_length=100_000)]
+
+
+class StartRow(Section):
+    """One start in a run's provenance.json: when, how and on what; where it resumed, and the keys it changed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    time: Name | None = None
+    command: Words | None = None
+    git_commit: Name | None = None
+    git_dirty: bool | None = None
+    hardware: Name | None = None
+    resumed_at: Position = Position()
+    changed: dict[Name, tuple[Any, Any]] = Field(default_factory=dict)  # dotted key: before and now
+
+
+class Provenance(Section):
+    """What a report needs of provenance.json."""
+
+    starts: list[StartRow]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: of the folder.
+        config: config.yaml by dotted keys; empty for a run that ended before it was written.
+        summary: summary.json; None before the first finished epoch.
+        starts: of provenance.json; empty without one, None where it is damaged.
+        log: log.jsonl, the finite numbers of each epoch by name.
+        error: the last one in what it printed, where a suite kept that; "" without one.
+    """
+
+    path: Path
+    config: Tree
+    summary: Summary | None
+    starts: list[StartRow] | None
+    log: Log
+    error: str
+
+    @cached_property
+    def recipe(self) -> Tree:
+        """The values of the dotted keys in which runs that are compared have to agree, and the number of ranks."""
+        ranks = {"ranks": self.summary.world_size} if self.summary else {}
+        return {key: value for key, value in self.config.items() if is_recipe(key)} | ranks
+
+    @property
+    def seed(self) -> int | None:
+        seed = self.summary.seed if self.summary else self.config.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary is not None and self.summary.epochs_done >= self.summary.epochs
+
+    @property
+    def status(self) -> str:
+        """How far the run came, in words."""
+        if self.summary is None:
+            return "no finished epoch" if self.config else "never began"
+        done, planned = self.summary.epochs_done, self.summary.epochs
+        return "finished" if self.is_finished else f"unfinished ({done} of {planned} epochs)"
+
+    @property
+    def outcome(self) -> str:
+        """The status, and for a run that did not finish the last error that it printed."""
+        return f"{self.status}; {self.error}" if self.error and not self.is_finished else self.status
+
+    @property
+    def hours(self) -> float | None:
+        """Hours of training by the log, without evaluation and without work that a resumed run lost."""
+        seconds = [row["seconds"] for row in self.log.values() if "seconds" in row]
+        return sum(seconds) / 3600 if seconds else None
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders among the paths and in them, each once. Raises UserError for a path without any."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder: expected a run folder, or a folder of run folders")
+        inside = runs_in(path, DEPTH)
+        if not inside:
+            raise UserError(f"{path}: holds no run: expected a run folder, or a folder of run folders")
+        for run in inside:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def runs_in(path: Path, depth: int) -> list[Path]:
+    """The folder itself where it holds a run, else those of the folders in it.
+
+    A run of a suite that ended before it made its folder has a log alone, and counts as well.
+    """
+    if any((path / name).exists() for name in ("config.yaml", "summary.json", LOCK)):
+        return [path]
+    inner = sorted(path.iterdir(), key=natural) if depth else []
+    found = []
+    for entry in inner:
+        if entry.is_dir() and not entry.name.startswith("."):
+            found += runs_in(entry, depth - 1)
+        elif (log := OF_A_SUITE.fullmatch(entry.name)) and not (path / log[1]).exists():
+            found.append(path / log[1])
+    return found
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """What paths are sorted by: words as words and numbers as numbers."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
+    return [(int(part), "") if part.isdecimal() and len(part) < 20 else (0, part) for part in parts]
+
+
+def read_run(path: Path) -> Run:
+    """A run folder, also one that never got far. Raises UserError that names a damaged file and the key."""
+    summary = read_summary(path / "summary.json") if (path / "summary.json").exists() else None
+    config = read_config(path / "config.yaml") if summary or (path / "config.yaml").exists() else {}
+    starts, log = read_starts(path / "provenance.json"), read_log(path / "log.jsonl")
+    return Run(path, config, summary, starts, log, last_error(path.parent / f"{path.name}.log"))
+
+
+def read_summary(path: Path) -> Summary:
+    try:
+        return Summary.model_validate_json(read_text(path, A_RUN))
+    except ValidationError as error:
+        first, *others = error.errors()
+        reason = f"expected JSON: {first['msg']}" if first["type"] == "json_invalid" else explain(first)
+        raise UserError(f"{path}: {reason}{f' (and {len(others)} more)' if others else ''}") from error
+
+
+def read_config(path: Path) -> Tree:
+    """config.yaml by dotted keys."""
+    config = read_tree(path, A_RUN)
+    if not isinstance(config.get("data"), dict):
+        raise UserError(f"{path}: data={shown(config.get('data'))}: expected a section of keys and values")
+    return flatten(config)
+
+
+def read_starts(path: Path) -> list[StartRow] | None:
+    """The starts of a run; empty where the file is missing, None where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return Provenance.model_validate_json(path.read_bytes()).starts
+    except (OSError, ValidationError):
+        return None
+
+
+def read_log(path: Path) -> Log:
+    """The finite numbers of each epoch by name; of an epoch that stands there twice, the later row's."""
+    return {
+        row["epoch"]: {name: float(value) for name, value in row.items() if is_number(value)}
+        for row in whole_rows(path)
+        if 0 < row["epoch"] <= MAX_NUMBER
+    }
+
+
+def last_error(path: Path) -> str:
+    """The last line of an error in what a run printed; "" without one."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error: ")), "")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a log is one that can be drawn."""
+    return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
+
+
+def is_recipe(key: str) -> bool:
+    """Whether a dotted key is one in which runs of one recipe have to agree."""
+    section, _, name = key.partition(".")
+    return section not in (*NOT_RECIPE, *OPERATION) and (section != "data" or name not in NOT_RECIPE_DATA)
+
+
+def frozen(value: object) -> str:
+    """A value of a configuration as text that is the same for equal values alone."""
+    return json.dumps(value, sort_keys=True)

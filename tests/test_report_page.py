@@ -1,0 +1,138 @@
+"""The page of a report in a browser."""
+
+import json
+from pathlib import Path
+
+import pytest
+from browser import Browser
+from report_runs import logged
+
+from en.reports.files import write_report
+
+NAME = "<script>document.title = 'taken'</script><img src=x onerror=console.error(1)>"
+# Of every text of the page and its pictures: how it stands out from what is behind it, by WCAG 2's formula.
+CONTRASTS = """(() => {
+  const channel = part => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  const light = colour => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(part => channel(part / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  return [...document.querySelectorAll("p, td, th, h1, h2, caption, figcaption, svg text")].map(element => {
+    const style = getComputedStyle(element), ink = light(element.matches("text") ? style.fill : style.color);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  });
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """The page of nine runs: three normalizers, one of them with a name that attacks the page, one run unfinished."""
+    root = tmp_path_factory.mktemp("page")
+    for norm, top1 in (("bn", 70.0), ("en", 9.5), ("in", 60.0)):
+        for seed in range(3):
+            rows = [
+                {"epoch": epoch, "train_loss": 1 / epoch, "images_per_second": 100.0, "seconds": 60.0,
+                 "top1": top1 + seed * epoch / 7, "top5": 90.0, "loss": 0.5}
+                for epoch in (1, 2, 3)
+            ]  # fmt: skip
+            logged(root / "runs" / f"{norm}-s{seed}", norm, seed, rows[: 2 if (norm, seed) == ("in", 2) else 3], 3)
+            if norm == "en":
+                path = root / "runs" / f"{norm}-s{seed}" / "summary.json"
+                path.write_text(json.dumps({**json.loads(path.read_text()), "norm_options": {"activation": NAME}}))
+    picture = root / "runs" / "bn-s0" / "ratios"
+    picture.mkdir()
+    (picture / "layers.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='900' height='9'/>")
+    write_report([str(root / "runs")], root / "out")
+    alone = root / "alone" / "report.html"
+    alone.parent.mkdir()
+    return (root / "out" / "report.html").rename(alone)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_loads_alone_without_an_error_and_scrolls_its_tables_only(browser, page, width, scheme):
+    browser.open(page, width, scheme)
+    assert browser.complaints == []
+    assert [address for address in browser.addresses if not address.startswith("data:")] == [page.as_uri()]
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = browser.evaluate("[...document.querySelectorAll('.box')].map(box => [box.scrollWidth, box.clientWidth])")
+    assert len(boxes) == 6 and all(inner <= width for _, inner in boxes)
+    assert any(whole > inner for whole, inner in boxes) or width > 390
+    assert browser.evaluate("document.title") == "Normalizers compared on clothes"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_in_light_and_dark(browser, page, scheme):
+    browser.open(page, 1280, scheme)
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(19, 19, 21)"}[scheme]
+    contrasts = browser.evaluate(CONTRASTS)
+    assert len(contrasts) > 100 and min(contrasts) > 7
+
+
+def test_every_picture_is_there_and_said_in_words(browser, page):
+    browser.open(page, 1280)
+    pictures = browser.evaluate(
+        "[...document.querySelectorAll('figure')].map(figure => { const svg = figure.querySelector('svg'), img = "
+        "figure.querySelector('img'); const box = (svg || img).getBoundingClientRect(); return [box.width > 200, svg ? "
+        "svg.getAttribute('role') : 'img', svg ? document.getElementById(svg.getAttribute('aria-labelledby'))"
+        ".textContent : img.alt, img ? img.naturalWidth : svg.querySelectorAll('path').length]; })"
+    )
+    assert all(wide and role == "img" and parts > 5 for wide, role, _, parts in pictures)
+    loss, score, compute, ratios = (words for _, _, words, _ in pictures)
+    assert "bn: 1 after epoch 1, 0.3333 after epoch 3" in loss and NAME in loss
+    assert "Top-1 % after each epoch" in score and "at 4.1 GMACs" in compute and ratios.startswith("Ratios of ")
+    assert browser.evaluate("(ids => ids.length === new Set(ids).size)([...document.querySelectorAll('[id]')]"
+                            ".map(element => element.id))")  # fmt: skip
+
+
+def column(browser: Browser, table: str, at: int) -> list[str]:
+    """The texts of a column, from the top, as the page shows them."""
+    found: list[str] = browser.evaluate(
+        f"[...document.querySelectorAll('#{table}-table tbody tr')].map(row => row.cells[{at}].textContent.trim())"
+    )
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_click_on_a_heading_sorts_by_number_or_word_and_a_second_one_the_other_way(browser, page, width):
+    browser.open(page, width)
+    heads = browser.evaluate("[...document.querySelectorAll('#measured-table thead th')].map(head => head.textContent)")
+    at = heads.index("top-1 %")
+    values = [float(text.split()[0]) for text in column(browser, "measured", at)]
+    assert values != sorted(values)
+    for direction in ("ascending", "descending"):
+        browser.click(f"#measured-table th:nth-child({at + 1}) button")
+        found = [float(text.split()[0]) for text in column(browser, "measured", at)]
+        assert found == sorted(values, reverse=direction == "descending")
+        sorts = browser.evaluate("[...document.querySelectorAll('[aria-sort]')].map(e => e.ariaSort)")
+        assert sorts == [direction]
+    at = heads.index("top-1 95 % interval")
+    for _ in range(2):  # a dash is no number: it stays at the end
+        browser.click(f"#measured-table th:nth-child({at + 1}) button")
+        assert column(browser, "measured", at)[-1] == "-"
+    browser.click("#measured-table th:first-child button")
+    names = column(browser, "measured", 0)
+    assert [name.split()[0] for name in names] == ["bn", "en", "in", "in,"] and browser.complaints == []
+
+
+def test_headings_are_ordered_and_boxes_can_be_reached_by_key(browser, page):
+    browser.open(page, 390)
+    levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(head => head.tagName)")
+    assert levels[0] == "H1" and set(levels[1:]) == {"H2"}
+    assert browser.evaluate("[...document.querySelectorAll('.box')].every(box => box.tabIndex === 0 && "
+                            "document.getElementById(box.getAttribute('aria-labelledby')).textContent)")  # fmt: skip
+
+
+def test_the_page_prints_dark_on_white_within_the_paper(browser, page):
+    browser.open(page, 718, "dark", media="print")  # A4 without margins
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 718
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert min(browser.evaluate(CONTRASTS)) > 7
