@@ -16,7 +16,7 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("evaluation",),
     ("training",),
     ("reports", "suites"),
-    ("benchmarks",),
+    ("benchmarks", "diagnosis"),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NEVER = {
