@@ -56,11 +56,11 @@ def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
         return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
     y = torch.zeros_like(x)
     for i, (mean, var) in enumerate(stats):
-        gamma = layer.weight[0 if layer.shared_affine else i].view(column)
+        gamma = layer.weight_rows[0 if layer.shared_affine else i].view(column)
         y = y + gamma * ratios[:, i] * (x - mean) / torch.sqrt(var + layer.eps)
         if not layer.shared_affine:
-            y = y + layer.bias[i].view(column)
-    return y + layer.bias[0].view(column) if layer.shared_affine else y
+            y = y + layer.bias_rows[i].view(column)
+    return y + layer.bias.view(column) if layer.shared_affine else y
 
 
 def literal_switchable(layer: SwitchableNorm2d, x: Tensor) -> Tensor:

@@ -34,16 +34,17 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: pi; the gate has pi * K hidden units, 50 * K in the paper.
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
-        shared_affine: one weight and bias, (1, C), for all normalizers.
+        shared_affine: one weight and bias, (C,), for all normalizers.
         ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
             static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
-            ratios. There is then one map and so one weight and bias, (1, C) (our choice).
+            ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-    Parameters: `weight` (K, C) ones, `bias` (K, C) zeros, `reduce.weight` (G, C/G, 1), `gate.0` Linear(K*K, pi*K),
-    `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios; `gate.0`
-    Linear(C, pi*K) and no reduce for pooled ones.
+    Parameters: `weight` ones and `bias` zeros, (K * C,), because many optimizers take what has two axes for a matrix;
+    `weight_rows` and `bias_rows`, (K, C), are views of them by normalizer. `reduce.weight` (G, C/G, 1), `gate.0`
+    Linear(K*K, pi*K), `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios;
+    `gate.0` Linear(C, pi*K) and no reduce for pooled ones.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class ExemplarNorm2d(CombinedNormalizer):
 
         k = len(self.normalizers)
         rows = 1 if shared_affine or mix == "statistics" else k
-        self.weight = nn.Parameter(torch.ones(rows, num_features))
-        self.bias = nn.Parameter(torch.zeros(rows, num_features))
+        self.weight = nn.Parameter(torch.ones(rows * num_features))
+        self.bias = nn.Parameter(torch.zeros(rows * num_features))
         if ratios == "static":
             self.ratio_logits = nn.Parameter(torch.zeros(k))
             return
@@ -87,11 +88,21 @@ class ExemplarNorm2d(CombinedNormalizer):
         for parameter in self.gate[2].parameters():
             nn.init.zeros_(parameter)
 
+    @property
+    def weight_rows(self) -> Tensor:
+        """`weight` by normalizer: a view (K, C), or (1, C) where they share one."""
+        return self.weight.view(-1, self.num_features)
+
+    @property
+    def bias_rows(self) -> Tensor:
+        """`bias` by normalizer: a view (K, C), or (1, C) where they share one."""
+        return self.bias.view(-1, self.num_features)
+
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
         ratios = self.ratios(mean, offsets, variances)
         self.observe(ratios.detach())
-        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        weight, bias = self.weight_rows.to(mean.dtype), self.bias_rows.to(mean.dtype)
         if self.mix == "statistics":
             return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
         return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
