@@ -74,8 +74,8 @@ def branches(layer: Normalizer, mean: Tensor, var: Tensor, pixels: int) -> Itera
             yield name, ratio, scale * ratio, (shift - rows.sum(0)) * ratio
     if isinstance(layer, ExemplarNorm2d) and layer.mix == "outputs":
         offsets, variances = layer.statistics(mean, var, pixels)
-        ratios = layer.ratios(mean, offsets, variances).detach()
-        weight = layer.weight.view(-1, mean.shape[1]).expand(len(layer.normalizers), -1)
+        ratios = layer.ratios(mean, offsets, variances, pixels).detach()
+        weight = layer.weight_rows.expand(len(layer.normalizers), -1)
         scales = weight * ratios[..., None] * torch.rsqrt(variances + layer.eps)
         for k, name in enumerate(layer.normalizers):
             yield name, float(ratios[:, k].mean()), scales[:, k], scales[:, k] * offsets[:, k]
