@@ -1,35 +1,7 @@
 #!/usr/bin/env python3
-"""Evaluate: python eval.py RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N], or the same under torchrun.
+"""Evaluate: python eval.py --help, or under torchrun. Also en-eval."""
 
-A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images.
-"""
-
-import argparse
-import json
-
-from en.errors import Parser, exit_on_error, whole_number
-
-
-def main() -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
-    parser.add_argument(
-        "--recalibrate",
-        metavar="N",
-        type=whole_number(0, 10**9),
-        default=0,
-        help="take running averages over N batches",
-    )
-    arguments = parser.parse_intermixed_args()
-
-    from en.distributed.ranks import Ranks
-    from en.evaluation.score import score
-
-    scores = score(arguments.checkpoint, arguments.overrides, arguments.recalibrate)
-    if Ranks.from_environment().is_first:
-        print(json.dumps(scores), flush=True)
-
+from en.commands.eval import main
 
 if __name__ == "__main__":
-    exit_on_error(main)
+    main()

@@ -143,10 +143,28 @@ def naming_unusable_paths() -> Iterator[None]:
         raise UserError(f"{error.filename}: {error.strerror}: expected a usable file or folder") from error
 
 
-def exit_on_error(command: Callable[[], None]) -> None:
-    """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line."""
+@contextmanager
+def naming_missing_packages(extras: str) -> Iterator[None]:
+    """Turns the lack of another package into a UserError that names the extras of this one that bring it."""
     try:
-        with naming_unusable_paths():
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "en":
+            raise
+        wanted = f"expected exemplar-norm[{extras}] (in its source tree: pip install '.[{extras}]')"
+        refusal = UserError(f"{error.name}: not installed: {wanted}")
+        refusal.common = True
+        raise refusal from error
+
+
+def exit_on_error(command: Callable[[], None], extras: str = "train") -> None:
+    """Runs `command`; a UserError, RunError or Stopped ends the process with its exit code and one line.
+
+    Args:
+        extras: of this package that the command needs.
+    """
+    try:
+        with naming_unusable_paths(), naming_missing_packages(extras):
             command()
     except UserError as error:
         if is_reporter() or not error.common:

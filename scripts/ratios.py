@@ -1,57 +1,12 @@
 #!/usr/bin/env python3
-"""Look at the ratios of a trained EN network: python scripts/ratios.py RUN_OR_CHECKPOINT [key=value ...]
+"""Look at the ratios of a trained EN network: python scripts/ratios.py --help; also en-ratios."""
 
-By layer, sample, class and epoch, over a whole set: tables, figures, and the samples at either extreme. A run folder
-means its last.pt. It runs as one process.
-"""
-
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.errors import Parser, UserError, exit_on_error, in_one_line
-
-
-def main() -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a run folder or a .pt file in it")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration in the checkpoint")
-    parser.add_argument("--data", metavar="SET", help="another data set of the same classes, as data.root")
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="its images, default val")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the files, default RUN/ratios")
-    arguments = parser.parse_intermixed_args()
-
-    try:
-        from en.reports.ratio_files import make_folder, write_ratios
-        from en.reports.ratio_tables import extremes
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name}: not installed: expected this package with its extra [report]") from error
-    from en.distributed.ranks import Ranks
-    from en.evaluation.ratios import describe, measure_ratios, read_pictures
-    from en.evaluation.trained import open_trained
-    from en.runs.ratios import read_epochs
-    from en.runs.start import run_of
-
-    ranks, split = Ranks.from_environment(), arguments.split
-    if ranks.world_size > 1:
-        refusal = UserError(f"WORLD_SIZE={ranks.world_size}: expected one process, without torchrun")
-        refusal.common = True
-        raise refusal
-    data = [] if arguments.data is None else [f"data.root={json.dumps(arguments.data)}"]
-    trained = open_trained(arguments.checkpoint, [*arguments.overrides, *data], ranks, [split])
-    run = run_of(trained.path)
-    out = arguments.out or run / "ratios"
-    make_folder(out)
-    ratios = measure_ratios(trained, split)
-    found = extremes(ratios)
-    pictures = read_pictures(trained.loaders[split], [row.sample for row in found], trained.config.eval_resolution)
-    trained.close()
-    write_ratios(out, ratios, found, pictures, read_epochs(run), describe(trained, split))
-    print(in_one_line(f"{out}: ratios of {len(ratios.targets):,} images in {len(ratios.layers)} layers"))
-
+from en.commands.ratios import main
 
 if __name__ == "__main__":
-    exit_on_error(main)
+    main()

@@ -66,6 +66,6 @@ if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>&1)" != "$("$python" -
     clear=(--clear)
 fi
 "$python" -m venv ${clear[@]+"${clear[@]}"} .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[ffcv,report,dev]'
+.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[train,ffcv,report,dev]'
 wanted >"$stamp"
 say "set-up: done; to use it by hand: source .venv/bin/activate"

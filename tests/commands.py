@@ -14,10 +14,15 @@ def command(script: str, *arguments: object, ranks: int = 0, **environment: str)
     launcher = [sys.executable]
     if ranks:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     line = [*launcher, str(ROOT / script), *map(str, arguments)]
+    env = environment_of(**environment)
     return subprocess.run(line, capture_output=True, text=True, env=env, timeout=420, check=False)
+
+
+def environment_of(**changes: str) -> dict[str, str]:
+    """The environment of a process that is alone, on one thread, and finds the package in this source tree."""
+    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **changes}
 
 
 def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """Which part of the package may import which: dependencies point one way."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("training",),
     ("reports", "suites"),
     ("benchmarks", "diagnosis"),
+    ("commands",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NEVER = {
@@ -27,6 +29,7 @@ NEVER = {
     ("models", "data"),
     ("data", "models"),
 }
+COMMANDS = ("ablate", "prepare_data", "ratios", "report")
 MODULES = sorted((ROOT / "en").rglob("*.py"))
 
 
@@ -36,7 +39,7 @@ def part_of(module: str) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of the package that a file imports, also inside functions."""
+    """The modules that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -44,17 +47,22 @@ def imported(path: Path) -> set[str]:
             found |= {f"en.{name.name}" for name in node.names} if node.module == "en" else {node.module}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
-    return {module for module in found if module.startswith("en.")}
+    return found
+
+
+def imported_of_en(path: Path) -> set[str]:
+    """Those of them that are the package's."""
+    return {module for module in imported(path) if module.startswith("en.")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_what_stands_below_it(path):
     own = path.relative_to(ROOT / "en").parts[0].removesuffix(".py")
     if own == "__init__":
-        assert imported(path) == set()
+        assert imported_of_en(path) == set()
         return
     assert own in GROUND or own in HEIGHT, f"en/{own}: expected one of {[*GROUND, *HEIGHT]}"
-    for part in {part_of(module) for module in imported(path)} - {own}:
+    for part in {part_of(module) for module in imported_of_en(path)} - {own}:
         if own in GROUND:
             assert part in GROUND, f"the ground imports en.{part}"
         elif own == "norm":
@@ -64,9 +72,18 @@ def test_a_module_imports_only_what_stands_below_it(path):
             assert (own, part) not in NEVER, f"en.{own} imports en.{part}"
 
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py"])
-def test_an_entry_point_is_thin(script):
-    assert len((ROOT / script).read_text().splitlines()) <= 40
+def test_the_normalizers_need_torch_and_the_standard_library_only():
+    found = set().union(*map(imported, [ROOT / "en" / "__init__.py", *(ROOT / "en" / "norm").rglob("*.py")]))
+    names = {module.partition(".")[0] for module in found}
+    assert names - sys.stdlib_module_names == {"en", "torch", "triton"}  # triton, which torch brings for GPUs
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", *(f"scripts/{name}.py" for name in COMMANDS)])
+def test_a_commands_script_holds_no_code_of_its_own(script):
+    code = ast.parse((ROOT / script).read_text()).body
+    kinds = (ast.Import, ast.ImportFrom, ast.Expr, ast.If)
+    assert all(isinstance(node, kinds) for node in code) and ast.unparse(code[-1]).endswith(":\n    main()")
+    assert any(isinstance(node, ast.ImportFrom) and (node.module or "").startswith("en.commands.") for node in code)
 
 
 def test_the_loop_names_no_task_no_loader_and_no_normalizer():

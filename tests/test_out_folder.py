@@ -12,13 +12,13 @@ import pytest
 from conftest import CLASSES, PER_CLASS, ended, jpeg
 from readers import reading
 
+from en.commands.prepare import main
 from en.data import LOADERS
 from en.data.ffcv.file import BetonFile
 from en.data.ffcv.out_folder import FILES
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import Sample, Source, read_source
 from en.errors import UserError
-from scripts.prepare_data import main
 
 TRAIN = PER_CLASS["train"] * CLASSES
 

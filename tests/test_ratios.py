@@ -1,7 +1,6 @@
 """The instrument for the ratios, on a run of its own: against record_ratios, by hand, and its refusals."""
 
 import json
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,19 +12,20 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
-from commands import ROOT, succeed
+from commands import succeed
 from conftest import CLASSES, PER_CLASS
 from PIL import Image
 from torch import nn
 
 from en.build import build_to_device
+from en.commands.ratios import main
 from en.config.reading import load_config
 from en.data import Batch
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
-from en.errors import RunError, exit_on_error
+from en.errors import RunError
 from en.evaluation.ratios import collect_ratios, measure_ratios, read_pictures
 from en.evaluation.trained import Trained, open_trained
 from en.norm import ExemplarNorm2d, record_ratios
@@ -345,14 +345,13 @@ def test_a_run_without_en_logs_no_ratios_and_is_refused(train, look):
 
 @pytest.fixture
 def look(monkeypatch, capsys) -> Callable[..., str]:
-    """The one line with which scripts/ratios.py, run in this process, refuses its arguments."""
-    main = runpy.run_path(str(ROOT / "scripts" / "ratios.py"))["main"]
+    """The one line with which en-ratios, run in this process, refuses its arguments."""
 
     def run(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["ratios.py", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            exit_on_error(main)
+            main()
         (line,) = capsys.readouterr().err.splitlines()
         assert end.value.code == 2 and line.startswith("error: ")
         return str(line)

@@ -16,10 +16,10 @@ import yaml
 from commands import command, refused
 from report_runs import LINE, logged, run, scores
 
+from en.commands.report import main
 from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.published import published
-from scripts.report import main
 
 
 def report(runs: list[str], out: Path) -> str:

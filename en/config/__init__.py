@@ -1,0 +1,1 @@
+"""Every key of a run: YAML, its base and overrides made into a checked configuration."""

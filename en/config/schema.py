@@ -69,7 +69,7 @@ class NormConfig(Section):
 
 class DataConfig(Section):
     root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
-    loader: Literal["ffcv", "folder"] = "ffcv"
+    loader: Literal["ffcv", "folder"] = "ffcv"  # what reads the images
     resolution: Side = 224  # side of the network's input in training, pixels
     eval_resolution: Side | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
@@ -86,12 +86,12 @@ class ProgressiveConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Whole
+    epochs: Whole  # passes over the training images
     batch_size: Whole  # global: over all ranks and accumulated micro-batches
     accumulation: Whole = 1  # micro-batches of a step
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; float16 with a gradient scaler
-    channels_last: bool = True
-    compile: bool = False
+    channels_last: bool = True  # memory layout of images and weights; false: NCHW
+    compile: bool = False  # the network by torch.compile
     clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
     progressive: ProgressiveConfig | None = None
@@ -108,9 +108,9 @@ class TrainConfig(Section):
 
 class OptimConfig(Section):
     lr: Positive  # peak learning rate, for the global batch
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = True
-    weight_decay: NotNegative = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
+    nesterov: bool = True  # momentum taken ahead
+    weight_decay: NotNegative = 1e-4  # added to the gradient, times the weight
     decay_on: Literal["weights", "all"] = "weights"  # weights: not biases, nor what normalizers keep from it; all
 
     @model_validator(mode="after")
@@ -121,14 +121,14 @@ class OptimConfig(Section):
 
 
 class ScheduleConfig(Section):
-    name: Literal["step", "cosine", "linear", "polynomial"] = "cosine"
+    name: Literal["step", "cosine", "linear", "polynomial"] = "cosine"  # how the rate falls after the warm-up
     warmup_epochs: NotNegative = 0.0  # from 0 to optim.lr, linearly; may be a fraction
     steps: Annotated[list[Positive], Field(max_length=1000)] = [
         30,
         60,
         90,
     ]  # step: epochs at which the rate is multiplied by gamma
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1  # see steps
     power: Positive = 2.0  # polynomial: (1 - progress) ** power
     final_lr: NotNegative = 0.0  # at the end of training (cosine, linear, polynomial)
 
@@ -159,7 +159,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     distributed: DistributedConfig = DistributedConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of weights, order, crops and all else that is drawn
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
     run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME

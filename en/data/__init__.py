@@ -19,7 +19,8 @@ def open_ffcv(root: Path, split: str, reading: Reading) -> ImageLoader:
         from en.data.ffcv.loader import FfcvLoader
     except ImportError as error:
         raise UserError(
-            f"data.loader=ffcv: expected the package ffcv, which does not import ({error}); try folder"
+            f"data.loader=ffcv: expected the package ffcv, which does not import ({error}): "
+            "install exemplar-norm[ffcv], or try folder"
         ) from error
     return FfcvLoader(root, split, reading)
 

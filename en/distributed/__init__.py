@@ -1,0 +1,1 @@
+"""Ranks and devices, sums over ranks, which rank fell silent."""

@@ -1,0 +1,1 @@
+"""Runs compared: tables, statistics, figures, a page; and figures of ratios."""

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from en.errors import RESUME_ME, Stopped, UserError, in_one_line
+from en.machine import ROOT
 from en.progress import Progress, tell
 from en.suites.plan import Planned
 from en.suites.state import epochs_of
 
 LOOK_S = 0.5
 START = "== "  # before the command in a log
-ROOT = Path(__file__).resolve().parents[2]
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -51,7 +51,7 @@ class Launcher:
         launcher = [sys.executable]
         if self.ranks > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks)]
-        line = [*launcher, str(ROOT / "train.py"), str(run.base), *run.overrides, "--resume", "auto"]
+        line = [*launcher, "-m", "en.commands.train", str(run.base), *run.overrides, "--resume", "auto"]
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         with log_of(run).open("ab") as log:
             log.write(f"{START}{shlex.join(line)}\n".encode())
@@ -60,8 +60,9 @@ class Launcher:
                                     start_new_session=True)  # fmt: skip
 
     def environment(self, slot: int) -> dict[str, str]:
-        """A run's environment: GPUs of its own, or its share of the cores."""
+        """A run's environment: this package, wherever it is started, and GPUs of its own or its share of the cores."""
         env = dict(os.environ)
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.visible()[slot * self.ranks : (slot + 1) * self.ranks])
         threads = max(1, len(os.sched_getaffinity(0)) // (self.at_once * self.ranks))

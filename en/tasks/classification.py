@@ -36,7 +36,7 @@ class Classification(Task):
     crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height
     flip: Probability = 0.5  # of a horizontal flip in training
     centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target given to all classes
     mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
 

@@ -1,0 +1,1 @@
+"""FFCV's file and its checks, FFCV's C functions, the loader, preparation."""

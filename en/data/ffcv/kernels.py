@@ -23,7 +23,7 @@ def load_library() -> CDLL:
     folders = (package and package.submodule_search_locations) or []
     libraries = [path for folder in folders for path in Path(folder).glob("_libffcv*.so")]
     if not libraries:
-        raise ImportError("no compiled ffcv is installed")
+        raise ModuleNotFoundError("no compiled ffcv is installed", name="ffcv")
     try:
         return CDLL(str(libraries[0]))
     except OSError as error:

@@ -20,7 +20,7 @@ FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else (
 
 
 def compiled_library(source: Path) -> ctypes.CDLL:
-    """The library of a source file and of all that lies beside it, for this compiler and processor.
+    """The library of a source file and of the headers beside it, for this compiler and processor.
 
     Raises: OSError without a compiler or a place to keep it, subprocess.SubprocessError where it does not compile.
     """
@@ -28,7 +28,8 @@ def compiled_library(source: Path) -> ctypes.CDLL:
     if compiler is None:
         raise OSError("there is no g++ and no clang++")
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *FLAGS, version, processor()])
+    files = [source, *sorted(source.parent.glob("*.hpp"))]
+    key = "\n".join([*(path.read_text() for path in files), *FLAGS, version, processor()])
 
     def make(target: Path) -> None:
         torch_folder = Path(torch.__file__).parent
