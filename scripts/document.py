@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 COLUMN = 34  # of the tree, where the words begin
 ROOMS = ("norm", "models", "data", "distributed", "tasks", "config", "runs", "evaluation", "training", "suites",
-         "reports", "benchmarks", "commands")  # fmt: skip
+         "reports", "benchmarks", "diagnosis", "commands")  # fmt: skip
 MARK = "<!-- From here on: written by scripts/document.py from the code. -->\n"
 FENCE = re.compile(r"(?<=^```tree\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 SVG = "http://www.w3.org/2000/svg"
@@ -35,6 +35,7 @@ WORDS = {
     "configs/imagenet": "ResNet50 and ShuffleNetV2 (x0.5, x1.0) with each normalizer, headed by command and figure",
     "configs/imagenet/bases": "the recipes that they share",
     "configs/quickstart": "the quickstart's recipe",
+    "configs/small": "two networks on CIFAR-10 and on photographs, for comparing normalizers on few cores",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
     "docs": "how each thing is done, and what was measured",
     "scripts": "everything else that is run",

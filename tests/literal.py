@@ -26,14 +26,21 @@ def literal_moments(name: str, x: Tensor, layer: nn.Module) -> tuple[Tensor, Ten
     return mean.expand_as(x), var.expand_as(x)
 
 
+def without_in(layer: ExemplarNorm2d | SwitchableNorm2d, logits: Tensor, x: Tensor) -> Tensor:
+    """The logits (K,), that of `in` -inf where maps have fewer than min_pixels pixels and there are others."""
+    small = x.shape[2] * x.shape[3] < layer.min_pixels and len(logits) > 1
+    names = layer.normalizers
+    return torch.stack([logits[i] - math.inf if small and name == "in" else logits[i] for i, name in enumerate(names)])
+
+
 def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     """lambda (N, K) by the six steps, one sample and one normalizer at a time."""
     k = len(layer.normalizers)
     if layer.ratio_source == "static":
-        return torch.softmax(layer.ratio_logits, 0).expand(len(x), k)
+        return torch.softmax(without_in(layer, layer.ratio_logits, x), 0).expand(len(x), k)
     pooled = x.mean((2, 3))
     if layer.ratio_source == "pooled":
-        return torch.softmax(layer.gate(pooled), 1)
+        return torch.stack([torch.softmax(without_in(layer, row, x), 0) for row in layer.gate(pooled)])
     rows = []
     for name in layer.normalizers:
         mean, var = literal_moments(name, x, layer)
@@ -42,7 +49,7 @@ def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     ratios = []
     for n in range(len(x)):
         z = torch.stack([row[n] for row in rows])
-        ratios.append(torch.softmax(layer.gate((z @ z.T).flatten()), 0))
+        ratios.append(torch.softmax(without_in(layer, layer.gate((z @ z.T).flatten()), x), 0))
     return torch.stack(ratios)
 
 
@@ -56,16 +63,17 @@ def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
         return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
     y = torch.zeros_like(x)
     for i, (mean, var) in enumerate(stats):
-        gamma = layer.weight[0 if layer.shared_affine else i].view(column)
+        gamma = layer.weight_rows[0 if layer.shared_affine else i].view(column)
         y = y + gamma * ratios[:, i] * (x - mean) / torch.sqrt(var + layer.eps)
         if not layer.shared_affine:
-            y = y + layer.bias[i].view(column)
-    return y + layer.bias[0].view(column) if layer.shared_affine else y
+            y = y + layer.bias_rows[i].view(column)
+    return y + layer.bias.view(column) if layer.shared_affine else y
 
 
 def literal_switchable(layer: SwitchableNorm2d, x: Tensor) -> Tensor:
     stats = [literal_moments(name, x, layer) for name in layer.normalizers]
-    mean_ratios, var_ratios = torch.softmax(layer.mean_weight, 0), torch.softmax(layer.var_weight, 0)
+    mean_ratios = torch.softmax(without_in(layer, layer.mean_weight, x), 0)
+    var_ratios = torch.softmax(without_in(layer, layer.var_weight, x), 0)
     mean = sum(w * m for w, (m, _) in zip(mean_ratios, stats, strict=True))
     var = sum(w * v for w, (_, v) in zip(var_ratios, stats, strict=True))
     column = (1, -1, 1, 1)

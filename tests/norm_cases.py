@@ -23,10 +23,14 @@ VARIANTS: list[dict[str, object]] = [
     {"reduction": 4},
     {"eps": 1e-3, "momentum": 0.3},
     {"momentum": None},
+    {"min_pixels": 10**4},
+    {"min_pixels": 10**4, "mix": "statistics", "ratios": "static"},
+    {"min_pixels": 10**4, "normalizers": ["in"]},
 ]
 CASES = [(name, {}) for name in NORMALIZERS] + [("en", v) for v in VARIANTS]
 CASES += [
     ("sn", {"normalizers": ["gn", "bn"]}),
+    ("sn", {"min_pixels": 10**4}),
     ("gn", {"groups": 2}),
     ("bn", {"momentum": None}),
     ("in", {"eps": 1e-2}),

@@ -17,7 +17,7 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("evaluation",),
     ("training",),
     ("reports", "suites"),
-    ("benchmarks",),
+    ("benchmarks", "diagnosis"),
     ("commands",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}

@@ -78,7 +78,7 @@ def test_eps_momentum_affine_values_and_sharing_are_kept():
     layer = model[0]
     assert layer is model[2] and isinstance(layer, ExemplarNorm2d) and not layer.training
     assert (layer.eps, layer.momentum, layer.weight.dtype) == (1e-3, 0.01, torch.float64)
-    assert (layer.weight == 0.25).all() and torch.allclose(layer.bias.sum(0), torch.full((6,), 0.75).double())
+    assert (layer.weight == 0.25).all() and torch.allclose(layer.bias_rows.sum(0), torch.full((6,), 0.75).double())
     assert replace_norm(nn.Sequential(nn.BatchNorm2d(6, eps=1e-3)), "gn", eps=1e-2, groups=3)[0].eps == 1e-2
     assert isinstance(replace_norm(nn.BatchNorm2d(6), "en"), ExemplarNorm2d)
 

@@ -59,9 +59,8 @@ def test_one_hot_ratios_equal_the_library_layers_running_buffers_included(kind, 
         with torch.no_grad():
             reference.weight.copy_(torch.randn(6))
             reference.bias.copy_(torch.randn(6))
-            weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-            (weight[k] if kind == "en" else weight).copy_(reference.weight)
-            (bias[k] if kind == "en" else bias).copy_(reference.bias)
+            (layer.weight_rows[k] if kind == "en" else layer.weight).copy_(reference.weight)
+            (layer.bias_rows[k] if kind == "en" else layer.bias).copy_(reference.bias)
         for step in range(3):
             x = images(4, 6, 5, 5, seed=step)
             torch.testing.assert_close(layer.train()(x), reference.train()(x), rtol=1e-4, atol=1e-5)
@@ -172,7 +171,7 @@ def test_num_features_must_be_a_positive_whole_number():
 def test_parameter_names_and_shapes_of_en_are_those_of_the_contract():
     state = {name: tuple(value.shape) for name, value in build_norm("en", 64).state_dict().items()}
     assert state == {
-        "weight": (3, 64), "bias": (3, 64), "reduce.weight": (2, 32, 1),
+        "weight": (192,), "bias": (192,), "reduce.weight": (2, 32, 1),
         "gate.0.weight": (150, 9), "gate.0.bias": (150,), "gate.2.weight": (3, 150), "gate.2.bias": (3,),
         "running_mean": (64,), "running_var": (64,), "num_batches_tracked": (),
     }  # fmt: skip

@@ -424,7 +424,7 @@ def compile_for_gpu(name, options, shape, dtype, training) -> dict[str, str]:
 
     layer = randomized(name, shape[1], **options).train(training).to("meta")
     x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
-    plan = layer.native_plan()
+    plan = layer.native_plan(pixels=1024)
     small = layers.small_of(plan, x)
     parameters = layers.by_name(small, plan.parameters)
     with pytest.MonkeyPatch.context() as patch:

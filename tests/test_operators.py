@@ -11,7 +11,7 @@ from en.norm import kernels
 def calls(layer, x):
     """The operators that a layer runs, forward, backward and for its running averages, with their arguments."""
     assert kernels.native_parts() == "layers"
-    plan = layer.native_plan()
+    plan = layer.native_plan(pixels=1024)
     parameters = [part.detach() for part in plan.parameters]
     running = plan.running[:2] if plan.running and not plan.training else (None, None)
     forward = (x, parameters, *running, *plan.settings())

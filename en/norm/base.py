@@ -58,8 +58,11 @@ class Normalizer(nn.Module):
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
             return torch.addcmul(per_channel(shift), centred, per_channel(scale)).to(x.dtype)
 
-    def native_plan(self) -> kernels.NativePlan | None:
-        """What `coefficients` computes, for C++ and Triton; None for what those cannot do. Subclasses inherit none."""
+    def native_plan(self, pixels: int) -> kernels.NativePlan | None:
+        """What `coefficients` computes for maps of so many pixels, for C++ and Triton; None for what those cannot do.
+
+        Subclasses inherit none.
+        """
         return None
 
     def observe(self, ratios: Tensor) -> None:
@@ -143,6 +146,7 @@ class CombinedNormalizer(RunningNormalizer):
     Args:
         normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
+        min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone.
     """
 
     def __init__(
@@ -153,16 +157,32 @@ class CombinedNormalizer(RunningNormalizer):
         eps: float,
         momentum: float | None,
         sync: bool,
+        min_pixels: int,
     ) -> None:
         self_normalizers = check_normalizers(normalizers)
         super().__init__(num_features, eps, momentum, sync, running="bn" in self_normalizers)
         self.normalizers = self_normalizers
         self.groups = check_groups(groups, num_features)
+        self.min_pixels = whole("min_pixels", min_pixels)
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
+
+    def admitted(self, logits: Tensor, pixels: int | torch.SymInt) -> Tensor:
+        """The logits of the ratios (K,), with that of `in` -inf where maps of so many pixels are too small for it."""
+        if len(self.normalizers) == 1 or "in" not in self.normalizers or self.min_pixels == 1:
+            return logits
+        place = self.normalizers.index("in")
+        if isinstance(pixels, int):
+            if pixels >= self.min_pixels:
+                return logits
+            penalty = logits.new_full((), -torch.inf)
+        else:  # a size that a compiled or exported graph leaves open
+            small = logits.new_full((), pixels) < self.min_pixels
+            penalty = torch.where(small, -torch.inf, 0.0).to(logits.dtype)
+        return torch.stack([logit + penalty if k == place else logit for k, logit in enumerate(logits.unbind())])
 
     def plan_with(
         self,
@@ -191,7 +211,7 @@ class CombinedNormalizer(RunningNormalizer):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, normalizers={self.normalizers}"
+        return f"{super().extra_repr()}, normalizers={self.normalizers}, min_pixels={self.min_pixels}"
 
 
 def refuse_vmap(values: Tensor) -> None:

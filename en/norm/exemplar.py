@@ -34,16 +34,17 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: pi; the gate has pi * K hidden units, 50 * K in the paper.
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
-        shared_affine: one weight and bias, (1, C), for all normalizers.
+        shared_affine: one weight and bias, (C,), for all normalizers.
         ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
             static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
-            ratios. There is then one map and so one weight and bias, (1, C) (our choice).
+            ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-    Parameters: `weight` (K, C) ones, `bias` (K, C) zeros, `reduce.weight` (G, C/G, 1), `gate.0` Linear(K*K, pi*K),
-    `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios; `gate.0`
-    Linear(C, pi*K) and no reduce for pooled ones.
+    Parameters: `weight` ones and `bias` zeros, (K * C,), because many optimizers take what has two axes for a matrix;
+    `weight_rows` and `bias_rows`, (K, C), are views of them by normalizer. `reduce.weight` (G, C/G, 1), `gate.0`
+    Linear(K*K, pi*K), `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios;
+    `gate.0` Linear(C, pi*K) and no reduce for pooled ones.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
+        min_pixels: int = 1,
     ) -> None:
-        super().__init__(num_features, normalizers, groups, eps, momentum, sync)
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
         self.reduction = whole("reduction", reduction)
         self.hidden = whole("hidden", hidden)
         self.convolution = flag("convolution", convolution)
@@ -74,8 +76,8 @@ class ExemplarNorm2d(CombinedNormalizer):
 
         k = len(self.normalizers)
         rows = 1 if shared_affine or mix == "statistics" else k
-        self.weight = nn.Parameter(torch.ones(rows, num_features))
-        self.bias = nn.Parameter(torch.zeros(rows, num_features))
+        self.weight = nn.Parameter(torch.ones(rows * num_features))
+        self.bias = nn.Parameter(torch.zeros(rows * num_features))
         if ratios == "static":
             self.ratio_logits = nn.Parameter(torch.zeros(k))
             return
@@ -87,11 +89,21 @@ class ExemplarNorm2d(CombinedNormalizer):
         for parameter in self.gate[2].parameters():
             nn.init.zeros_(parameter)
 
+    @property
+    def weight_rows(self) -> Tensor:
+        """`weight` by normalizer: a view (K, C), or (1, C) where they share one."""
+        return self.weight.view(-1, self.num_features)
+
+    @property
+    def bias_rows(self) -> Tensor:
+        """`bias` by normalizer: a view (K, C), or (1, C) where they share one."""
+        return self.bias.view(-1, self.num_features)
+
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
-        ratios = self.ratios(mean, offsets, variances)
+        ratios = self.ratios(mean, offsets, variances, pixels)
         self.observe(ratios.detach())
-        weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
+        weight, bias = self.weight_rows.to(mean.dtype), self.bias_rows.to(mean.dtype)
         if self.mix == "statistics":
             return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
         return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
@@ -100,30 +112,34 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self._observer is not None:
             self._observer(ratios)
 
-    def ratios(self, pooled: Tensor, offsets: Tensor, variances: Tensor) -> Tensor:
+    def ratios(self, pooled: Tensor, offsets: Tensor, variances: Tensor, pixels: int) -> Tensor:
         """The share of each normalizer for each sample, (N, K), rows summing to 1.
 
         Args:
             pooled: (N, C), x of the formula, the mean of X over (H, W).
             offsets, variances: (N, K, C), x - mu_k and var_k of the formula.
+            pixels: H * W.
         """
         n, k, c = offsets.shape
         if self.ratio_source == "static":
-            return torch.softmax(self.ratio_logits.to(pooled.dtype), dim=0).expand(n, k)
+            return torch.softmax(self.admitted(self.ratio_logits.to(pooled.dtype), pixels), dim=0).expand(n, k)
         inputs = pooled
         if self.ratio_source == "correlation":
             kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
             kernel = kernel.to(pooled.dtype).view(c)
             inputs = statistics.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
         first, activation, last = self.gate
-        return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        hidden = activation(linear(first, inputs, first.bias))
+        return torch.softmax(linear(last, hidden, self.admitted(last.bias, pixels)), dim=1)
 
-    def native_plan(self) -> kernels.NativePlan | None:
+    def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
-            return self.plan_with((self.weight, self.bias, self.ratio_logits), "static", self.mix == "statistics")
+            logits = self.admitted(self.ratio_logits, pixels)
+            return self.plan_with((self.weight, self.bias, logits), "static", self.mix == "statistics")
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
+        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, self.admitted(last.bias, pixels))
         reduced = self.num_features
         if self.ratio_source == "correlation" and self.convolution:
             gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
@@ -138,10 +154,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         )
 
 
-def linear(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """A linear layer computed in the precision of its inputs, whatever that of its parameters."""
-    assert isinstance(layer, nn.Linear)
-    return F.linear(inputs, layer.weight.to(inputs.dtype), layer.bias.to(inputs.dtype))
+def linear(layer: nn.Linear, inputs: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer with a bias of its own, computed in its inputs' precision, whatever that of its parameters."""
+    return F.linear(inputs, layer.weight.to(inputs.dtype), bias.to(inputs.dtype))
 
 
 def reduced_channels(num_features: int, reduction: int) -> int:

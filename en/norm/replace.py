@@ -80,8 +80,9 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
         try:
             weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
         except AttributeError as error:
-            raise ValueError(f"{name}: expected parameters weight and bias, (C,) or (K, C): {error}") from error
-        weight.copy_(layer.weight.expand_as(weight))
-        bias.copy_((layer.bias / (bias.shape[0] if bias.ndim == 2 else 1)).expand_as(bias))
+            raise ValueError(f"{name}: expected parameters weight and bias, (C,) or (K * C,): {error}") from error
+        rows = weight.numel() // layer.num_features
+        weight.copy_(layer.weight.repeat(rows))
+        bias.copy_((layer.bias / rows).repeat(rows))
     norm.train(layer.training)
     return NormAct(norm, layer.drop, layer.act) if is_fused(layer) else norm  # type: ignore[arg-type]

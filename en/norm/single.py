@@ -57,7 +57,7 @@ class InstanceNorm2d(Normalizer):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         return affine(self.weight, self.bias, mean, mean, var, self.eps)
 
-    def native_plan(self) -> kernels.NativePlan | None:
+    def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         return single_plan("in", 1, self.weight, self.bias, self.eps)
 
 
@@ -80,7 +80,7 @@ class GroupNorm2d(Normalizer):
         group_mean, group_var = statistics.group_moments(mean, var, self.groups)
         return affine(self.weight, self.bias, mean, group_mean, group_var, self.eps)
 
-    def native_plan(self) -> kernels.NativePlan | None:
+    def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         return single_plan("gn", self.groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

@@ -32,8 +32,9 @@ class SwitchableNorm2d(CombinedNormalizer):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
+        min_pixels: int = 1,
     ) -> None:
-        super().__init__(num_features, normalizers, groups, eps, momentum, sync)
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.mean_weight = nn.Parameter(torch.ones(len(self.normalizers)))
@@ -42,11 +43,13 @@ class SwitchableNorm2d(CombinedNormalizer):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
         shape = offsets.shape[:2]
-        mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0).expand(shape)
-        var_ratios = torch.softmax(self.var_weight.to(mean.dtype), dim=0).expand(shape)
+        mean_ratios, var_ratios = (
+            torch.softmax(self.admitted(logits.to(mean.dtype), pixels), dim=0).expand(shape)
+            for logits in (self.mean_weight, self.var_weight)
+        )
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
 
-    def native_plan(self) -> kernels.NativePlan | None:
-        parameters = (self.weight, self.bias, self.mean_weight, self.var_weight)
-        return self.plan_with(parameters, "static", mix_statistics=True)
+    def native_plan(self, pixels: int) -> kernels.NativePlan | None:
+        logits = (self.admitted(part, pixels) for part in (self.mean_weight, self.var_weight))
+        return self.plan_with((self.weight, self.bias, *logits), "static", mix_statistics=True)

@@ -25,7 +25,7 @@ class Layer(Protocol):
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]: ...
     def plain(self, x: Tensor) -> Tensor: ...
-    def native_plan(self) -> NativePlan | None: ...
+    def native_plan(self, pixels: int) -> NativePlan | None: ...
     def observe(self, ratios: Tensor) -> None: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -44,7 +44,7 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
         return layer.plain(x)
-    plan = native_plan(layer)
+    plan = native_plan(layer, x.shape[2] * x.shape[3])
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x)
@@ -58,6 +58,6 @@ def native_parts(device_type: str = "cpu") -> str:
     return cpu.native_parts() if device_type == "cpu" else gpu.chosen()
 
 
-def native_plan(layer: Layer) -> NativePlan | None:
+def native_plan(layer: Layer, pixels: int) -> NativePlan | None:
     """The plan that the layer's own class defines: a subclass may compute something else than the plan it inherits."""
-    return layer.native_plan() if "native_plan" in vars(type(layer)) else None
+    return layer.native_plan(pixels) if "native_plan" in vars(type(layer)) else None
