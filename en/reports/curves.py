@@ -1,50 +1,25 @@
 """Figures: training curves over epochs, accuracy against compute."""
 
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import cycle
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from en.errors import in_one_line
+from en.reports.figures import COLOURS, Picture, picture, style
 from en.reports.statistics import Estimate, estimate
 from en.reports.variants import Peers, Variant
 
-INK = "#1a1a1b"  # of text and axes; a page writes it in its own colour
-PAPER = "fill: #ffffff"  # behind the axes, in a file; a page has its own
-# Okabe and Ito's colours, told apart by all eyes, those that show on white and on black; then other dashes.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv*Pp"
 INCHES = (4.8, 3.2)  # of the axes; the legend stands below
 LINE_INCHES = 0.2  # of the legend
 TICKS = 5  # of the compute axis, at most
 LEGEND = 60  # characters of a name in it
-SVG = "{http://www.w3.org/2000/svg}"
-LINK = "{http://www.w3.org/1999/xlink}href"
-STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # names are text, also those with dollars
-    "text.usetex": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "en",
-    "pdf.fonttype": 42,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#808080",
-    "grid.alpha": 0.3,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 @dataclass(frozen=True)
@@ -58,25 +33,6 @@ class Line:
 
     name: str
     points: dict[int, Estimate]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure for paper and page.
-
-    Attributes:
-        name: of its files.
-        title, alt: what it shows, in a line, and in words for those who do not see it.
-        svg, pdf: the files.
-        inline: SVG that takes the colours of the page around it, with the words inside.
-    """
-
-    name: str
-    title: str
-    alt: str
-    svg: bytes
-    pdf: bytes
-    inline: str
 
 
 def line(variant: Variant, key: str) -> Line:
@@ -102,7 +58,7 @@ def curve_picture(peers: Peers, found: Sequence[Line], name: str, title: str, he
         peers: whose lines they are: a variant looks the same in all pictures of its peers.
         heading: what is drawn, with its unit.
     """
-    with style(), warnings_of_fonts_off():
+    with style():
         figure, axes = empty(len(found))
         handles, look = [], looks(peers)
         for each in found:
@@ -132,7 +88,7 @@ def course(found: Line) -> str:
 
 def compute_picture(peers: Peers, name: str, title: str, heading: str) -> Picture:
     """The score of each finished variant over its GMACs, with the 95 % interval of the mean."""
-    with style(), warnings_of_fonts_off():
+    with style():
         figure, axes = empty(len(peers.finished))
         handles, said, look = [], [], looks(peers)
         for variant in peers.finished:
@@ -151,22 +107,6 @@ def compute_picture(peers: Peers, name: str, title: str, heading: str) -> Pictur
         axes.set_ylabel(heading)
         legend(figure, handles, [variant.name for variant in peers.finished])
         return picture(figure, name, title, f"{title}, with 95 % intervals. {'; '.join(said)}.")
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib with the settings of these figures."""
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
-@contextmanager
-def warnings_of_fonts_off() -> Iterator[None]:
-    """Names may have letters that a figure's font lacks; they are boxes in the PDF, and whole in SVG."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")
-        yield
 
 
 def looks(peers: Peers) -> dict[str, tuple[str, str, str]]:
@@ -188,47 +128,3 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None
     shown = [in_one_line(name) for name in names]
     shown = [name if len(name) <= LEGEND else f"{name[: LEGEND - 15]}...{name[-12:]}" for name in shown]
     figure.legend(handles, [f" {name}" for name in shown], loc="outside lower left", frameon=False, fontsize=9)
-
-
-def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    """The figure as files, and as SVG for the page."""
-
-    def saved(kind: str, date: str) -> bytes:
-        file = BytesIO()
-        figure.savefig(file, format=kind, metadata={date: None})
-        return file.getvalue()
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what has been laid out once stays so
-    alt, svg = in_one_line(alt), saved("svg", "Date")
-    return Picture(name, title, alt, svg, saved("pdf", "CreationDate"), inline(svg, name, alt))
-
-
-def inline(svg: bytes, name: str, alt: str) -> str:
-    """matplotlib's SVG as part of a page: in the page's colour, of its width, with ids of its own and a title."""
-    ElementTree.register_namespace("", SVG[1:-1])
-    ElementTree.register_namespace("xlink", LINK[1:].partition("}")[0])
-    root = ElementTree.fromstring(svg)
-    for parent in [*root.iter()]:
-        for child in [*parent]:
-            if child.tag in (f"{SVG}metadata", f"{SVG}style"):
-                parent.remove(child)
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            element.set(key, of_page(key, value, name))
-    for key in ("width", "height"):
-        del root.attrib[key]
-    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title"}
-    title = ElementTree.Element(f"{SVG}title", id=f"{name}-title")
-    title.text = alt
-    root.insert(0, title)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def of_page(key: str, value: str, name: str) -> str:
-    """An attribute of an SVG that shares its page with others."""
-    if key == "id":
-        return f"{name}-{value}"
-    if key == LINK:
-        return f"#{name}-{value[1:]}"
-    return re.sub(r"url\(#", f"url(#{name}-", value).replace(INK, "currentColor").replace(PAPER, "fill: none")

@@ -1,14 +1,9 @@
 """Figures of ratios: by layer, by class, over the epochs, and the samples at either extreme."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from itertools import groupby, zip_longest
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,52 +11,23 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from en.errors import in_one_line
+from en.reports.figures import COLOURS, Picture, picture, style
 from en.reports.ratio_tables import EXTREMES, ClassMean, EpochMean, Extreme, Spread
 
-# Okabe and Ito's colours, told apart by all eyes, and a marker for those who print in grey.
-LOOKS = {"bn": ("#0072b2", "o"), "in": ("#d55e00", "s"), "ln": ("#009e73", "^"), "gn": ("#cc79a7", "D")}
-STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # names are text, also those with dollars
-    "text.usetex": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "en",
-    "pdf.fonttype": 42,
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#808080",
-    "grid.alpha": 0.3,
-}
+# Of each normalizer: its colour, and a marker for those who print in grey.
+LOOKS = {"bn": (COLOURS[0], "o"), "in": (COLOURS[1], "s"), "ln": (COLOURS[2], "^"), "gn": (COLOURS[3], "D")}
+SMALL = {"font.size": 9, "axes.titlesize": 9, "axes.grid": False}  # for many axes side by side
 Row = TypeVar("Row", Spread, EpochMean)
 MOST_NAMES = 60  # of layers along an axis; of more, every other, third, ...
 MOST_CLASSES = 12  # in a panel; of more, those at either end
 SHARES = (-0.02, 1.02)  # of an axis, with room for markers
 NAME = 28  # characters of a name in a figure
-DPI = 120  # of the pictures of samples
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure.
-
-    Attributes:
-        name: of its files.
-        title, alt: what it shows, in a line, and in words for those who do not see it.
-        svg, pdf: the files.
-    """
-
-    name: str
-    title: str
-    alt: str
-    svg: bytes
-    pdf: bytes
 
 
 def layer_picture(rows: Sequence[Spread]) -> Picture:
     """The mean of each normalizer's ratio over the layers with the range of 90 % of the samples; below, the sd."""
     names = list(dict.fromkeys(row.layer for row in rows))
-    with style():
+    with style(SMALL):
         figure = Figure(figsize=(max(4.8, min(14, 1.5 + 0.17 * len(names))), 5.6), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         for kind, own in by_normalizer(rows).items():
@@ -98,7 +64,7 @@ def class_picture(rows: Sequence[ClassMean]) -> Picture:
     places = list(dict.fromkeys(row.place for row in rows))
     kinds = list(dict.fromkeys(row.normalizer for row in rows))
     tallest = max(len(ends(own)) for own in panels.values())
-    with style():
+    with style(SMALL):
         size = (1 + 2.8 * len(kinds), len(places) * (0.9 + 0.17 * tallest))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(places), len(kinds), squeeze=False)
@@ -147,7 +113,7 @@ def epoch_picture(rows: Sequence[EpochMean], places: Mapping[str, str]) -> Pictu
         own = [row for row in rows if row.layer == layer]
         panels |= {f"{place}, {short(layer)}": own} if own else {}
     said = []
-    with style():
+    with style(SMALL):
         figure = Figure(figsize=(1 + 2.2 * len(panels), 2.8), layout="constrained")
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
         for axes, (title, own) in zip(grid[0], panels.items(), strict=True):
@@ -181,7 +147,7 @@ def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint
     """The sheet of one layer."""
     place, layer = rows[0].place, rows[0].layer
     lines = {key: [*own] for key, own in groupby(rows, lambda row: (row.normalizer, row.end))}
-    with style():
+    with style(SMALL):
         figure = Figure(figsize=(0.3 + 1.2 * EXTREMES, 1.45 * len(lines)))
         edges = {"left": 0.05, "right": 0.995, "bottom": 0.005, "top": 1 - 0.35 / (1.45 * len(lines)), "hspace": 0.45}
         grid = figure.subplots(len(lines), EXTREMES, squeeze=False, gridspec_kw=edges | {"wspace": 0.1})
@@ -208,24 +174,3 @@ def short(name: str, limit: int = NAME) -> str:
     """A name in one line, of at most so many characters."""
     shown = in_one_line(name)
     return shown if len(shown) <= limit else f"{shown[: limit - 6]}...{shown[-3:]}"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib with the settings of these figures. Names may have letters that a figure's font lacks."""
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively")
-        yield
-
-
-def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    """The figure as files, the same bytes each time."""
-
-    def saved(kind: str) -> bytes:
-        file = BytesIO()
-        date = "CreationDate" if kind == "pdf" else "Date"
-        figure.savefig(file, format=kind, dpi=DPI, metadata={date: None})
-        return file.getvalue()
-
-    return Picture(name, in_one_line(title), in_one_line(alt), saved("svg"), saved("pdf"))

@@ -14,7 +14,8 @@ from pyarrow import csv, parquet
 
 from en import durable
 from en.errors import RunError, UserError, in_one_line
-from en.reports.ratio_figures import Picture, class_picture, ends, epoch_picture, layer_picture, sample_pictures
+from en.reports.figures import Picture
+from en.reports.ratio_figures import class_picture, ends, epoch_picture, layer_picture, sample_pictures
 from en.reports.ratio_tables import (
     ClassMean,
     EpochMean,

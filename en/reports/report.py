@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from en.reports.comparisons import cost_table, difference_table
-from en.reports.curves import Line, Picture, compute_picture, curve_picture, lines
+from en.reports.curves import Line, compute_picture, curve_picture, lines
+from en.reports.figures import Picture
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import against_table, published_table
