@@ -196,6 +196,16 @@ def test_every_ratio_starts_at_one_over_k_and_the_instance_row_of_v_is_zero():
     assert not offsets[:, 1].any() and offsets[:, 0].any()
 
 
+@pytest.mark.parametrize("options", [{}, {"ratios": "static"}, {"ratios": "pooled"}], ids=str)
+def test_in_has_no_ratio_on_maps_of_fewer_pixels_than_min_pixels(options):
+    layer = randomized("en", 6, min_pixels=20, **options)
+    for side, takes_part in ((4, False), (5, True)):
+        with record_ratios(nn.Sequential(layer)) as record:
+            layer(images(3, 6, 4, side))
+        assert torch.all((record["0"][:, 1] > 0) == takes_part)
+        torch.testing.assert_close(record["0"].sum(1), torch.ones(3))
+
+
 def test_record_ratios_collects_every_layer_and_every_pass_and_then_stops():
     model = nn.Sequential(
         nn.Conv2d(3, 6, 1), randomized("en", 6), nn.ReLU(), randomized("en", 6, normalizers=["bn", "ln"])
