@@ -39,8 +39,8 @@ def mean_gain(gains: Sequence[Gain]) -> Gain:
 
 
 def geometric(values: Sequence[float]) -> float:
-    """The geometric mean; 0 where one value is."""
-    return statistics.geometric_mean(values) if min(values) > 0 else 0.0
+    """The geometric mean; 0 where one value is, or is not a number because no gradient came."""
+    return statistics.geometric_mean(values) if all(value > 0 for value in values) else 0.0
 
 
 def show(names: list[str], rows: Sequence[tuple[list[str], Sequence[Gain]]]) -> None:

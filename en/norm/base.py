@@ -140,6 +140,9 @@ class RunningNormalizer(Normalizer):
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
 
 
+MIN_PIXELS = 65  # of a map on which `in` takes part, by default
+
+
 class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
 
