@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from en.norm import kernels, statistics
 from en.norm.base import CombinedNormalizer
@@ -21,7 +22,10 @@ class SwitchableNorm2d(CombinedNormalizer):
         normalizers: any of bn, in, ln, gn, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-    Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one.
+        start: the normalizer that the ratios begin on: bn for a network that has been trained with it. None: all alike.
+        device, dtype: of parameters and buffers.
+    Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one, and at HEAD_START more for
+    `start`.
     """
 
     def __init__(
@@ -32,12 +36,21 @@ class SwitchableNorm2d(CombinedNormalizer):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
+        start: str | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, normalizers, groups, eps, momentum, sync)
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.mean_weight = nn.Parameter(torch.ones(len(self.normalizers)))
-        self.var_weight = nn.Parameter(torch.ones(len(self.normalizers)))
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync, start, device, dtype)
+        self.add_affine(device=device, dtype=dtype)
+        logits = 1 + self.first_logits()
+        self.mean_weight = nn.Parameter(logits.to(device=device, dtype=dtype, copy=True))
+        self.var_weight = nn.Parameter(logits.to(device=device, dtype=dtype, copy=True))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            for logits in (self.mean_weight, self.var_weight):
+                logits.copy_(1 + self.first_logits())
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
