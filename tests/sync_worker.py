@@ -5,7 +5,7 @@ import copy
 import torch
 import torch.distributed as dist
 
-from en.norm import build_norm
+from en.norm import build_norm, convert_sync, replace_norm
 
 SPLITS = {2: [(3, 3), (1, 5)], 3: [(2, 2, 2), (1, 2, 3)]}
 
@@ -42,6 +42,22 @@ def main() -> None:
             alone = copy.deepcopy(part)
             alone.sync = False
             torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))
+    groups = [dist.new_group([each]) for each in range(world_size)]
+    for name in ("bn", "sn", "en"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 1), torch.nn.SyncBatchNorm(6, process_group=groups[rank]))
+        x = torch.randn(2, 3, 4, 4) + rank
+        own = replace_norm(copy.deepcopy(model), name)
+        alone = copy.deepcopy(own[0]), copy.copy(own[1])
+        alone[1].sync = False
+        together = convert_sync(replace_norm(model, name))
+        results = [own(x), alone[1](alone[0](x)), together(x)]
+        torch.testing.assert_close(results[0], results[1])
+        assert not torch.allclose(results[0], results[2])
+        for result in results[:2]:
+            result.square().sum().backward()
+        torch.testing.assert_close(own[0].weight.grad, alone[0].weight.grad)
+        together[0](x).sum().backward()
     dist.destroy_process_group()
 
 

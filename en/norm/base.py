@@ -133,16 +133,13 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if running else None)
 
     @property
-    def affine(self) -> bool:  # type: ignore[override]
-        """Refused, because who asks is about to copy the affine values into batch normalization of another library.
+    def affine(self) -> "Unconvertible":  # type: ignore[override]
+        """Not True, because who goes by it is about to copy weight and bias into another library's layer.
 
-        torch's and timm's convert_sync_batchnorm, timm's freeze_batch_norm_2d and convert_splitbn_model all ask, and
+        torch's and timm's convert_sync_batchnorm, timm's freeze_batch_norm_2d and convert_splitbn_model all do, and
         would silently leave plain batch normalization in this layer's place.
         """
-        raise ValueError(
-            f"{type(self).__name__} cannot become another library's batch normalization: expected "
-            "en.norm.convert_sync(model) for synchronized statistics, en.norm.freeze(model) for frozen ones"
-        )
+        return Unconvertible(type(self).__name__)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -179,6 +176,19 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
+
+
+class Unconvertible:
+    """`affine` of a layer that no batch normalization stands for: what it is cannot be asked, only shown."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __bool__(self) -> bool:
+        raise ValueError(
+            f"{self.kind} cannot become another library's batch normalization: expected en.norm.convert_sync(model) "
+            "for synchronized statistics, en.norm.freeze(model) for frozen ones"
+        )
 
 
 class CombinedNormalizer(RunningNormalizer):

@@ -19,7 +19,7 @@ class BatchNorm2d(RunningNormalizer):
     """
 
     macs_per_element = 1
-    affine = True  # it may become another library's batch normalization, and compute the same
+    affine = True  # type: ignore[assignment] # it may become another library's batch normalization, and compute the same
 
     def __init__(
         self,
