@@ -10,6 +10,13 @@ from en.norm import build_norm, convert_sync, replace_norm
 SPLITS = {2: [(3, 3), (1, 5)], 3: [(2, 2, 2), (1, 2, 3)]}
 
 
+def replaced(name: str, group: dist.ProcessGroup | None) -> torch.nn.Sequential:
+    """A network with nn.SyncBatchNorm over the group, and the normalizer in its place."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 6, 1), torch.nn.SyncBatchNorm(6, process_group=group)
+    return replace_norm(torch.nn.Sequential(*layers).double(), name)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -43,21 +50,17 @@ def main() -> None:
             alone.sync = False
             torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))
     groups = [dist.new_group([each]) for each in range(world_size)]
+    x, weights = (torch.randn(2, channels, 4, 4).double() + rank for channels in (3, 6))
     for name in ("bn", "sn", "en"):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 1), torch.nn.SyncBatchNorm(6, process_group=groups[rank]))
-        x = torch.randn(2, 3, 4, 4) + rank
-        own = replace_norm(copy.deepcopy(model), name)
-        alone = copy.deepcopy(own[0]), copy.copy(own[1])
+        own, alone, together = (replaced(name, group) for group in (groups[rank], None, groups[rank]))
         alone[1].sync = False
-        together = convert_sync(replace_norm(model, name))
-        results = [own(x), alone[1](alone[0](x)), together(x)]
+        convert_sync(together)
+        results = [model(x) for model in (own, alone, together)]
+        for result in results:
+            (result * weights).sum().backward()
         torch.testing.assert_close(results[0], results[1])
-        assert not torch.allclose(results[0], results[2])
-        for result in results[:2]:
-            result.square().sum().backward()
         torch.testing.assert_close(own[0].weight.grad, alone[0].weight.grad)
-        together[0](x).sum().backward()
+        assert not torch.allclose(results[0], results[2])
     dist.destroy_process_group()
 
 
