@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from en.norm import NORMALIZERS, Normalizer, build_norm, norm_options
+from en.norm import NORMALIZERS, Normalizer, RunningNormalizer, build_norm, norm_options
 
 VARIANTS: list[dict[str, object]] = [
     {"convolution": False},
@@ -61,7 +61,7 @@ def randomized(name: str, channels: int, seed: int = 0, **options: object) -> No
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        if hasattr(layer, "running_mean"):
+        if isinstance(layer, RunningNormalizer) and layer.track_running_stats:
             layer.running_mean.copy_(torch.randn(channels, generator=generator))
             layer.running_var.copy_(torch.rand(channels, generator=generator) + 0.5)
     return layer

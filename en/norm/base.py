@@ -1,15 +1,21 @@
 """What all normalizers share: moments in one pass, a small part of their own, an affine map per sample and channel."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
+from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, one_of, positive, whole
 from en.norm.statistics import full_precision, moments_dtype
+
+Self = TypeVar("Self", bound="Normalizer")
+
+HEAD_START = 3.0
+"""How far, before the softmax, `start` puts one normalizer ahead of the others."""
 
 
 class Normalizer(nn.Module):
@@ -32,10 +38,26 @@ class Normalizer(nn.Module):
     macs_per_element: ClassVar[int] = 3
     """Multiply-accumulates for each value of the input in evaluation: two for its moments, one for the affine map."""
 
+    frozen = False
+    """Whether the layer stays in evaluation mode whatever mode is asked for: see freeze()."""
+
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the bases, nn.BatchNorm2d would make parameters of its own
         self.num_features = whole("num_features", num_features)
         self.eps = positive("eps", eps)
+
+    def add_affine(self, rows: int = 1, device: Device = None, dtype: torch.dtype | None = None) -> None:
+        """Gives the layer `weight` and `bias`, (rows * C,), one and zero."""
+        self.weight = nn.Parameter(torch.ones(rows * self.num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(rows * self.num_features, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Makes the layer what its constructor made it: needed after torch's to_empty()."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Scale and shift from the statistics.
@@ -72,18 +94,25 @@ class Normalizer(nn.Module):
         return f"{self.num_features}, eps={self.eps}"
 
 
-class RunningNormalizer(Normalizer):
+class RunningNormalizer(Normalizer, nn.BatchNorm2d):
     """A normalizer that may use batch moments in training and, in evaluation, their running averages.
+
+    It is a nn.BatchNorm2d to whoever asks, so that what other libraries do to those happens to it too: averages taken
+    anew (torch.optim.swa_utils.update_bn), evaluation mode while the rest trains, float32 under FSDP's mixed
+    precision. Nothing is computed by that class. Conversions to another library's layer are refused: see `affine`.
 
     Args:
         momentum: share of the batch's moments taken into the running averages, 0 to 1; None averages all batches alike.
         sync: batch moments over all ranks of the process group (where there is one) instead of this rank's.
-        running: whether batch statistics are used at all; without them there are no buffers.
+        running: whether batch statistics are used at all; without them the buffers are None.
+        device, dtype: of parameters and buffers.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    process_group: dist.ProcessGroup | None = None
+    """The ranks whose batches are taken together where `sync` is on; None for all: see convert_sync()."""
 
     def __init__(
         self,
@@ -92,22 +121,32 @@ class RunningNormalizer(Normalizer):
         momentum: float | None = 0.1,
         sync: bool = False,
         running: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps)
         if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
             raise ValueError(f"momentum={momentum!r}: expected a number from 0 to 1, or None for a plain average")
         self.momentum = momentum
         self.sync = flag("sync", sync)
-        if running:
-            self.register_buffer("running_mean", torch.zeros(num_features))
-            self.register_buffer("running_var", torch.ones(num_features))
-            self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.track_running_stats = running
+        zeros = torch.zeros(num_features, device=device, dtype=dtype)
+        self.register_buffer("running_mean", zeros if running else None)
+        self.register_buffer("running_var", torch.ones_like(zeros) if running else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if running else None)
 
-    def reset_running_stats(self) -> None:
-        """Forgets all batches seen: mean 0, variance 1, none counted."""
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
+    @property
+    def affine(self) -> "Unconvertible":  # type: ignore[override]
+        """Not True, because who goes by it is about to copy weight and bias into another library's layer.
+
+        torch's and timm's convert_sync_batchnorm, timm's freeze_batch_norm_2d and convert_splitbn_model all do, and
+        would silently leave plain batch normalization in this layer's place.
+        """
+        return Unconvertible(type(self).__name__)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset_running_stats()
 
     @property
     def synced(self) -> bool:
@@ -115,11 +154,11 @@ class RunningNormalizer(Normalizer):
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """The batch's mean and biased variance, (1, C), in training; the running averages in evaluation."""
-        if not self.training:
+        """The batch's mean and biased variance, (1, C), in training; the running averages, if any, in evaluation."""
+        if not self.training and self.running_mean is not None:
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
-            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels)
+            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels, self.process_group)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
             batch_mean, batch_var = statistics.pool(mean, var, dim=0)
@@ -129,6 +168,8 @@ class RunningNormalizer(Normalizer):
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        if not self.track_running_stats:
+            return
         refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
         self.num_batches_tracked.add_(1)
@@ -143,6 +184,19 @@ class RunningNormalizer(Normalizer):
 MIN_PIXELS = 65  # of a map on which `in` takes part, by default
 
 
+class Unconvertible:
+    """`affine` of a layer that no batch normalization stands for: what it is cannot be asked, only shown."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __bool__(self) -> bool:
+        raise ValueError(
+            f"{self.kind} cannot become another library's batch normalization: expected en.norm.convert_sync(model) "
+            "for synchronized statistics, en.norm.freeze(model) for frozen ones"
+        )
+
+
 class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
 
@@ -150,6 +204,7 @@ class CombinedNormalizer(RunningNormalizer):
         normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone.
+        start: the one of them that the ratios begin on; None for all alike.
     """
 
     def __init__(
@@ -161,12 +216,20 @@ class CombinedNormalizer(RunningNormalizer):
         momentum: float | None,
         sync: bool,
         min_pixels: int,
+        start: str | None,
+        device: Device,
+        dtype: torch.dtype | None,
     ) -> None:
-        self_normalizers = check_normalizers(normalizers)
-        super().__init__(num_features, eps, momentum, sync, running="bn" in self_normalizers)
-        self.normalizers = self_normalizers
+        known = check_normalizers(normalizers)
+        super().__init__(num_features, eps, momentum, sync, "bn" in known, device, dtype)
+        self.normalizers = known
         self.groups = check_groups(groups, num_features)
         self.min_pixels = whole("min_pixels", min_pixels)
+        self.start = start if start is None else one_of("start", start, known)
+
+    def first_logits(self) -> Tensor:
+        """What the ratios' softmax is taken of at the start, (K,)."""
+        return torch.tensor([HEAD_START if name == self.start else 0.0 for name in self.normalizers])
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
@@ -174,7 +237,7 @@ class CombinedNormalizer(RunningNormalizer):
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
     def admitted(self, logits: Tensor, pixels: int | torch.SymInt) -> Tensor:
-        """The logits of the ratios (K,), with that of `in` -inf where maps of so many pixels are too small for it."""
+        """The logits of the ratios (..., K), that of `in` -inf where maps of so many pixels are too small for it."""
         if len(self.normalizers) == 1 or "in" not in self.normalizers or self.min_pixels == 1:
             return logits
         if isinstance(pixels, int) and pixels >= self.min_pixels:
@@ -193,10 +256,14 @@ class CombinedNormalizer(RunningNormalizer):
         activation: str = "tanh",
         reduced: int = 1,
     ) -> kernels.NativePlan | None:
-        """A native plan with this layer's statistics; None where they are of all ranks. Arguments as for NativePlan."""
-        if self.synced:
+        """A native plan with this layer's statistics; None where they are of all ranks or leave no averages.
+
+        Arguments as for NativePlan.
+        """
+        averaged = "bn" in self.normalizers
+        if self.synced or (averaged and not self.track_running_stats):
             return None
-        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
+        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if averaged else None
         return kernels.NativePlan(
             normalizers=self.normalizers,
             groups=self.groups,

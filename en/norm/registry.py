@@ -18,13 +18,16 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "en": ExemplarNorm2d,
 }
 
+NO_OPTIONS = ("self", "num_features", "device", "dtype")
+"""Arguments of the constructors that are given by the network that the layer is put into."""
+
 
 def norm_options(name: str) -> dict[str, inspect.Parameter]:
     """The options that `build_norm(name, ...)` takes, with their defaults. Raises ValueError for an unknown name."""
     if name not in NORMALIZERS:
         raise ValueError(f"name={name!r}: expected one of {', '.join(NORMALIZERS)}{did_you_mean(name, NORMALIZERS)}")
     parameters = inspect.signature(NORMALIZERS[name].__init__).parameters
-    return {key: parameter for key, parameter in parameters.items() if key not in ("self", "num_features")}
+    return {key: parameter for key, parameter in parameters.items() if key not in NO_OPTIONS}
 
 
 def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:

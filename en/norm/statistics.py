@@ -134,8 +134,10 @@ def mix_statistics(
     return scale, bias + scale * (mean_ratios[..., None] * offsets).sum(1)
 
 
-def synced_batch_moments(mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch moments over all ranks of the default process group, differentiable on every rank.
+def synced_batch_moments(
+    mean: Tensor, var: Tensor, pixels: int, group: dist.ProcessGroup | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch moments over all ranks of a process group, the default one for None, differentiable on every rank.
 
     Args:
         mean, var: (N, C) of this rank's samples; N may differ between ranks.
@@ -144,7 +146,7 @@ def synced_batch_moments(mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor
     """
     local_mean, local_var = pool(mean, var, dim=0)
     count = torch.full((1, 1), float(mean.shape[0] * pixels), dtype=mean.dtype, device=mean.device)
-    packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1))
+    packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1), group)
     channels = mean.shape[1]
     means, variances, counts = packed[:, :channels], packed[:, channels:-1], packed[:, -1:]
     total = counts.sum()
@@ -157,15 +159,17 @@ class _GatherRanks(torch.autograd.Function):
     """(1, D) on every rank -> (ranks, D) on every rank; backward adds up what all ranks ask of one rank's row."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, row: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, row: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group  # type: ignore[attr-defined]
         row = row.contiguous()
-        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, row)
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(rows, row, group)
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        group: dist.ProcessGroup | None = ctx.group  # type: ignore[attr-defined]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        rank = dist.get_rank()
-        return grad[rank : rank + 1]
+        dist.all_reduce(grad, group=group)
+        rank = dist.get_rank(group)
+        return grad[rank : rank + 1], None
