@@ -37,7 +37,7 @@ def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     rows = []
     for name in layer.normalizers:
         mean, var = literal_moments(name, x, layer)
-        xhat = (pooled - mean[:, :, 0, 0]) / torch.sqrt(var[:, :, 0, 0] + layer.eps)
+        xhat = (pooled - mean[:, :, 0, 0]) / torch.sqrt(var[:, :, 0, 0] + float(layer.eps))
         rows.append(layer.reduce(xhat[:, :, None])[:, :, 0] if layer.convolution else xhat)
     ratios = []
     for n in range(len(x)):
@@ -53,11 +53,11 @@ def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     if layer.mix == "statistics":
         mean = sum(ratios[:, i] * m for i, (m, _) in enumerate(stats))
         var = sum(ratios[:, i] * v for i, (_, v) in enumerate(stats))
-        return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+        return layer.weight.view(column) * (x - mean) / torch.sqrt(var + float(layer.eps)) + layer.bias.view(column)
     y = torch.zeros_like(x)
     for i, (mean, var) in enumerate(stats):
         gamma = layer.weight[0 if layer.shared_affine else i].view(column)
-        y = y + gamma * ratios[:, i] * (x - mean) / torch.sqrt(var + layer.eps)
+        y = y + gamma * ratios[:, i] * (x - mean) / torch.sqrt(var + float(layer.eps))
         if not layer.shared_affine:
             y = y + layer.bias[i].view(column)
     return y + layer.bias[0].view(column) if layer.shared_affine else y
@@ -69,13 +69,13 @@ def literal_switchable(layer: SwitchableNorm2d, x: Tensor) -> Tensor:
     mean = sum(w * m for w, (m, _) in zip(mean_ratios, stats, strict=True))
     var = sum(w * v for w, (_, v) in zip(var_ratios, stats, strict=True))
     column = (1, -1, 1, 1)
-    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + float(layer.eps)) + layer.bias.view(column)
 
 
 def literal_single(name: str, layer: nn.Module, x: Tensor) -> Tensor:
     mean, var = literal_moments(name, x, layer)
     column = (1, -1, 1, 1)
-    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + float(layer.eps)) + layer.bias.view(column)
 
 
 def literal_forward(name: str, layer: nn.Module, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
-from en.norm.statistics import full_precision, moments_dtype
+from en.norm.statistics import full_precision, is_tracing, moments_dtype
 
 
 class Normalizer(nn.Module):
@@ -48,7 +48,12 @@ class Normalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
+        if not is_tracing():
+            check_input(x, self.num_features)
+        return self.normalized(x)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """What `forward` computes of an input that it has checked."""
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
@@ -112,8 +117,8 @@ class RunningNormalizer(Normalizer):
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """The batch's mean and biased variance, (1, C), in training; the running averages in evaluation."""
-        if not self.training:
+        """The batch's mean and biased variance, (1, C); the running averages in evaluation and for an empty batch."""
+        if not self.training or (not self.synced and statistics.is_empty(mean, pixels)):
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
             batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels)
@@ -125,16 +130,33 @@ class RunningNormalizer(Normalizer):
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages.
+
+        A tensor may count none, which leaves the averages as they are.
+        """
         refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        taken = count > 0 if isinstance(count, Tensor) else 1
+        self.num_batches_tracked.add_(taken)
+        share = taken / self.num_batches_tracked.clamp(min=1) if self.momentum is None else taken * self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_((var * unbiased).to(self.running_var.dtype), share)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
+
+
+class MixtureEps(float):
+    """eps of a mixture: a number, but not one to take the root of a variance with.
+
+    Whoever folds batch normalization into the convolution before it looks at no class: torch.nn.utils.fusion and timm's
+    networks read running_mean, running_var, eps, weight and bias of what they are given. A mixture is no affine map in
+    evaluation, and has all five.
+    """
+
+    @classmethod
+    def __torch_function__(cls, *_: object, **__: object) -> None:
+        raise ValueError("a mixture of normalizers cannot be folded into a convolution: expected batch normalization")
 
 
 class CombinedNormalizer(RunningNormalizer):
@@ -159,6 +181,15 @@ class CombinedNormalizer(RunningNormalizer):
         self.normalizers = self_normalizers
         self.groups = check_groups(groups, num_features)
 
+    @property
+    def eps(self) -> float:
+        """Added to every variance, for readers; in formulas it is `added_eps`."""
+        return MixtureEps(self.added_eps)
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.added_eps = float(value)
+
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
@@ -179,7 +210,7 @@ class CombinedNormalizer(RunningNormalizer):
         return kernels.NativePlan(
             normalizers=self.normalizers,
             groups=self.groups,
-            eps=self.eps,
+            eps=self.added_eps,
             parameters=parameters,
             ratios=ratios,
             mix_statistics=mix_statistics,

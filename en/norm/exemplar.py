@@ -93,8 +93,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.observe(ratios.detach())
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
         if self.mix == "statistics":
-            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
-        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
+            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.added_eps)
+        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.added_eps)
 
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
@@ -114,7 +114,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self.ratio_source == "correlation":
             kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
             kernel = kernel.to(pooled.dtype).view(c)
-            inputs = statistics.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
+            inputs = statistics.correlations(offsets, variances, kernel, groups, self.added_eps).flatten(1)
         first, activation, last = self.gate
         return torch.softmax(linear(last, activation(linear(first, inputs))), dim=1)
 

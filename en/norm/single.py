@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from en.norm import kernels, statistics
-from en.norm.arguments import check_groups, check_input
+from en.norm.arguments import check_groups
 from en.norm.base import Normalizer, RunningNormalizer, refuse_vmap
 
 
@@ -24,12 +24,9 @@ class BatchNorm2d(RunningNormalizer):
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
-        one_value = x.shape[0] * x.shape[2] * x.shape[3] <= 1
-        if self.training and (self.synced or one_value or self.momentum is None):
-            return super().forward(x)
+    def normalized(self, x: Tensor) -> Tensor:
+        if self.training and (self.synced or self.momentum is None or has_at_most_one_value(x)):
+            return super().normalized(x)
         if self.training:
             refuse_vmap(x)
             self.num_batches_tracked.add_(1)
@@ -98,6 +95,11 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(num_features, eps, groups=1)
 
     native_plan = GroupNorm2d.native_plan
+
+
+def has_at_most_one_value(x: Tensor) -> bool:
+    """Whether a channel of x (N, C, H, W) has one value or none, which torch's kernels refuse in training."""
+    return not statistics.is_tracing() and x.shape[0] * x.shape[2] * x.shape[3] <= 1
 
 
 def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:

@@ -45,7 +45,7 @@ class SwitchableNorm2d(CombinedNormalizer):
         mean_ratios = torch.softmax(self.mean_weight.to(mean.dtype), dim=0).expand(shape)
         var_ratios = torch.softmax(self.var_weight.to(mean.dtype), dim=0).expand(shape)
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.added_eps)
 
     def native_plan(self) -> kernels.NativePlan | None:
         parameters = (self.weight, self.bias, self.mean_weight, self.var_weight)
