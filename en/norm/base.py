@@ -1,11 +1,11 @@
 """What all normalizers share: moments in one pass, a small part of their own, an affine map per sample and channel."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
@@ -47,7 +47,9 @@ class Normalizer(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define coefficients()")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format; one node of a graph of torch.fx."""
+        if is_symbolic(x):
+            return leaf_of_graph(self, x)  # type: ignore[no-any-return]
         if not is_tracing():
             check_input(x, self.num_features)
         return self.normalized(x)
@@ -66,6 +68,10 @@ class Normalizer(nn.Module):
     def native_plan(self) -> kernels.NativePlan | None:
         """What `coefficients` computes, for C++ and Triton; None for what those cannot do. Subclasses inherit none."""
         return None
+
+    def remembered(self) -> Mapping[str, Tensor]:
+        """Copies of the buffers that `coefficients` reads in training and a forward pass changes: none."""
+        return {}
 
     def observe(self, ratios: Tensor) -> None:
         """Called with the ratios (N, K) of every forward pass, detached."""
@@ -223,6 +229,16 @@ class CombinedNormalizer(RunningNormalizer):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}"
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether `x` stands for a value in a graph that torch.fx records."""
+    return isinstance(x, fx.Proxy)
+
+
+def leaf_of_graph(layer: nn.Module, x: Any) -> Any:
+    """The layer called as one node of a graph of torch.fx, as the tracer does by itself with torch's own layers."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
 
 
 def refuse_vmap(values: Tensor) -> None:

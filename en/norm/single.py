@@ -25,7 +25,7 @@ class BatchNorm2d(RunningNormalizer):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def normalized(self, x: Tensor) -> Tensor:
-        if self.training and (self.synced or self.momentum is None or has_at_most_one_value(x)):
+        if self.training and (self.synced or self.momentum is None or torch_refuses(x)):
             return super().normalized(x)
         if self.training:
             refuse_vmap(x)
@@ -97,9 +97,9 @@ class LayerNorm2d(GroupNorm2d):
     native_plan = GroupNorm2d.native_plan
 
 
-def has_at_most_one_value(x: Tensor) -> bool:
-    """Whether a channel of x (N, C, H, W) has one value or none, which torch's kernels refuse in training."""
-    return not statistics.is_tracing() and x.shape[0] * x.shape[2] * x.shape[3] <= 1
+def torch_refuses(x: Tensor) -> bool:
+    """Whether F.batch_norm would not take x (N, C, H, W) in training: for a channel of one value or none, or traced."""
+    return statistics.is_tracing() or x.shape[0] * x.shape[2] * x.shape[3] <= 1
 
 
 def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:

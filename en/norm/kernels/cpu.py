@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from en.norm.kernels.again import Again
 from en.norm.kernels.cache import compiled_library
-from en.norm.kernels.passes import dense, refuse_second_derivative
+from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan, Settings
 from en.norm.statistics import moments_dtype
 
@@ -95,11 +96,11 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
     return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
-def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
     running = plan.running[:2] if plan.running and not plan.training else (None, None)
-    y, ratios, batch = _Layer.apply(x, running, plan.settings(), *parameters)
+    y, ratios, batch = _Layer.apply(x, running, plan.settings(), again, len(parameters), *parameters, *plan.origins)
     if plan.running and plan.training:
         mean, var, count = plan.running
         count.add_(1)
@@ -115,18 +116,23 @@ class _Layer(torch.autograd.Function):
         x: Tensor,
         running: tuple[Tensor | None, Tensor | None],
         settings: Settings,
-        *parameters: Tensor,
+        again: Again,
+        count: int,
+        *inputs: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, parameters, *running, *settings)
-        ctx.save_for_backward(x, saved, *parameters)
-        ctx.settings = settings  # type: ignore[attr-defined]
+        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, *settings)
+        ctx.save_for_backward(x, saved, *inputs)
+        ctx.settings, ctx.again, ctx.count = settings, again, count  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(ratios, batch)
         return y, ratios, batch
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
-        x, saved, *parameters = ctx.saved_tensors  # type: ignore[attr-defined]
+        x, saved, *inputs = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():
+            dx, *grads = ctx.again.gradients(x, dy, [x, *inputs])  # type: ignore[attr-defined]
+            return dx, None, None, None, None, *grads
+        parameters = inputs[: ctx.count]  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         dx, grads = torch.ops.en_norm.layer_backward.default(
             dense(dy, like=x),
@@ -136,4 +142,5 @@ class _Layer(torch.autograd.Function):
             wanted,
             *ctx.settings,  # type: ignore[attr-defined]
         )
-        return dx if wanted else None, None, None, *grads
+        unused = [None] * (len(inputs) - len(parameters))
+        return dx if wanted else None, None, None, None, None, *grads, *unused

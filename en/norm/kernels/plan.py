@@ -32,6 +32,7 @@ class NativePlan:
         momentum: as for CombinedNormalizer.
         activation: of the gate.
         reduced: G, groups of the convolution.
+        origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
     normalizers: tuple[str, ...]
@@ -45,6 +46,7 @@ class NativePlan:
     momentum: float | None = None
     activation: str = "tanh"
     reduced: int = 1
+    origins: tuple[Tensor, ...] = ()
 
     def settings(self) -> Settings:
         """All but tensors, as the operators take it."""

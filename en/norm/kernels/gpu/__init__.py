@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from en.norm.kernels.again import Again
 from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan
 from en.norm.statistics import moments_dtype
 
@@ -81,8 +82,8 @@ def triton_passes() -> ModuleType:
     return passes
 
 
-def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     from en.norm.kernels.gpu import layer
 
-    return layer.normalize(plan, x)
+    return layer.normalize(plan, x, again)
