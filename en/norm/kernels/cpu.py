@@ -8,7 +8,6 @@ compare both. The C++ is operators of torch's, `torch.ops.en_norm`, without grad
 
 import ctypes
 import functools
-import os
 import subprocess
 import warnings
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.autograd.function import FunctionCtx
 from en.norm.kernels.again import Again
 from en.norm.kernels.cache import compiled_library
 from en.norm.kernels.passes import dense
-from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan, Settings
+from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
 from en.norm.statistics import moments_dtype
 
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
@@ -29,18 +28,18 @@ SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
     """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
     known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    switch = os.environ.get(SWITCH)
-    library = library_or_none() if known and switch != "0" else None
+    parts = chosen_parts("layers")
+    library = library_or_none() if known and parts != "nothing" else None
     if library is None or (dtype == torch.float16 and not library.en_has_float16()):
         return "nothing"
-    return "passes" if switch == "passes" else "layers"
+    return parts
 
 
 @functools.cache
 def library_or_none() -> ctypes.CDLL | None:
     """The library, whose operators are registered as it is loaded, or a warning."""
     try:
-        library = compiled_library(SOURCE)
+        library = compiled_library(SOURCE, "en_has_float16")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(

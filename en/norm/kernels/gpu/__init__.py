@@ -7,7 +7,6 @@ normalized.
 """
 
 import functools
-import os
 import warnings
 from types import ModuleType
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from en.norm.kernels.again import Again
-from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan
+from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
 from en.norm.statistics import moments_dtype
 
 __all__ = ["BY_DEFAULT", "can_run", "can_take", "normalize", "triton_passes"]
@@ -31,9 +30,8 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def chosen() -> str:
-    """What runs in Triton: layers, passes or nothing; any other value of EN_NATIVE than 0 and passes is layers."""
-    switch = os.environ.get(SWITCH)
-    return BY_DEFAULT if switch is None else {"0": "nothing", "passes": "passes"}.get(switch, "layers")
+    """What runs in Triton: layers, passes or nothing."""
+    return chosen_parts(BY_DEFAULT)
 
 
 def on_gpu(x: Tensor) -> bool:
