@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from en.norm import build_norm, convert_sync, replace_norm
 
-SPLITS = {2: [(3, 3), (1, 5)], 3: [(2, 2, 2), (1, 2, 3)]}
+SPLITS = {2: [(3, 3), (1, 5), (0, 6)], 3: [(2, 2, 2), (1, 2, 3), (3, 0, 3)]}
 
 
 def replaced(name: str, group: dist.ProcessGroup | None) -> torch.nn.Sequential:
@@ -46,6 +46,10 @@ def main() -> None:
                 torch.testing.assert_close(parameter.grad, reference.grad, msg=lambda m, k=f"{name}.{key}": f"{k}: {m}")
             for buffer, reference in zip(part.buffers(), whole.buffers(), strict=True):
                 torch.testing.assert_close(buffer, reference)
+            before = copy.deepcopy(dict(part.named_buffers()))
+            part(x_mine[:0]).sum().backward()  # empty on every rank
+            assert all(torch.equal(buffer, before[key]) for key, buffer in part.named_buffers())
+            assert all(parameter.grad.isfinite().all() for parameter in part.parameters())
             alone = copy.deepcopy(part)
             alone.sync = False
             torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))

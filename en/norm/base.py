@@ -1,16 +1,16 @@
 """What all normalizers share: moments in one pass, a small part of their own, an affine map per sample and channel."""
 
-from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.types import Device
 
 from en.norm import kernels, statistics
 from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, one_of, positive, whole
-from en.norm.statistics import full_precision, moments_dtype
+from en.norm.statistics import full_precision, is_tracing, moments_dtype
 
 Self = TypeVar("Self", bound="Normalizer")
 
@@ -69,8 +69,15 @@ class Normalizer(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define coefficients()")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format; one node of a graph of torch.fx."""
+        if is_symbolic(x):
+            return leaf_of_graph(self, x)  # type: ignore[no-any-return]
+        if not is_tracing():
+            check_input(x, self.num_features)
+        return self.normalized(x)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """What `forward` computes of an input that it has checked."""
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
@@ -86,6 +93,10 @@ class Normalizer(nn.Module):
         Subclasses inherit none.
         """
         return None
+
+    def remembered(self) -> Mapping[str, Tensor]:
+        """Copies of the buffers that `coefficients` reads in training and a forward pass changes: none."""
+        return {}
 
     def observe(self, ratios: Tensor) -> None:
         """Called with the ratios (N, K) of every forward pass, detached."""
@@ -154,8 +165,9 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """The batch's mean and biased variance, (1, C), in training; the running averages, if any, in evaluation."""
-        if not self.training and self.running_mean is not None:
+        """The batch's mean and biased variance, (1, C), in training; else, and for an empty batch, running averages."""
+        averages = self.running_mean is not None and self.running_var is not None
+        if averages and (not self.training or (not self.synced and statistics.is_empty(mean, pixels))):
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
             batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels, self.process_group)
@@ -167,13 +179,17 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages.
+
+        A tensor may count none, which leaves the averages as they are.
+        """
         if not self.track_running_stats:
             return
         refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        taken = count > 0 if isinstance(count, Tensor) else 1
+        self.num_batches_tracked.add_(taken)
+        share = taken / self.num_batches_tracked.clamp(min=1) if self.momentum is None else taken * self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_((var * unbiased).to(self.running_var.dtype), share)
 
@@ -195,6 +211,27 @@ class Unconvertible:
             f"{self.kind} cannot become another library's batch normalization: expected en.norm.convert_sync(model) "
             "for synchronized statistics, en.norm.freeze(model) for frozen ones"
         )
+
+
+class MixtureEps(float):
+    """eps of a mixture: a number like any other, except that adding it to the layer's own running_var is refused.
+
+    Whoever folds batch normalization into the convolution before it does that, and looks at no class:
+    torch.nn.utils.fusion and timm's networks. A mixture is no affine map in evaluation, and has all that they read.
+    """
+
+    own: Tensor | None = None
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], _: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for eps in args:
+            if isinstance(eps, cls) and eps.own is not None and any(part is eps.own for part in args):
+                raise ValueError(
+                    "a mixture of normalizers cannot be folded into a convolution: expected batch normalization"
+                )
+        return function(*(float(part) if isinstance(part, cls) else part for part in args), **(kwargs or {}))
 
 
 class CombinedNormalizer(RunningNormalizer):
@@ -230,6 +267,17 @@ class CombinedNormalizer(RunningNormalizer):
     def first_logits(self) -> Tensor:
         """What the ratios' softmax is taken of at the start, (K,)."""
         return torch.tensor([HEAD_START if name == self.start else 0.0 for name in self.normalizers])
+
+    @property
+    def eps(self) -> float:
+        """Added to every variance, for readers; in formulas it is `added_eps`."""
+        eps = MixtureEps(self.added_eps)
+        eps.own = self._buffers.get("running_var")
+        return eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.added_eps = float(value)
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
@@ -267,7 +315,7 @@ class CombinedNormalizer(RunningNormalizer):
         return kernels.NativePlan(
             normalizers=self.normalizers,
             groups=self.groups,
-            eps=self.eps,
+            eps=self.added_eps,
             parameters=parameters,
             ratios=ratios,
             mix_statistics=mix_statistics,
@@ -280,6 +328,16 @@ class CombinedNormalizer(RunningNormalizer):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}, min_pixels={self.min_pixels}"
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether `x` stands for a value in a graph that torch.fx records."""
+    return isinstance(x, fx.Proxy)
+
+
+def leaf_of_graph(layer: nn.Module, x: Any) -> Any:
+    """The layer called as one node of a graph of torch.fx, as the tracer does by itself with torch's own layers."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
 
 
 def refuse_vmap(values: Tensor) -> None:

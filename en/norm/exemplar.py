@@ -133,8 +133,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.observe(ratios.detach())
         weight, bias = self.weight_rows.to(mean.dtype), self.bias_rows.to(mean.dtype)
         if self.mix == "statistics":
-            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
-        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
+            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.added_eps)
+        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.added_eps)
 
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
@@ -166,11 +166,11 @@ class ExemplarNorm2d(CombinedNormalizer):
         """v of the formula, (N, K, K)."""
         n, k, c = offsets.shape
         if self.convolution and not is_as_made(self.reduce, nn.Conv1d):
-            xhat = offsets * torch.rsqrt(variances + self.eps)
+            xhat = offsets * torch.rsqrt(variances + self.added_eps)
             z = called(self.reduce, xhat.view(n * k, c, 1)).view(n, k, -1)
             return torch.bmm(z, z.transpose(1, 2))
         kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (offsets.new_ones(c), c)
-        return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.eps)
+        return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.added_eps)
 
     def gate_is_as_made(self) -> bool:
         kinds: list[type[nn.Module]] = [nn.Linear, ACTIVATIONS[self.activation], nn.Linear]

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import check_groups, check_input
+from en.norm.arguments import check_groups
 from en.norm.base import Normalizer, RunningNormalizer, refuse_vmap
 
 
@@ -33,12 +33,9 @@ class BatchNorm2d(RunningNormalizer):
         super().__init__(num_features, eps, momentum, sync, device=device, dtype=dtype)
         self.add_affine(device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
-        one_value = x.shape[0] * x.shape[2] * x.shape[3] <= 1
-        if self.training and (self.synced or one_value or self.momentum is None):
-            return super().forward(x)
+    def normalized(self, x: Tensor) -> Tensor:
+        if self.training and (self.synced or self.momentum is None or torch_refuses(x)):
+            return super().normalized(x)
         tracked = self.track_running_stats
         if self.training and tracked:
             refuse_vmap(x)
@@ -118,6 +115,11 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(num_features, eps, groups=1, device=device, dtype=dtype)
 
     native_plan = GroupNorm2d.native_plan
+
+
+def torch_refuses(x: Tensor) -> bool:
+    """Whether F.batch_norm would not take x (N, C, H, W) in training: for a channel of one value or none, or traced."""
+    return statistics.is_tracing() or x.shape[0] * x.shape[2] * x.shape[3] <= 1
 
 
 def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:

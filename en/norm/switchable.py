@@ -63,7 +63,7 @@ class SwitchableNorm2d(CombinedNormalizer):
             for logits in (self.mean_weight, self.var_weight)
         )
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.added_eps)
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         logits = (self.admitted(part, pixels) for part in (self.mean_weight, self.var_weight))

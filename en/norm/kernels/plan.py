@@ -1,11 +1,20 @@
 """What a layer offers to be run whole, in one call of C++ on a CPU or in a few launches on a GPU."""
 
+import functools
+import os
+import warnings
 from dataclasses import dataclass
 
 from torch import Tensor
 
 SWITCH = "EN_NATIVE"
-"""Environment variable: 0 keeps to torch's operations, `passes` to the four passes."""
+"""Environment variable that says what runs as this package's own code, by one of WORDS."""
+
+WORDS = {
+    "nothing": ("0", "false", "no", "off", "nothing", ""),
+    "passes": ("passes",),
+    "layers": ("1", "true", "yes", "on", "layers"),
+}
 
 # By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
@@ -14,6 +23,23 @@ ACTIVATIONS = ("tanh", "relu")
 
 Settings = tuple[list[int], list[int], int, int, int, bool, float]
 """kinds, groups, source, reduced, activation, statistics, eps of the operators."""
+
+
+def chosen_parts(default: str) -> str:
+    """What is to run as this package's own code: layers, passes or nothing, by EN_NATIVE where that is set."""
+    value = os.environ.get(SWITCH)
+    return default if value is None else meaning(value) or default
+
+
+@functools.cache
+def meaning(value: str) -> str:
+    """What a value of EN_NATIVE asks for; nothing, '', and a warning for one that is no word of WORDS."""
+    for parts, words in WORDS.items():
+        if value.strip().lower() in words:
+            return parts
+    allowed = ", ".join(word for words in WORDS.values() for word in words if word)
+    warnings.warn(f"{SWITCH}={value!r} is ignored: expected one of {allowed}", RuntimeWarning, stacklevel=2)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,7 @@ class NativePlan:
         momentum: as for CombinedNormalizer.
         activation: of the gate.
         reduced: G, groups of the convolution.
+        origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
     normalizers: tuple[str, ...]
@@ -45,6 +72,7 @@ class NativePlan:
     momentum: float | None = None
     activation: str = "tanh"
     reduced: int = 1
+    origins: tuple[Tensor, ...] = ()
 
     def settings(self) -> Settings:
         """All but tensors, as the operators take it."""
