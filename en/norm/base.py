@@ -208,6 +208,7 @@ class CombinedNormalizer(RunningNormalizer):
         mix_statistics: bool,
         activation: str = "tanh",
         reduced: int = 1,
+        origins: tuple[Tensor, ...] = (),
     ) -> kernels.NativePlan | None:
         """A native plan with this layer's statistics; None where they are of all ranks. Arguments as for NativePlan."""
         if self.synced:
@@ -225,6 +226,7 @@ class CombinedNormalizer(RunningNormalizer):
             momentum=self.momentum,
             activation=activation,
             reduced=reduced,
+            origins=origins,
         )
 
     def extra_repr(self) -> str:

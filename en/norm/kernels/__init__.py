@@ -46,6 +46,8 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or is_looked_into(x):
         return layer.plain(x)
     plan, again = native_plan(layer), Again(layer, layer.training, layer.remembered())
+    if plan is not None and plan.is_batch_norm and plan.takes(x):
+        return plan.batch_norm(x)
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x, again)
