@@ -1,4 +1,4 @@
-"""Normalization layers for (N, C, H, W): bn, in, ln, gn, sn and en. Imports torch and nothing else of en."""
+"""Normalization layers for (N, C, H, W): bn, in, ln, gn, sn, ssn and en. Imports torch and nothing else of en."""
 
 from en.norm.averages import update_statistics
 from en.norm.base import Normalizer, RunningNormalizer
@@ -9,6 +9,7 @@ from en.norm.pretrained import load_batch_norm
 from en.norm.ratios import record_ratios
 from en.norm.registry import NORMALIZERS, build_norm, norm_options
 from en.norm.replace import replace_norm
+from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 from en.norm.sync import convert_sync
 
@@ -17,6 +18,7 @@ __all__ = [
     "ExemplarNorm2d",
     "Normalizer",
     "RunningNormalizer",
+    "SparseSwitchableNorm2d",
     "SwitchableNorm2d",
     "build_norm",
     "convert_sync",

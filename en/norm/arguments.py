@@ -24,10 +24,10 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def whole(name: str, value: int) -> int:
-    """`value` if it is a whole number from 1 to MOST."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {MOST}")
+def whole(name: str, value: int, most: int = MOST) -> int:
+    """`value` if it is a whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {most}")
     return value
 
 

@@ -303,6 +303,7 @@ class CombinedNormalizer(RunningNormalizer):
         mix_statistics: bool,
         activation: str = "tanh",
         reduced: int = 1,
+        origins: tuple[Tensor, ...] = (),
     ) -> kernels.NativePlan | None:
         """A native plan with this layer's statistics; None where they are of all ranks or leave no averages.
 
@@ -324,6 +325,7 @@ class CombinedNormalizer(RunningNormalizer):
             momentum=self.momentum,
             activation=activation,
             reduced=reduced,
+            origins=origins,
         )
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from en.norm.base import Normalizer
 from en.norm.exemplar import ExemplarNorm2d
 from en.norm.single import BatchNorm2d, GroupNorm2d, InstanceNorm2d, LayerNorm2d
+from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
@@ -15,6 +16,7 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "ln": LayerNorm2d,
     "gn": GroupNorm2d,
     "sn": SwitchableNorm2d,
+    "ssn": SparseSwitchableNorm2d,
     "en": ExemplarNorm2d,
 }
 

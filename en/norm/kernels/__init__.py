@@ -47,6 +47,8 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
         return layer.plain(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])
     again = Again(layer, layer.training, layer.remembered())
+    if plan is not None and plan.is_batch_norm and plan.takes(x):
+        return plan.batch_norm(x)
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x, again)

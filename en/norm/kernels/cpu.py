@@ -20,7 +20,6 @@ from en.norm.kernels.again import Again
 from en.norm.kernels.cache import compiled_library
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
-from en.norm.statistics import moments_dtype
 
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
@@ -89,10 +88,9 @@ def input_gradient(
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers":
+    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers" or not plan.takes(x):
         return False
-    dtype = moments_dtype(x.dtype)
-    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
+    return all(on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
 def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,15 @@
 """What a layer offers to be run whole, in one call of C++ on a CPU or in a few launches on a GPU."""
 
 import functools
+import math
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+from torch.nn import functional as F
+
+from en.norm.statistics import moments_dtype
 
 SWITCH = "EN_NATIVE"
 """Environment variable that says what runs as this package's own code, by one of WORDS."""
@@ -73,6 +77,33 @@ class NativePlan:
     activation: str = "tanh"
     reduced: int = 1
     origins: tuple[Tensor, ...] = ()
+
+    @property
+    def is_batch_norm(self) -> bool:
+        """Whether it is batch normalization with running averages and nothing else."""
+        return self.normalizers == ("bn",) and self.mix_statistics and not self.training
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether parameters and averages have the type of x's moments."""
+        dtype = moments_dtype(x.dtype)
+        return all(part.dtype == dtype for part in (*self.parameters, *(self.running or ())[:2]))
+
+    def batch_norm(self, x: Tensor) -> Tensor:
+        """The normalized x, by torch's own kernel, where that is all that the plan says."""
+        assert self.running is not None
+        mean, var, _ = self.running
+        weight, bias = (part.flatten() for part in self.parameters[:2])
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+
+    def sparse(self) -> "NativePlan":
+        """The plan without the normalizers whose ratios, which are static, are 0."""
+        weight, bias, *logits = self.parameters
+        rows = zip(*(part.tolist() for part in logits), strict=True)
+        kept = [k for k, row in enumerate(rows) if max(row) > -math.inf]
+        if len(kept) == len(self.normalizers):
+            return self
+        names = tuple(self.normalizers[k] for k in kept)
+        return replace(self, normalizers=names, parameters=(weight, bias, *(part[kept] for part in logits)))
 
     def settings(self) -> Settings:
         """All but tensors, as the operators take it."""

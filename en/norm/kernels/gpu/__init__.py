@@ -15,7 +15,6 @@ from torch import Tensor
 
 from en.norm.kernels.again import Again
 from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
-from en.norm.statistics import moments_dtype
 
 __all__ = ["BY_DEFAULT", "can_run", "can_take", "normalize", "triton_passes"]
 
@@ -54,9 +53,8 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
         return False
     if x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
         return False
-    dtype = moments_dtype(x.dtype)
     parts = (*plan.parameters, *(plan.running or ())[:2])
-    return all(part.dtype == dtype and on_gpu(part) and part.device == x.device for part in parts)
+    return plan.takes(x) and all(on_gpu(part) and part.device == x.device for part in parts)
 
 
 @functools.cache
