@@ -2,7 +2,7 @@
 """Watch the normalizers in the first steps of a training: python scripts/diagnose.py CONFIG [key=value ...] --out DIR
 
 By layer and branch: near-constant cells, ratios, the gain of the values and of the gradient; by step: loss and gradient
-norm. Writes layers.csv and steps.csv, and prints the last look from bottom to top. It runs as one process.
+norm. Writes layers.csv and steps.csv, and prints the last look, by size of the map. It runs as one process.
 """
 
 import argparse
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration")
     parser.add_argument("--steps", type=whole_number(1, 10**6), default=200, help="of training, default 200")
     parser.add_argument("--every", type=whole_number(1, 10**6), default=20, help="steps between looks, default 20")
+    parser.add_argument("--layers", action="store_true", help="print every layer, bottom to top, not means by size")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder of the tables")
     arguments = parser.parse_intermixed_args()
 
@@ -34,6 +35,7 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
     arguments.out.mkdir(parents=True, exist_ok=True)
     gains: dict[str, list[Gain]] = {}
+    largest = (0.0, 0)
     with (
         (arguments.out / "steps.csv").open("w", newline="") as steps_file,
         (arguments.out / "layers.csv").open("w", newline="") as layers_file,
@@ -46,8 +48,10 @@ def main() -> None:
             rows = [(name, gain) for name, found in step.gains.items() for gain in found]
             layers.writerows([step.number, name, *asdict(gain).values()] for name, gain in rows)
             gains = step.gains or gains
+            largest = max(largest, (step.gradient_norm, step.number))
     (arguments.out / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
-    show_gains(gains)
+    show_gains(gains, arguments.layers)
+    print(f"largest gradient norm {largest[0]:.3g}, at step {largest[1]}; loss of the last step {step.loss:.3f}")
 
 
 if __name__ == "__main__":

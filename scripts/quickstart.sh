@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a fresh machine to a comparison: sets up, prepares Fashion-MNIST, trains ShuffleNetV2 x0.5 with BN and with EN by
-# one recipe in two processes, evaluates both and prints the table. Steps that are already done are skipped.
+# From a fresh machine to a comparison: sets up, prepares Fashion-MNIST, trains a small ResNet with BN, SN and EN by one
+# recipe in two processes, evaluates each, and prints the table, beside earlier scores of several seeds. Steps that are
+# already done are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,20 +31,23 @@ print("yes" if summary["epochs_done"] == summary["epochs"] else "no")
 END
 }
 
-for norm in bn en; do
+for norm in bn sn en; do
     run=$runs/$norm
     if [ "$(finished "$run")" = yes ]; then
         say "training: $run is finished"
         continue
     fi
-    say "training: ShuffleNetV2 x0.5 with $norm, 2 processes"
+    say "training: a small ResNet with $norm, 2 processes"
     "${launch[@]}" train.py "$config" norm.name="$norm" run_dir="$run" --resume auto
 done
 
-for norm in bn en; do
+for norm in bn sn en; do
     say "evaluation: $norm"
     "${launch[@]}" eval.py "$runs/$norm"
 done
 
+say "ratios: $runs/en/ratios"
+python scripts/ratios.py "$runs/en"
+
 say "report: $runs/report"
-python scripts/report.py "$runs/bn" "$runs/en" --out "$runs/report"
+python scripts/report.py "$runs/bn" "$runs/sn" "$runs/en" --out "$runs/report" --measured docs/quickstart_scores.yaml

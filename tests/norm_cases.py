@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from en.norm import NORMALIZERS, Normalizer, build_norm
+from en.norm import NORMALIZERS, Normalizer, build_norm, norm_options
 
 VARIANTS: list[dict[str, object]] = [
     {"convolution": False},
@@ -50,8 +50,13 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def randomized(name: str, channels: int, seed: int = 0, **options: object) -> Normalizer:
-    """A normalizer whose parameters and buffers are all random, so that no 0 or 1 hides a term of the formula."""
+    """A normalizer whose parameters and buffers are all random, so that no 0 or 1 hides a term of the formula.
+
+    `in` takes part unless `options` say otherwise, however small the tests' maps are.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if "min_pixels" in norm_options(name):
+        options = {"min_pixels": 1} | options
     layer = build_norm(name, channels, **options)
     with torch.no_grad():
         for parameter in layer.parameters():

@@ -123,4 +123,4 @@ def test_training_is_launched_by_torchrun_without_the_source_tree(site, tmp_path
     shutil.copy(ROOT / "configs" / "quickstart" / "fashion_mnist.yaml", tmp_path / "recipe.yaml")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     done = run([*torchrun, site / "bin" / "en-train", "recipe.yaml", "--print-config"], str(site), tmp_path)
-    assert done.returncode == 0 and "shufflenet_v2_x0_5" in done.stdout, done.stderr
+    assert done.returncode == 0 and "timm/resnet10t" in done.stdout, done.stderr

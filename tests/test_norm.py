@@ -54,7 +54,7 @@ def test_one_hot_ratios_equal_the_library_layers_running_buffers_included(kind, 
     for k, reference in enumerate(
         [nn.BatchNorm2d(6, momentum=momentum), nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(1, 6)]
     ):
-        layer = build_norm(kind, 6, momentum=momentum)
+        layer = build_norm(kind, 6, momentum=momentum, **({} if kind == "bn" else {"min_pixels": 1}))
         force_one_hot(layer, k)
         with torch.no_grad():
             reference.weight.copy_(torch.randn(6))
@@ -114,7 +114,7 @@ def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
 def test_deepcopy_and_state_dict_round_trip_give_the_same_function(case):
     name, options = case
     layer, x = randomized(name, 6, **options), images(2, 6, 3, 3)
-    fresh = build_norm(name, 6, **options)
+    fresh = randomized(name, 6, seed=1, **options)
     fresh.load_state_dict(layer.state_dict())
     twin = copy.deepcopy(layer)
     y = layer(x)
@@ -189,11 +189,21 @@ def test_the_convolution_has_exactly_as_many_weights_as_channels(channels, reduc
 def test_every_ratio_starts_at_one_over_k_and_the_instance_row_of_v_is_zero():
     layer = build_norm("en", 6)
     with record_ratios(layer) as record:
-        layer(images(4, 6, 3, 3))
+        layer(images(4, 6, 9, 9))
     torch.testing.assert_close(record[""], torch.full((4, 3), 1 / 3))
     mean, var = images(4, 6, 1, 1)[:, :, 0, 0], torch.ones(4, 6)
     offsets, _ = layer.statistics(mean, var, 1)
     assert not offsets[:, 1].any() and offsets[:, 0].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"ratios": "static"}, {"ratios": "pooled"}], ids=str)
+def test_in_has_no_ratio_on_maps_of_fewer_pixels_than_min_pixels(options):
+    layer = randomized("en", 6, min_pixels=20, **options)
+    for side, takes_part in ((4, False), (5, True)):
+        with record_ratios(nn.Sequential(layer)) as record:
+            layer(images(3, 6, 4, side))
+        assert torch.all((record["0"][:, 1] > 0) == takes_part)
+        torch.testing.assert_close(record["0"].sum(1), torch.ones(3))
 
 
 def test_record_ratios_collects_every_layer_and_every_pass_and_then_stops():

@@ -152,3 +152,13 @@ def test_weights_of_another_type_than_the_moments_are_converted(name, form):
             copy.deepcopy(layer).double()(x)
         return
     torch.testing.assert_close(copy.deepcopy(layer).double()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sn", "en"])
+def test_a_graph_that_leaves_the_size_open_leaves_in_out_where_the_map_is_small(name):
+    layer = randomized(name, 6, min_pixels=65).eval()
+    sizes = ({0: torch.export.Dim("N", min=1), 2: torch.export.Dim("H", min=2), 3: torch.export.Dim("W", min=2)},)
+    exported = torch.export.export(layer, (images(4, 6, 16, 16),), dynamic_shapes=sizes).module()
+    for shape in ((2, 6, 20, 20), (3, 6, 4, 4), (1, 6, 2, 40), (2, 6, 5, 13), (2, 6, 8, 8)):
+        x = images(*shape)
+        torch.testing.assert_close(exported(x), literal_forward(name, layer, x), rtol=1e-4, atol=1e-5)

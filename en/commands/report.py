@@ -17,12 +17,20 @@ def report() -> None:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="the folder that the report is written into"
     )
+    parser.add_argument(
+        "--measured", metavar="FILE", type=Path, help="earlier scores over seeds, to show beside and to judge by"
+    )
     arguments = parser.parse_args()
 
     from en.reports.files import write_report
+    from en.reports.runs import find_runs, read_run
     from en.reports.terminal import show
+    from en.reports.verdict import read_measured, show_verdict
 
+    measured = read_measured(arguments.measured) if arguments.measured else None
     show(write_report(arguments.runs, arguments.out))
+    if measured:
+        show_verdict([read_run(path) for path in find_runs(map(Path, arguments.runs))], measured)
     print(in_one_line(f"{arguments.out / 'report.html'}"))
 
 

@@ -47,19 +47,19 @@ def gains_of(layer: Normalizer, x: Tensor, dy: Tensor) -> Iterator[Gain]:
         layer: in training mode; it is left as it is.
         x, dy: (N, C, H, W), its input and the gradient of its output.
     """
-    layer = copy.deepcopy(layer)
+    layer, pixels = copy.deepcopy(layer), x.shape[2] * x.shape[3]
     x = x.detach().requires_grad_()
     mean, var, centred = statistics.instance_moments(x)
-    sample = statistics.pool(mean, var, dim=1)[1]
-    cells = float((var < NEAR_CONSTANT).float().mean()), float((var < FLAT * sample).float().mean())
-    spread = (x - x.mean((0, 2, 3), keepdim=True)).square().mean().sqrt()
-    for branch, ratio, scale, shift in branches(layer, mean, var, x.shape[2] * x.shape[3]):
+    with torch.no_grad():
+        sample = statistics.pool(mean, var, dim=1)[1]
+        cells = float((var < NEAR_CONSTANT).float().mean()), float((var < FLAT * sample).float().mean())
+        spread = (x - x.mean((0, 2, 3), keepdim=True)).square().mean().sqrt()
+    for branch, ratio, scale, shift in branches(layer, mean, var, pixels):
         y = centred * per_channel(scale) + per_channel(shift)
         dx = torch.autograd.grad(y, x, dy, retain_graph=True)[0]
-        forward, backward = y.square().mean().sqrt() / spread, dx.norm() / dy.norm()
-        yield Gain(
-            branch, x.shape[2] * x.shape[3], *cells, ratio, float(forward), float(backward), float(scale.abs().max())
-        )
+        with torch.no_grad():
+            forward, backward, largest = y.square().mean().sqrt() / spread, dx.norm() / dy.norm(), scale.abs().max()
+        yield Gain(branch, pixels, *cells, ratio, float(forward), float(backward), float(largest))
 
 
 def branches(layer: Normalizer, mean: Tensor, var: Tensor, pixels: int) -> Iterator[tuple[str, float, Tensor, Tensor]]:

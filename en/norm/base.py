@@ -140,6 +140,9 @@ class RunningNormalizer(Normalizer):
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"
 
 
+MIN_PIXELS = 65  # of a map on which `in` takes part, by default
+
+
 class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
 
@@ -174,15 +177,13 @@ class CombinedNormalizer(RunningNormalizer):
         """The logits of the ratios (K,), with that of `in` -inf where maps of so many pixels are too small for it."""
         if len(self.normalizers) == 1 or "in" not in self.normalizers or self.min_pixels == 1:
             return logits
-        place = self.normalizers.index("in")
+        if isinstance(pixels, int) and pixels >= self.min_pixels:
+            return logits
+        absent = torch.arange(len(self.normalizers), device=logits.device) == self.normalizers.index("in")
         if isinstance(pixels, int):
-            if pixels >= self.min_pixels:
-                return logits
-            penalty = logits.new_full((), -torch.inf)
-        else:  # a size that a compiled or exported graph leaves open
-            small = logits.new_full((), pixels) < self.min_pixels
-            penalty = torch.where(small, -torch.inf, 0.0).to(logits.dtype)
-        return torch.stack([logit + penalty if k == place else logit for k, logit in enumerate(logits.unbind())])
+            return logits.masked_fill(absent, -torch.inf)
+        # A size that a compiled or exported graph leaves open.
+        return logits.masked_fill(absent & (logits.new_full((), pixels) < self.min_pixels), -torch.inf)
 
     def plan_with(
         self,

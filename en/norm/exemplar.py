@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
-from en.norm.base import CombinedNormalizer
+from en.norm.base import MIN_PIXELS, CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
@@ -41,6 +41,8 @@ class ExemplarNorm2d(CombinedNormalizer):
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
+        min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone. 1 is the
+            paper's form; the default is our choice (docs/small_maps.md).
     Parameters: `weight` ones and `bias` zeros, (K * C,), because many optimizers take what has two axes for a matrix;
     `weight_rows` and `bias_rows`, (K, C), are views of them by normalizer. `reduce.weight` (G, C/G, 1), `gate.0`
     Linear(K*K, pi*K), `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios;
@@ -62,7 +64,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
-        min_pixels: int = 1,
+        min_pixels: int = MIN_PIXELS,
     ) -> None:
         super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
         self.reduction = whole("reduction", reduction)

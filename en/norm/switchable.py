@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from en.norm import kernels, statistics
-from en.norm.base import CombinedNormalizer
+from en.norm.base import MIN_PIXELS, CombinedNormalizer
 
 
 class SwitchableNorm2d(CombinedNormalizer):
@@ -21,6 +21,8 @@ class SwitchableNorm2d(CombinedNormalizer):
         normalizers: any of bn, in, ln, gn, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
+        min_pixels: H * W from which on `in` takes part; on smaller maps its ratios are 0, unless it is alone. 1 is the
+            paper's form; the default is our choice (docs/small_maps.md).
     Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one.
     """
 
@@ -32,7 +34,7 @@ class SwitchableNorm2d(CombinedNormalizer):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         sync: bool = False,
-        min_pixels: int = 1,
+        min_pixels: int = MIN_PIXELS,
     ) -> None:
         super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
         self.weight = nn.Parameter(torch.ones(num_features))

@@ -18,6 +18,7 @@ from en.tasks import TASKS, Label
 Figure = dict[str, Any]
 UNVERIFIED = "unverified"
 CHANGES_NO_FIGURE = ("sync",)  # options of a normalizer with which it is still the one that was published
+AS_PUBLISHED = {"min_pixels": 1}  # options whose published values are not the defaults
 
 
 class Setting(Section):
@@ -102,13 +103,15 @@ def incomparable(variant: Variant) -> list[str]:
 
 
 def own_options(variant: Variant) -> list[str]:
-    """`key=value` for the options of normalizer and network that are not their defaults."""
+    """`key=value` for the options of normalizer and network that are not those of the published figure."""
     s = variant.summary
-    defaults = {key: option.default for key, option in norm_options(s.norm).items()} if s.norm in NORMALIZERS else {}
+    known = norm_options(s.norm) if s.norm in NORMALIZERS else {}
+    defaults = {key: as_list(option.default) for key, option in known.items()}
+    published = defaults | {key: value for key, value in AS_PUBLISHED.items() if key in known}
     own = [
         f"{key}={plain(value)}"
-        for key, value in s.norm_options.items()
-        if key not in CHANGES_NO_FIGURE and (key not in defaults or as_list(defaults[key]) != value)
+        for key, value in (defaults | s.norm_options).items()
+        if key not in CHANGES_NO_FIGURE and (key not in published or published[key] != value)
     ]
     config = variant.runs[0].config.items()
     return own + [f"{key}={plain(value)}" for key, value in config if key.startswith("model.options.")]
