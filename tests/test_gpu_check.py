@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, command, refused, succeed
+from commands import HIDING, ROOT, command, refused, succeed
 
 from en.benchmarks.gpu import cifar
 from en.benchmarks.gpu.conduct import Running, watch
@@ -21,19 +21,6 @@ from en.benchmarks.gpu.targets import OF_RESULTS, TARGETS, target_rows
 from en.errors import UserError
 
 TINY = ("--device", "cpu", "--tiny")
-HIDING = """
-import sys
-from importlib.machinery import PathFinder
-
-
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.partition(".")[0] in {hidden} else super().find_spec(name, path, target)
-
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-"""
 
 
 def test_every_part_runs_on_small_sizes_and_every_target_has_its_figure(tmp_path):

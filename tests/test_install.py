@@ -7,8 +7,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
-from commands import ROOT, environment_of
-from test_gpu_check import HIDING
+from commands import HIDING, ROOT, environment_of
 
 from en import __version__
 from en.norm import kernels

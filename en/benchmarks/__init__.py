@@ -1,1 +1,1 @@
-"""What the README's timings come from: ratios against named alternatives, measured interleaved in one run."""
+"""Where timings in docs/measurements.md come from: ratios against named alternatives, interleaved in one run."""

@@ -1,0 +1,1 @@
+"""Why a network with some normalizer trains as it does: its first steps, watched."""
