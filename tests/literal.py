@@ -73,7 +73,7 @@ def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
 
 def literal_sparsest(weights: Tensor, radius: float) -> Tensor:
     """The ratios at least `radius` from equal ones that are nearest to the weights: the best of each face's best."""
-    k = len(weights)
+    k, dtype, weights = len(weights), weights.dtype, weights.double()
     candidates = []
     for size in range(1, k + 1):
         for chosen in map(list, itertools.combinations(range(k), size)):
@@ -85,7 +85,7 @@ def literal_sparsest(weights: Tensor, radius: float) -> Tensor:
             if (point >= 0).all():
                 candidates.append(point)
     far = [p for p in candidates if (p - 1 / k).square().sum() >= radius**2 - 1e-9 or p.max() > 1 - 1e-9]
-    return min(far or candidates, key=lambda point: (point - weights).square().sum().item())
+    return min(far or candidates, key=lambda point: (point - weights).square().sum().item()).to(dtype)
 
 
 def literal_sparse_switchable(layer: SparseSwitchableNorm2d, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Exemplar normalization (Zhang et al., Exemplar Normalization for Learning Deep Representation, CVPR 2020)."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -173,23 +174,28 @@ class ExemplarNorm2d(CombinedNormalizer):
         return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.added_eps)
 
     def gate_is_as_made(self) -> bool:
-        kinds: list[type[nn.Module]] = [nn.Linear, ACTIVATIONS[self.activation], nn.Linear]
+        gate = self._modules["gate"]
+        if not is_as_made(gate, nn.Sequential) or len(gate._modules) != 3:
+            return False
+        first, activation, last = gate._modules.values()
         return (
-            is_as_made(self.gate, nn.Sequential)
-            and len(self.gate) == len(kinds)
-            and all(is_as_made(layer, kind) for layer, kind in zip(self.gate, kinds, strict=True))
+            is_as_made(first, nn.Linear)
+            and is_as_made(activation, ACTIVATIONS[self.activation])
+            and is_as_made(last, nn.Linear)
         )
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
             logits = self.admitted(self.ratio_logits, pixels)
-            return self.plan_with((self.weight, self.bias, logits), "static", self.mix == "statistics")
+            origins = () if logits is self.ratio_logits else (self.ratio_logits,)
+            return self.plan_with((self.weight, self.bias, logits), "static", self.mix == "statistics", origins=origins)
         reduces = self.ratio_source == "correlation" and self.convolution
         if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
             return None
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, self.admitted(last.bias, pixels))
+        last_bias = self.admitted(last.bias, pixels)
+        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last_bias)
         reduced = self.num_features
         if reduces:
             gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
@@ -201,13 +207,23 @@ class ExemplarNorm2d(CombinedNormalizer):
             self.mix == "statistics",
             activation=self.activation,
             reduced=reduced,
+            origins=() if last_bias is last.bias else (last.bias,),
         )
 
 
-def is_as_made(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the layer does what its class does: no other class in its place and no hooks on it."""
-    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return type(layer) is kind and not any(hooks)
+def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.Module]:
+    """Whether calling the layer does what its class does: no other class in its place and no hooks on it.
+
+    Asked several times in each forward pass, so without a loop.
+    """
+    return (
+        layer is not None
+        and type(layer) is kind
+        and not layer._forward_pre_hooks
+        and not layer._forward_hooks
+        and not layer._backward_pre_hooks
+        and not layer._backward_hooks
+    )
 
 
 def called(layer: nn.Module, inputs: Tensor) -> Tensor:
