@@ -1,6 +1,7 @@
 """Exemplar normalization (Zhang et al., Exemplar Normalization for Learning Deep Representation, CVPR 2020)."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -163,11 +164,14 @@ class ExemplarNorm2d(CombinedNormalizer):
         return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.eps)
 
     def gate_is_as_made(self) -> bool:
-        kinds: list[type[nn.Module]] = [nn.Linear, ACTIVATIONS[self.activation], nn.Linear]
+        gate = self._modules["gate"]
+        if not is_as_made(gate, nn.Sequential) or len(gate._modules) != 3:
+            return False
+        first, activation, last = gate._modules.values()
         return (
-            is_as_made(self.gate, nn.Sequential)
-            and len(self.gate) == len(kinds)
-            and all(is_as_made(layer, kind) for layer, kind in zip(self.gate, kinds, strict=True))
+            is_as_made(first, nn.Linear)
+            and is_as_made(activation, ACTIVATIONS[self.activation])
+            and is_as_made(last, nn.Linear)
         )
 
     def native_plan(self) -> kernels.NativePlan | None:
@@ -193,10 +197,19 @@ class ExemplarNorm2d(CombinedNormalizer):
         )
 
 
-def is_as_made(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the layer does what its class does: no other class in its place and no hooks on it."""
-    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return type(layer) is kind and not any(hooks)
+def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.Module]:
+    """Whether calling the layer does what its class does: no other class in its place and no hooks on it.
+
+    Asked several times in each forward pass, so without a loop.
+    """
+    return (
+        layer is not None
+        and type(layer) is kind
+        and not layer._forward_pre_hooks
+        and not layer._forward_hooks
+        and not layer._backward_pre_hooks
+        and not layer._backward_hooks
+    )
 
 
 def called(layer: nn.Module, inputs: Tensor) -> Tensor:
