@@ -86,8 +86,9 @@ def test_eps_momentum_affine_values_and_sharing_are_kept():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.SyncBatchNorm(4)), "1 is a SyncBatchNorm"),
-        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm1d(4)), "1 is a BatchNorm1d"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.SyncBatchNorm(4, affine=False)), "1 is a SyncBatchNorm without"),
+        (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm3d(4)), "1 is a BatchNorm3d"),
+        (lambda: nn.Sequential(nn.BatchNorm1d(4)), "no batch normalization"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)), "without affine"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), torchvision.ops.FrozenBatchNorm2d(4)), "1 is a FrozenBatchNorm2d"),
         (lambda: nn.Sequential(nn.BatchNorm2d(4), type("OtherBatchNorm", (nn.BatchNorm2d,), {})(4)), "OtherBatchNorm"),
