@@ -13,7 +13,7 @@ SPLITS = {2: [(3, 3), (1, 5), (0, 6)], 3: [(2, 2, 2), (1, 2, 3), (3, 0, 3)]}
 def main() -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for name in ("bn", "sn", "en"):
+    for name in ("bn", "sn", "ssn", "en"):
         for sizes in SPLITS[world_size]:
             torch.manual_seed(0)
             whole = build_norm(name, 6).double()
