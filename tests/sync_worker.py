@@ -20,7 +20,7 @@ def replaced(name: str, group: dist.ProcessGroup | None) -> torch.nn.Sequential:
 def main() -> None:
     dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for name in ("bn", "sn", "en"):
+    for name in ("bn", "sn", "ssn", "en"):
         for sizes in SPLITS[world_size]:
             torch.manual_seed(0)
             whole = build_norm(name, 6).double()

@@ -216,7 +216,9 @@ def test_a_layer_takes_at_most_six_launches_forward_and_eight_backward(interpret
     assert blocks.cut(*cut[:2], 90 * 91, True).splits > 1  # so that parts are merged, too
     forward, backward = interpreted(launches, name, options, cut)
     assert forward <= 6 and backward <= 8
-    assert (forward, backward) == {"in": (4, 5), "ln": (5, 5), "gn": (5, 5), "sn": (5, 7), "en": (5, 7)}[name]
+    assert (forward, backward) == {"in": (4, 5), "ln": (5, 5), "gn": (5, 5), "sn": (5, 7), "ssn": (5, 7), "en": (5, 7)}[
+        name
+    ]
 
 
 # ---- the passes by themselves ----
