@@ -1,11 +1,12 @@
 """The normalizers written out literally, term by term from the formulas: the oracle for the closed form."""
 
+import itertools
 import math
 
 import torch
 from torch import Tensor, nn
 
-from en.norm import ExemplarNorm2d, SwitchableNorm2d
+from en.norm import ExemplarNorm2d, SparseSwitchableNorm2d, SwitchableNorm2d
 
 AXES = {"bn": (0, 2, 3), "in": (2, 3), "ln": (1, 2, 3)}
 
@@ -70,6 +71,32 @@ def literal_exemplar(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     return y + layer.bias.view(column) if layer.shared_affine else y
 
 
+def literal_sparsest(weights: Tensor, radius: float) -> Tensor:
+    """The ratios at least `radius` from equal ones that are nearest to the weights: the best of each face's best."""
+    k = len(weights)
+    candidates = []
+    for size in range(1, k + 1):
+        for chosen in map(list, itertools.combinations(range(k), size)):
+            face = torch.zeros(k, dtype=weights.dtype).index_fill(0, torch.tensor(chosen), 1)
+            point = face * (weights - ((face * weights).sum() - 1) / size)
+            away, room = point - face / size, radius**2 - (1 / size - 1 / k)
+            if size > 1 and away.square().sum() < room and away.any():
+                point = face / size + away / away.norm() * room**0.5
+            if (point >= 0).all():
+                candidates.append(point)
+    far = [p for p in candidates if (p - 1 / k).square().sum() >= radius**2 - 1e-9 or p.max() > 1 - 1e-9]
+    return min(far or candidates, key=lambda point: (point - weights).square().sum().item())
+
+
+def literal_sparse_switchable(layer: SparseSwitchableNorm2d, x: Tensor) -> Tensor:
+    stats = [literal_moments(name, x, layer) for name in layer.normalizers]
+    radius = min(1.0, layer.trained_batches.item() / layer.steps)
+    mean = sum(w * m for w, (m, _) in zip(literal_sparsest(layer.mean_weight, radius), stats, strict=True))
+    var = sum(w * v for w, (_, v) in zip(literal_sparsest(layer.var_weight, radius), stats, strict=True))
+    column = (1, -1, 1, 1)
+    return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
+
+
 def literal_switchable(layer: SwitchableNorm2d, x: Tensor) -> Tensor:
     stats = [literal_moments(name, x, layer) for name in layer.normalizers]
     mean_ratios = torch.softmax(without_in(layer, layer.mean_weight, x), 0)
@@ -90,6 +117,8 @@ def literal_forward(name: str, layer: nn.Module, x: Tensor) -> Tensor:
     """What the registered normalizer `name` must compute for x, in x's precision; leaves running buffers alone."""
     if isinstance(layer, ExemplarNorm2d):
         return literal_exemplar(layer, x)
+    if isinstance(layer, SparseSwitchableNorm2d):
+        return literal_sparse_switchable(layer, x)
     if isinstance(layer, SwitchableNorm2d):
         return literal_switchable(layer, x)
     return literal_single(name, layer, x)

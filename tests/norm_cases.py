@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from en.norm import NORMALIZERS, Normalizer, build_norm, norm_options
+from en.norm import NORMALIZERS, Normalizer, RunningNormalizer, build_norm, norm_options
 
 VARIANTS: list[dict[str, object]] = [
     {"convolution": False},
@@ -31,6 +31,9 @@ CASES = [(name, {}) for name in NORMALIZERS] + [("en", v) for v in VARIANTS]
 CASES += [
     ("sn", {"normalizers": ["gn", "bn"]}),
     ("sn", {"min_pixels": 10**4}),
+    ("ssn", {"steps": 1_000_000}),  # of which randomized() has a third behind it: see there
+    ("ssn", {"steps": 250_000}),
+    ("ssn", {"normalizers": ["in", "ln", "gn"], "groups": 2}),
     ("gn", {"groups": 2}),
     ("bn", {"momentum": None}),
     ("in", {"eps": 1e-2}),
@@ -61,9 +64,11 @@ def randomized(name: str, channels: int, seed: int = 0, **options: object) -> No
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        if hasattr(layer, "running_mean"):
+        if isinstance(layer, RunningNormalizer) and layer.track_running_stats:
             layer.running_mean.copy_(torch.randn(channels, generator=generator))
             layer.running_var.copy_(torch.rand(channels, generator=generator) + 0.5)
+        if hasattr(layer, "trained_batches"):  # ratios of which none is 0, one is, and all but one are
+            layer.trained_batches.fill_(300_000)
     return layer
 
 

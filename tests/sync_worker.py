@@ -5,9 +5,16 @@ import copy
 import torch
 import torch.distributed as dist
 
-from en.norm import build_norm
+from en.norm import build_norm, convert_sync, replace_norm
 
-SPLITS = {2: [(3, 3), (1, 5)], 3: [(2, 2, 2), (1, 2, 3)]}
+SPLITS = {2: [(3, 3), (1, 5), (0, 6)], 3: [(2, 2, 2), (1, 2, 3), (3, 0, 3)]}
+
+
+def replaced(name: str, group: dist.ProcessGroup | None) -> torch.nn.Sequential:
+    """A network with nn.SyncBatchNorm over the group, and the normalizer in its place."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 6, 1), torch.nn.SyncBatchNorm(6, process_group=group)
+    return replace_norm(torch.nn.Sequential(*layers).double(), name)
 
 
 def main() -> None:
@@ -39,9 +46,25 @@ def main() -> None:
                 torch.testing.assert_close(parameter.grad, reference.grad, msg=lambda m, k=f"{name}.{key}": f"{k}: {m}")
             for buffer, reference in zip(part.buffers(), whole.buffers(), strict=True):
                 torch.testing.assert_close(buffer, reference)
+            before = copy.deepcopy(dict(part.named_buffers()))
+            part(x_mine[:0]).sum().backward()  # empty on every rank
+            assert all(torch.equal(buffer, before[key]) for key, buffer in part.named_buffers())
+            assert all(parameter.grad.isfinite().all() for parameter in part.parameters())
             alone = copy.deepcopy(part)
             alone.sync = False
             torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))
+    groups = [dist.new_group([each]) for each in range(world_size)]
+    x, weights = (torch.randn(2, channels, 4, 4).double() + rank for channels in (3, 6))
+    for name in ("bn", "sn", "en"):
+        own, alone, together = (replaced(name, group) for group in (groups[rank], None, groups[rank]))
+        alone[1].sync = False
+        convert_sync(together)
+        results = [model(x) for model in (own, alone, together)]
+        for result in results:
+            (result * weights).sum().backward()
+        torch.testing.assert_close(results[0], results[1])
+        torch.testing.assert_close(own[0].weight.grad, alone[0].weight.grad)
+        assert not torch.allclose(results[0], results[2])
     dist.destroy_process_group()
 
 

@@ -1,15 +1,22 @@
 """The cache of compiled code: broken libraries are rebuilt, and what another user can write is never run."""
 
+import ctypes
+import fcntl
+import hashlib
 import os
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import ended
 
-from en.norm.kernels import cpu
-from en.norm.kernels.cache import kept_library
+from en.norm import kernels
+from en.norm.kernels import cache, cpu, plan
+from en.norm.kernels.cache import compiled_library, kept_library
 
 
 class Compiler:
@@ -22,6 +29,10 @@ class Compiler:
         self.calls += 1
         source = f"int answer() {{ return {self.answer}; }}"
         subprocess.run(["g++", "-x", "c", "-", "-shared", "-fPIC", "-o", target], input=source, text=True, check=True)
+
+
+def kept(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
+    return kept_library(name, make, "answer")
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def libraries(root: Path) -> list[Path]:
 def test_a_library_is_built_once_and_only_this_user_can_write_it(places):
     make, before = Compiler(42), os.umask(0)
     try:
-        assert [kept_library("x", make).answer() for _ in range(3)] == [42] * 3
+        assert [kept("x", make).answer() for _ in range(3)] == [42] * 3
     finally:
         os.umask(before)
     (path,) = libraries(places)
@@ -53,7 +64,7 @@ def test_a_library_is_built_once_and_only_this_user_can_write_it(places):
 
 def test_a_half_written_or_changed_library_is_rebuilt(places):
     make = Compiler(42)
-    kept_library("x", make)
+    kept("x", make)
     (path,) = libraries(places)
     whole = path.read_bytes()
     changed = bytearray(whole)
@@ -64,7 +75,7 @@ def test_a_half_written_or_changed_library_is_rebuilt(places):
         path.unlink()  # the library that this process has mapped stays intact
         path.write_bytes(content)
         path.chmod(0o700)
-        assert kept_library("x", make).answer() == 42
+        assert kept("x", make).answer() == 42
         assert make.calls == number + 2 and path.read_bytes() == whole
 
 
@@ -74,23 +85,88 @@ def test_a_failed_build_leaves_nothing_behind(places):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        kept_library("x", fail)
+        kept("x", fail)
     assert not libraries(places)
 
 
-def test_concurrent_builds_all_get_the_library(places):
+def test_of_many_that_need_it_one_builds_the_library_and_all_get_it(places):
     makers = [Compiler(42) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        assert [library.answer() for library in pool.map(lambda make: kept_library("x", make), makers)] == [42] * 6
+        assert [library.answer() for library in pool.map(lambda make: kept("x", make), makers)] == [42] * 6
+    assert sum(make.calls for make in makers) == 1
     late = Compiler(42)
-    assert kept_library("x", late).answer() == 42 and late.calls == 0
+    assert kept("x", late).answer() == 42 and late.calls == 0
+
+
+def test_of_many_processes_one_builds_the_library(places, forked):
+    def work() -> None:
+        assert kept("x", slowly).answer() == 42
+
+    def slowly(target: Path) -> None:
+        with (places / "built").open("a") as log:
+            log.write("once\n")
+        time.sleep(0.3)
+        Compiler(42)(target)
+
+    assert [ended(child) for child in [forked(work) for _ in range(3)]] == [0, 0, 0]
+    assert (places / "built").read_text() == "once\n"
+
+
+def test_a_process_that_hangs_while_it_builds_is_not_waited_for_for_ever(places, monkeypatch):
+    monkeypatch.setattr(cache, "WAIT_S", 0.2)
+    kept("y", Compiler(41))
+    descriptor = os.open(places / "home" / ".cache" / "en", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert kept("x", Compiler(42)).answer() == 42
+    os.close(descriptor)
+
+
+def test_what_is_whole_but_not_this_library_for_this_machine_is_passed_over_and_rebuilt(places):
+    kept("y", Compiler(41))
+    (other,) = libraries(places)
+    foreign = bytearray(other.read_bytes())
+    foreign[18:20] = b"\xf3\x00"  # e_machine: RISC-V
+    subprocess.run(["g++", "-x", "c", "-", "-shared", "-fPIC", "-o", "z.so"], input="int z;", text=True, check=True)
+    for content in (b"#!/bin/sh\n", bytes(foreign), Path("z.so").read_bytes()):
+        planted = other.with_name(f"x-{hashlib.sha256(content).hexdigest()}.so")
+        planted.write_bytes(content)
+        planted.chmod(0o700)
+    make = Compiler(42)
+    assert [kept("x", make).answer() for _ in range(2)] == [42, 42] and make.calls == 1
+
+
+def test_compiling_is_said_once_in_one_line_and_what_is_kept_needs_no_compiler(places, monkeypatch, capsys):
+    source = places / "work" / "source" / "small.cpp"
+    source.parent.mkdir()
+    source.write_text('extern "C" int answer() { return 42; }')
+    assert compiled_library(source, "answer").answer() == 42
+    assert capsys.readouterr().err == "en.norm compiles small.cpp, once for this processor: about 10 s\n"
+    monkeypatch.setenv("PATH", "")
+    assert compiled_library(source, "answer").answer() == 42 and capsys.readouterr().err == ""
+    source.write_text('extern "C" int answer() { return 43; }')
+    with pytest.raises(OSError, match=r"there is no g\+\+ and no clang\+\+"):
+        compiled_library(source, "answer")
+
+
+@pytest.mark.parametrize("parts", plan.WORDS)
+def test_the_switch_reads_the_usual_words_for_yes_and_no(parts, monkeypatch):
+    for word in plan.WORDS[parts]:
+        for spelt in (word, word.upper()):
+            monkeypatch.setenv(kernels.SWITCH, spelt)
+            assert kernels.native_parts() == parts
+
+
+def test_an_unknown_word_for_the_switch_is_named_with_those_that_are_allowed_and_ignored(monkeypatch):
+    monkeypatch.setenv(kernels.SWITCH, "layer")
+    with pytest.warns(RuntimeWarning, match="^EN_NATIVE='layer' is ignored: expected one of 0, false.*passes.*layers$"):
+        assert kernels.native_parts() == "layers"
 
 
 @pytest.mark.parametrize("open_part", ["the cache", "the folder", "above", "a link"])
 def test_a_library_planted_where_others_can_write_is_never_loaded(places, monkeypatch, open_part):
     cache = places / "shared" / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    kept_library("x", Compiler(666))  # its name and digest are right
+    kept("x", Compiler(666))  # its name and digest are right
     culprit = {"the cache": cache, "the folder": cache / "en", "above": cache.parent, "a link": places / "elsewhere"}[
         open_part
     ]
@@ -100,41 +176,41 @@ def test_a_library_planted_where_others_can_write_is_never_loaded(places, monkey
     culprit.chmod(0o777)
     make = Compiler(42)
     with pytest.warns(RuntimeWarning, match=f"{re.escape(str(culprit))} has mode 777: expected") as caught:
-        assert kept_library("x", make).answer() == 42
+        assert kept("x", make).answer() == 42
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     assert [path.parent.parent.name for path in libraries(places) if "shared" not in str(path)][-1] == "temporary"
     with pytest.warns(RuntimeWarning, match="expected"):
-        assert kept_library("x", make).answer() == 42
+        assert kept("x", make).answer() == 42
     assert make.calls == 1  # kept, for this user only
 
 
 def test_a_library_that_others_can_write_is_rebuilt(places):
-    kept_library("x", Compiler(666))
+    kept("x", Compiler(666))
     (path,) = libraries(places)
     path.chmod(0o702)
-    assert kept_library("x", Compiler(42)).answer() == 42
+    assert kept("x", Compiler(42)).answer() == 42
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_library_of_another_user_is_never_loaded(places, monkeypatch):
-    kept_library("x", Compiler(666))
+    kept("x", Compiler(666))
     cache = places / "home" / ".cache"
     for path in (cache / "en").iterdir():
         os.chown(path, 12345, 12345)
-    assert kept_library("x", Compiler(42)).answer() == 42
+    assert kept("x", Compiler(42)).answer() == 42
     os.chown(cache / "en", 12345, 12345)
     with pytest.warns(RuntimeWarning, match="belongs to user 12345: expected 0"):
-        assert kept_library("x", Compiler(43)).answer() == 43
+        assert kept("x", Compiler(43)).answer() == 43
     os.chown(
         places / "home", 12345, 12345
     )  # as in a container: the home is not this user's, and there is nothing to fix
     make = Compiler(44)
-    assert kept_library("x", make).answer() == 43 and make.calls == 0
+    assert kept("x", make).answer() == 43 and make.calls == 0
 
 
 def test_a_relative_cache_folder_is_ignored(places, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    kept_library("x", Compiler(42))
+    kept("x", Compiler(42))
     assert [path.parent for path in libraries(places)] == [places / "home" / ".cache" / "en"]
 
 
@@ -145,7 +221,7 @@ def test_without_a_writable_home_it_is_kept_in_the_temporary_folder(places, monk
     else:
         monkeypatch.setenv("HOME", str(places / "nowhere") if home == "missing" else "home")
     make = Compiler(42)
-    assert [kept_library("x", make).answer() for _ in range(2)] == [42, 42]
+    assert [kept("x", make).answer() for _ in range(2)] == [42, 42]
     assert make.calls == 1 and len(libraries(places / "temporary")) == 1 and not (places / "nowhere").exists()
 
 

@@ -127,11 +127,42 @@ def test_an_empty_batch_passes_in_evaluation(name):
     assert build_norm(name, 6).eval()(torch.empty(0, 6, 4, 4)).shape == (0, 6, 4, 4)
 
 
+@every_case
+@every_form
+def test_an_empty_batch_in_training_changes_no_running_average_and_gives_no_gradient(case, form):
+    name, options = case
+    layer, x = randomized(name, 6, **options), torch.empty(0, 6, 4, 4, requires_grad=True)
+    before = copy.deepcopy(dict(layer.named_buffers()))
+    y = layer(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == (0, 6, 4, 4)
+    assert all(torch.equal(buffer, before[key]) for key, buffer in layer.named_buffers())
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in layer.parameters())
+
+
 @every_norm
 def test_an_input_of_another_shape_is_refused(name):
-    for shape in [(2, 5, 4, 4), (2, 6, 4), (6,)]:
+    for shape in [(2, 5, 4, 4), (2, 6, 4), (6,), (2, 6, 0, 4)]:
         with pytest.raises(ValueError, match="expected"):
             build_norm(name, 6)(torch.zeros(shape))
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_an_input_that_is_not_of_a_floating_point_type_is_refused_by_name(name, dtype):
+    with pytest.raises(ValueError, match=f"^input of type {dtype}: expected a floating-point type$"):
+        build_norm(name, 6)(torch.zeros(2, 6, 4, 4, dtype=dtype))
+
+
+@every_norm
+@every_form
+def test_a_layer_is_computed_where_it_lies_whatever_device_new_tensors_go_to(name, form):
+    layer, x = randomized(name, 6), images(2, 6, 4, 4).requires_grad_()
+    expected = copy.deepcopy(layer)(x)
+    with torch.device("meta"):
+        y = layer(x)
+        y.sum().backward()
+    assert torch.equal(y, expected) and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

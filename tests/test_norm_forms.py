@@ -71,14 +71,25 @@ def test_gradients_flow_where_they_are_wanted_and_nowhere_else(case, form):
             torch.testing.assert_close(parameter.grad, 2 * expected)
 
 
+@every_case
 @every_form
-@pytest.mark.parametrize("name", ["sn", "en", "ln"])
-def test_a_second_derivative_is_refused_and_the_plain_form_has_it(name, form):
-    layer, x = randomized(name, 6), images(2, 6, 4, 4).requires_grad_()
-    with pytest.raises(RuntimeError, match=r"differentiated again.*layer\.plain"):
-        torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    (grad,) = torch.autograd.grad(layer.plain(x).square().sum(), x, create_graph=True)
-    assert torch.autograd.grad(grad.square().sum(), x)[0].abs().sum() > 0
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_second_derivative_equals_that_of_the_plain_form_and_has_no_side_effects(case, form, training):
+    name, options = case
+    layer = randomized(name, 6, **options).double().train(training)
+    twin, x = copy.deepcopy(layer), images(2, 6, 4, 4, dtype=torch.float64).requires_grad_()
+    weights = images(2, 6, 4, 4, seed=2, dtype=torch.float64)
+
+    def second(model, function):
+        y, inputs = function(x), [x, *model.parameters()]
+        model.train()  # what happens to the layer after the forward pass changes nothing
+        first = torch.autograd.grad((y * weights).square().sum(), inputs, create_graph=True, allow_unused=True)
+        penalty = sum(grad.square().sum() for grad in first if grad is not None)
+        return torch.autograd.grad(penalty, inputs, allow_unused=True, materialize_grads=True)
+
+    expected = second(twin, twin.plain)
+    torch.testing.assert_close(second(layer, layer), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(layer.named_buffers()), dict(twin.named_buffers()))
 
 
 def test_a_subclass_with_coefficients_of_its_own_is_not_computed_by_its_parents_code():

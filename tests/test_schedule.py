@@ -10,7 +10,8 @@ from torch import nn
 from en.config.schema import Config
 from en.models import build_model
 from en.norm import NORMALIZERS, Normalizer
-from en.training.optimizer import build_optimizer, undecayed
+from en.norm.decay import undecayed
+from en.training.optimizer import build_optimizer
 from en.training.schedule import Schedule
 
 TREE = {

@@ -46,7 +46,7 @@ def build_model(
     model = build(name, num_classes, zero_init_last_gamma, options or {})
     if dropout:
         put_dropout(model, name, num_classes, dropout)
-    return replace_norm(model, norm, **dict(norm_options or {}))
+    return replace_norm(model, norm, **dict(norm_options or {}))  # type: ignore[arg-type]
 
 
 def build_torchvision(name: str, num_classes: int, zero_init: bool | None, options: Options) -> nn.Module:

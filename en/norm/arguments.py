@@ -11,19 +11,23 @@ MOST = 2**16  # channels, groups, hidden units: more than any network has, and f
 
 
 def check_input(x: Tensor, num_features: int) -> None:
-    """Raises ValueError unless x is (N, num_features, H, W)."""
+    """Raises ValueError unless x is (N, num_features, H, W) of a floating-point type; N may be 0, H and W may not."""
     if x.ndim != 4 or x.shape[1] != num_features:
         raise ValueError(f"input of shape {tuple(x.shape)}: expected (N, {num_features}, H, W)")
+    if not x.is_floating_point():
+        raise ValueError(f"input of type {x.dtype}: expected a floating-point type")
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected H and W above 0")
 
 
 def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def whole(name: str, value: int) -> int:
-    """`value` if it is a whole number from 1 to MOST."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {MOST}")
+def whole(name: str, value: int, most: int = MOST) -> int:
+    """`value` if it is a whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name}={shown(value)}: expected a whole number from 1 to {most}")
     return value
 
 

@@ -1,15 +1,21 @@
 """What all normalizers share: moments in one pass, a small part of their own, an affine map per sample and channel."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, positive, whole
-from en.norm.statistics import full_precision, moments_dtype
+from en.norm.arguments import check_groups, check_input, check_normalizers, flag, is_number, one_of, positive, whole
+from en.norm.statistics import full_precision, is_tracing, moments_dtype
+
+Self = TypeVar("Self", bound="Normalizer")
+
+HEAD_START = 3.0
+"""How far, before the softmax, `start` puts one normalizer ahead of the others."""
 
 
 class Normalizer(nn.Module):
@@ -32,10 +38,26 @@ class Normalizer(nn.Module):
     macs_per_element: ClassVar[int] = 3
     """Multiply-accumulates for each value of the input in evaluation: two for its moments, one for the affine map."""
 
+    frozen = False
+    """Whether the layer stays in evaluation mode whatever mode is asked for: see freeze()."""
+
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # of the bases, nn.BatchNorm2d would make parameters of its own
         self.num_features = whole("num_features", num_features)
         self.eps = positive("eps", eps)
+
+    def add_affine(self, rows: int = 1, device: Device = None, dtype: torch.dtype | None = None) -> None:
+        """Gives the layer `weight` and `bias`, (rows * C,), one and zero."""
+        self.weight = nn.Parameter(torch.ones(rows * self.num_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(rows * self.num_features, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Makes the layer what its constructor made it: needed after torch's to_empty()."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Scale and shift from the statistics.
@@ -47,8 +69,15 @@ class Normalizer(nn.Module):
         raise TypeError(f"{type(self).__name__} has to define coefficients()")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format; one node of a graph of torch.fx."""
+        if is_symbolic(x):
+            return leaf_of_graph(self, x)  # type: ignore[no-any-return]
+        if not is_tracing():
+            check_input(x, self.num_features)
+        return self.normalized(x)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """What `forward` computes of an input that it has checked."""
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
@@ -65,6 +94,10 @@ class Normalizer(nn.Module):
         """
         return None
 
+    def remembered(self) -> Mapping[str, Tensor]:
+        """Copies of the buffers that `coefficients` reads in training and a forward pass changes: none."""
+        return {}
+
     def observe(self, ratios: Tensor) -> None:
         """Called with the ratios (N, K) of every forward pass, detached."""
 
@@ -72,18 +105,25 @@ class Normalizer(nn.Module):
         return f"{self.num_features}, eps={self.eps}"
 
 
-class RunningNormalizer(Normalizer):
+class RunningNormalizer(Normalizer, nn.BatchNorm2d):
     """A normalizer that may use batch moments in training and, in evaluation, their running averages.
+
+    It is a nn.BatchNorm2d to whoever asks, so that what other libraries do to those happens to it too: averages taken
+    anew (torch.optim.swa_utils.update_bn), evaluation mode while the rest trains, float32 under FSDP's mixed
+    precision. Nothing is computed by that class. Conversions to another library's layer are refused: see `affine`.
 
     Args:
         momentum: share of the batch's moments taken into the running averages, 0 to 1; None averages all batches alike.
         sync: batch moments over all ranks of the process group (where there is one) instead of this rank's.
-        running: whether batch statistics are used at all; without them there are no buffers.
+        running: whether batch statistics are used at all; without them the buffers are None.
+        device, dtype: of parameters and buffers.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    process_group: dist.ProcessGroup | None = None
+    """The ranks whose batches are taken together where `sync` is on; None for all: see convert_sync()."""
 
     def __init__(
         self,
@@ -92,22 +132,32 @@ class RunningNormalizer(Normalizer):
         momentum: float | None = 0.1,
         sync: bool = False,
         running: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps)
         if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
             raise ValueError(f"momentum={momentum!r}: expected a number from 0 to 1, or None for a plain average")
         self.momentum = momentum
         self.sync = flag("sync", sync)
-        if running:
-            self.register_buffer("running_mean", torch.zeros(num_features))
-            self.register_buffer("running_var", torch.ones(num_features))
-            self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.track_running_stats = running
+        zeros = torch.zeros(num_features, device=device, dtype=dtype)
+        self.register_buffer("running_mean", zeros if running else None)
+        self.register_buffer("running_var", torch.ones_like(zeros) if running else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if running else None)
 
-    def reset_running_stats(self) -> None:
-        """Forgets all batches seen: mean 0, variance 1, none counted."""
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
-        self.num_batches_tracked.zero_()
+    @property
+    def affine(self) -> "Unconvertible":  # type: ignore[override]
+        """Not True, because who goes by it is about to copy weight and bias into another library's layer.
+
+        torch's and timm's convert_sync_batchnorm, timm's freeze_batch_norm_2d and convert_splitbn_model all do, and
+        would silently leave plain batch normalization in this layer's place.
+        """
+        return Unconvertible(type(self).__name__)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.reset_running_stats()
 
     @property
     def synced(self) -> bool:
@@ -115,11 +165,12 @@ class RunningNormalizer(Normalizer):
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """The batch's mean and biased variance, (1, C), in training; the running averages in evaluation."""
-        if not self.training:
+        """The batch's mean and biased variance, (1, C), in training; else, and for an empty batch, running averages."""
+        averages = self.running_mean is not None and self.running_var is not None
+        if averages and (not self.training or (not self.synced and statistics.is_empty(mean, pixels))):
             return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
         if self.synced:
-            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels)
+            batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels, self.process_group)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
             batch_mean, batch_var = statistics.pool(mean, var, dim=0)
@@ -128,11 +179,17 @@ class RunningNormalizer(Normalizer):
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages."""
+        """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages.
+
+        A tensor may count none, which leaves the averages as they are.
+        """
+        if not self.track_running_stats:
+            return
         refuse_vmap(mean)
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        taken = count > 0 if isinstance(count, Tensor) else 1
+        self.num_batches_tracked.add_(taken)
+        share = taken / self.num_batches_tracked.clamp(min=1) if self.momentum is None else taken * self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_((var * unbiased).to(self.running_var.dtype), share)
 
@@ -143,6 +200,40 @@ class RunningNormalizer(Normalizer):
 MIN_PIXELS = 65  # of a map on which `in` takes part, by default
 
 
+class Unconvertible:
+    """`affine` of a layer that no batch normalization stands for: what it is cannot be asked, only shown."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __bool__(self) -> bool:
+        raise ValueError(
+            f"{self.kind} cannot become another library's batch normalization: expected en.norm.convert_sync(model) "
+            "for synchronized statistics, en.norm.freeze(model) for frozen ones"
+        )
+
+
+class MixtureEps(float):
+    """eps of a mixture: a number like any other, except that adding it to the layer's own running_var is refused.
+
+    Whoever folds batch normalization into the convolution before it does that, and looks at no class:
+    torch.nn.utils.fusion and timm's networks. A mixture is no affine map in evaluation, and has all that they read.
+    """
+
+    own: Tensor | None = None
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], _: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for eps in args:
+            if isinstance(eps, cls) and eps.own is not None and any(part is eps.own for part in args):
+                raise ValueError(
+                    "a mixture of normalizers cannot be folded into a convolution: expected batch normalization"
+                )
+        return function(*(float(part) if isinstance(part, cls) else part for part in args), **(kwargs or {}))
+
+
 class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
 
@@ -150,6 +241,7 @@ class CombinedNormalizer(RunningNormalizer):
         normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone.
+        start: the one of them that the ratios begin on; None for all alike.
     """
 
     def __init__(
@@ -161,12 +253,31 @@ class CombinedNormalizer(RunningNormalizer):
         momentum: float | None,
         sync: bool,
         min_pixels: int,
+        start: str | None,
+        device: Device,
+        dtype: torch.dtype | None,
     ) -> None:
-        self_normalizers = check_normalizers(normalizers)
-        super().__init__(num_features, eps, momentum, sync, running="bn" in self_normalizers)
-        self.normalizers = self_normalizers
+        known = check_normalizers(normalizers)
+        super().__init__(num_features, eps, momentum, sync, "bn" in known, device, dtype)
+        self.normalizers = known
         self.groups = check_groups(groups, num_features)
         self.min_pixels = whole("min_pixels", min_pixels)
+        self.start = start if start is None else one_of("start", start, known)
+
+    def first_logits(self) -> Tensor:
+        """What the ratios' softmax is taken of at the start, (K,)."""
+        return torch.tensor([HEAD_START if name == self.start else 0.0 for name in self.normalizers])
+
+    @property
+    def eps(self) -> float:
+        """Added to every variance, for readers; in formulas it is `added_eps`."""
+        eps = MixtureEps(self.added_eps)
+        eps.own = self._buffers.get("running_var")
+        return eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.added_eps = float(value)
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
@@ -174,7 +285,7 @@ class CombinedNormalizer(RunningNormalizer):
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
     def admitted(self, logits: Tensor, pixels: int | torch.SymInt) -> Tensor:
-        """The logits of the ratios (K,), with that of `in` -inf where maps of so many pixels are too small for it."""
+        """The logits of the ratios (..., K), that of `in` -inf where maps of so many pixels are too small for it."""
         if len(self.normalizers) == 1 or "in" not in self.normalizers or self.min_pixels == 1:
             return logits
         if isinstance(pixels, int) and pixels >= self.min_pixels:
@@ -192,15 +303,20 @@ class CombinedNormalizer(RunningNormalizer):
         mix_statistics: bool,
         activation: str = "tanh",
         reduced: int = 1,
+        origins: tuple[Tensor, ...] = (),
     ) -> kernels.NativePlan | None:
-        """A native plan with this layer's statistics; None where they are of all ranks. Arguments as for NativePlan."""
-        if self.synced:
+        """A native plan with this layer's statistics; None where they are of all ranks or leave no averages.
+
+        Arguments as for NativePlan.
+        """
+        averaged = "bn" in self.normalizers
+        if self.synced or (averaged and not self.track_running_stats):
             return None
-        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
+        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if averaged else None
         return kernels.NativePlan(
             normalizers=self.normalizers,
             groups=self.groups,
-            eps=self.eps,
+            eps=self.added_eps,
             parameters=parameters,
             ratios=ratios,
             mix_statistics=mix_statistics,
@@ -209,10 +325,21 @@ class CombinedNormalizer(RunningNormalizer):
             momentum=self.momentum,
             activation=activation,
             reduced=reduced,
+            origins=origins,
         )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, normalizers={self.normalizers}, min_pixels={self.min_pixels}"
+
+
+def is_symbolic(x: object) -> bool:
+    """Whether `x` stands for a value in a graph that torch.fx records."""
+    return isinstance(x, fx.Proxy)
+
+
+def leaf_of_graph(layer: nn.Module, x: Any) -> Any:
+    """The layer called as one node of a graph of torch.fx, as the tracer does by itself with torch's own layers."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), {})
 
 
 def refuse_vmap(values: Tensor) -> None:

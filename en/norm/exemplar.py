@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.types import Device
 
 from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
@@ -43,10 +44,14 @@ class ExemplarNorm2d(CombinedNormalizer):
         eps, momentum, sync: as for batch normalization.
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone. 1 is the
             paper's form; the default is our choice (docs/small_maps.md).
+        start: the normalizer that the ratios begin on, as a bias of the gate's last layer: bn for a network that has
+            been trained with it. None: all alike.
+        device, dtype: of parameters and buffers.
     Parameters: `weight` ones and `bias` zeros, (K * C,), because many optimizers take what has two axes for a matrix;
     `weight_rows` and `bias_rows`, (K, C), are views of them by normalizer. `reduce.weight` (G, C/G, 1), `gate.0`
     Linear(K*K, pi*K), `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios;
-    `gate.0` Linear(C, pi*K) and no reduce for pooled ones.
+    `gate.0` Linear(C, pi*K) and no reduce for pooled ones. Other modules may be put in place of `reduce` and of `gate`
+    or its parts, and hooks on them: they are then called as modules, and the layer runs without code of its own.
     """
 
     def __init__(
@@ -65,8 +70,11 @@ class ExemplarNorm2d(CombinedNormalizer):
         momentum: float | None = 0.1,
         sync: bool = False,
         min_pixels: int = MIN_PIXELS,
+        start: str | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels, start, device, dtype)
         self.reduction = whole("reduction", reduction)
         self.hidden = whole("hidden", hidden)
         self.convolution = flag("convolution", convolution)
@@ -77,19 +85,37 @@ class ExemplarNorm2d(CombinedNormalizer):
         self._observer: Callable[[Tensor], None] | None = None
 
         k = len(self.normalizers)
-        rows = 1 if shared_affine or mix == "statistics" else k
-        self.weight = nn.Parameter(torch.ones(rows * num_features))
-        self.bias = nn.Parameter(torch.zeros(rows * num_features))
+        self.add_affine(1 if shared_affine or mix == "statistics" else k, device, dtype)
         if ratios == "static":
-            self.ratio_logits = nn.Parameter(torch.zeros(k))
-            return
+            self.ratio_logits = nn.Parameter(torch.zeros(k, device=device, dtype=dtype))
         if ratios == "correlation" and convolution:
             channels = reduced_channels(num_features, reduction)
-            self.reduce = nn.Conv1d(num_features, channels, kernel_size=1, groups=channels, bias=False)
-        inputs = num_features if ratios == "pooled" else k * k
-        self.gate = nn.Sequential(nn.Linear(inputs, hidden * k), ACTIVATIONS[activation](), nn.Linear(hidden * k, k))
-        for parameter in self.gate[2].parameters():
-            nn.init.zeros_(parameter)
+            self.reduce = nn.Conv1d(num_features, channels, 1, groups=channels, bias=False, device=device, dtype=dtype)
+        if ratios != "static":
+            first = nn.Linear(num_features if ratios == "pooled" else k * k, hidden * k, device=device, dtype=dtype)
+            last = nn.Linear(hidden * k, k, device=device, dtype=dtype)
+            self.gate = nn.Sequential(first, ACTIVATIONS[activation](), last)
+        self.reset_ratios()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv1d, nn.Linear)):
+                layer.reset_parameters()
+        self.reset_ratios()
+
+    @torch.no_grad()
+    def reset_ratios(self) -> None:
+        """Lets every sample begin with the same ratios, those of `start`."""
+        if self.ratio_source == "static":
+            self.ratio_logits.copy_(self.first_logits())
+            return
+        self.gate[2].get_parameter("weight").zero_()
+        self.gate[2].get_parameter("bias").copy_(self.first_logits())
+
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and files hold: all but who is watching the ratios."""
+        return {**vars(self), "_observer": None}
 
     @property
     def weight_rows(self) -> Tensor:
@@ -107,8 +133,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.observe(ratios.detach())
         weight, bias = self.weight_rows.to(mean.dtype), self.bias_rows.to(mean.dtype)
         if self.mix == "statistics":
-            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.eps)
-        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.eps)
+            return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.added_eps)
+        return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.added_eps)
 
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
@@ -122,28 +148,50 @@ class ExemplarNorm2d(CombinedNormalizer):
             offsets, variances: (N, K, C), x - mu_k and var_k of the formula.
             pixels: H * W.
         """
-        n, k, c = offsets.shape
         if self.ratio_source == "static":
-            return torch.softmax(self.admitted(self.ratio_logits.to(pooled.dtype), pixels), dim=0).expand(n, k)
-        inputs = pooled
-        if self.ratio_source == "correlation":
-            kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (pooled.new_ones(c), c)
-            kernel = kernel.to(pooled.dtype).view(c)
-            inputs = statistics.correlations(offsets, variances, kernel, groups, self.eps).flatten(1)
+            logits = self.ratio_logits.to(pooled.dtype).expand(offsets.shape[:2])
+        else:
+            inputs = pooled if self.ratio_source == "pooled" else self.correlations(offsets, variances).flatten(1)
+            logits = self.gate_logits(inputs)
+        return torch.softmax(self.admitted(logits, pixels), dim=1)
+
+    def gate_logits(self, inputs: Tensor) -> Tensor:
+        """(N, K) of (N, K * K), or (N, C) for pooled ratios; by calling the gate where anything in it was changed."""
+        if not self.gate_is_as_made():
+            return called(self.gate, inputs)
         first, activation, last = self.gate
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        hidden = activation(linear(first, inputs, first.bias))
-        return torch.softmax(linear(last, hidden, self.admitted(last.bias, pixels)), dim=1)
+        return linear(last, activation(linear(first, inputs)))
+
+    def correlations(self, offsets: Tensor, variances: Tensor) -> Tensor:
+        """v of the formula, (N, K, K)."""
+        n, k, c = offsets.shape
+        if self.convolution and not is_as_made(self.reduce, nn.Conv1d):
+            xhat = offsets * torch.rsqrt(variances + self.added_eps)
+            z = called(self.reduce, xhat.view(n * k, c, 1)).view(n, k, -1)
+            return torch.bmm(z, z.transpose(1, 2))
+        kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (offsets.new_ones(c), c)
+        return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.added_eps)
+
+    def gate_is_as_made(self) -> bool:
+        kinds: list[type[nn.Module]] = [nn.Linear, ACTIVATIONS[self.activation], nn.Linear]
+        return (
+            is_as_made(self.gate, nn.Sequential)
+            and len(self.gate) == len(kinds)
+            and all(is_as_made(layer, kind) for layer, kind in zip(self.gate, kinds, strict=True))
+        )
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
             logits = self.admitted(self.ratio_logits, pixels)
             return self.plan_with((self.weight, self.bias, logits), "static", self.mix == "statistics")
+        reduces = self.ratio_source == "correlation" and self.convolution
+        if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
+            return None
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, self.admitted(last.bias, pixels))
         reduced = self.num_features
-        if self.ratio_source == "correlation" and self.convolution:
+        if reduces:
             gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
         elif self.ratio_source == "correlation":
             gate = (self.weight.new_ones(self.num_features), *gate)
@@ -156,9 +204,23 @@ class ExemplarNorm2d(CombinedNormalizer):
         )
 
 
-def linear(layer: nn.Linear, inputs: Tensor, bias: Tensor) -> Tensor:
-    """A linear layer with a bias of its own, computed in its inputs' precision, whatever that of its parameters."""
-    return F.linear(inputs, layer.weight.to(inputs.dtype), bias.to(inputs.dtype))
+def is_as_made(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the layer does what its class does: no other class in its place and no hooks on it."""
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return type(layer) is kind and not any(hooks)
+
+
+def called(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """The layer's output in the precision of its inputs, called in that of its parameters."""
+    dtype = next((parameter.dtype for parameter in layer.parameters()), inputs.dtype)
+    outputs: Tensor = layer(inputs.to(dtype))
+    return outputs.to(inputs.dtype)
+
+
+def linear(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """A linear layer computed in the precision of its inputs, whatever that of its parameters."""
+    assert isinstance(layer, nn.Linear)
+    return F.linear(inputs, layer.weight.to(inputs.dtype), layer.bias.to(inputs.dtype))
 
 
 def reduced_channels(num_features: int, reduction: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from en.norm.base import Normalizer
 from en.norm.exemplar import ExemplarNorm2d
 from en.norm.single import BatchNorm2d, GroupNorm2d, InstanceNorm2d, LayerNorm2d
+from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
@@ -15,8 +16,12 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "ln": LayerNorm2d,
     "gn": GroupNorm2d,
     "sn": SwitchableNorm2d,
+    "ssn": SparseSwitchableNorm2d,
     "en": ExemplarNorm2d,
 }
+
+NO_OPTIONS = ("self", "num_features", "device", "dtype")
+"""Arguments of the constructors that are given by the network that the layer is put into."""
 
 
 def norm_options(name: str) -> dict[str, inspect.Parameter]:
@@ -24,7 +29,7 @@ def norm_options(name: str) -> dict[str, inspect.Parameter]:
     if name not in NORMALIZERS:
         raise ValueError(f"name={name!r}: expected one of {', '.join(NORMALIZERS)}{did_you_mean(name, NORMALIZERS)}")
     parameters = inspect.signature(NORMALIZERS[name].__init__).parameters
-    return {key: parameter for key, parameter in parameters.items() if key not in ("self", "num_features")}
+    return {key: parameter for key, parameter in parameters.items() if key not in NO_OPTIONS}
 
 
 def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:

@@ -1,88 +1,136 @@
 """A normalizer put into a network that was built with batch normalization."""
 
-import torch
-from torch import Tensor, nn
+import fnmatch
+import warnings
+from collections.abc import Mapping, Sequence
 
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.fusion import refuse_fusions
+from en.norm.pretrained import taken_over
 from en.norm.registry import build_norm, norm_options
 
-
-class NormAct(nn.Module):
-    """A normalizer followed by drop and activation modules: in place of a fused layer (timm's BatchNormAct2d)."""
-
-    def __init__(self, norm: nn.Module, drop: nn.Module, act: nn.Module) -> None:
-        super().__init__()
-        self.norm, self.drop, self.act = norm, drop, act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        y: Tensor = self.act(self.drop(self.norm(x)))
-        return y
+REPLACED = ("BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "SyncBatchNormAct")
+FUSED = REPLACED[2:]
 
 
-def replace_norm(model: nn.Module, name: str, **options: object) -> nn.Module:
+def replace_norm(
+    model: nn.Module, name: str, *, only: str | Sequence[str] = "*", skip: str | Sequence[str] = (), **options: object
+) -> nn.Module:
     """Replaces every batch normalization of `model` in place and returns the model (a new layer if it is itself one).
 
-    The new layers keep the old ones' affine values (so a zero-initialized last gamma stays zero), device, dtype and
-    mode, and their eps and momentum unless given in `options`. nn.BatchNorm2d is replaced, and timm's BatchNormAct2d
-    with its activation kept. A layer used in several places stays shared.
+    nn.BatchNorm2d and nn.SyncBatchNorm are replaced, the latter by a layer with `sync` on, and timm's BatchNormAct2d
+    and SyncBatchNormAct with their activation, which the new layer then applies. nn.BatchNorm1d, which does not
+    normalize images, stays. The new layers keep the old ones' affine values (so a zero-initialized last gamma stays
+    zero), running averages, device, dtype and mode, their eps, momentum and sync unless given in `options`, and what of
+    weight and bias does not learn. A layer used in several places stays shared. For a trained network `start="bn"`
+    keeps en and sn close to its function.
 
-    Raises: ValueError, with the model untouched, for a bad name or option, a network without batch normalization, or
-    one with a batch normalization that cannot be replaced, named by its place in the network.
+    Args:
+        only, skip: patterns of fnmatch for the places in the network, such as "layer4.*": what is to be replaced and
+            what not.
+    Raises: ValueError, with the model untouched, for a bad name or option, a pattern that matches nothing, a network
+        without batch normalization, or one that cannot be replaced, named by its place in the network.
     """
-    layers = {place: layer for place, layer in model.named_modules() if is_batch_norm(layer)}
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no batch normalization to replace")
+    layers = chosen(model, patterns(only), patterns(skip))
     for place, layer in layers.items():
         refuse_irreplaceable(place or type(model).__name__, layer)
     new = {id(layer): successor(place, layer, name, options) for place, layer in layers.items()}
-    if id(model) in new:
-        return new[id(model)]
-    for parent in list(model.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child is not None and id(child) in new:
-                setattr(parent, child_name, new[id(child)])
+    warn_of_hooks(layers)
+    model = put(model, new)
+    refuse_fusions(model)
     return model
 
 
+def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def chosen(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> dict[str, nn.Module]:
+    """Batch normalizations of any kind but nn.BatchNorm1d, by their places. Raises ValueError where there is none."""
+    layers = {place: layer for place, layer in model.named_modules() if is_batch_norm(layer)}
+    for argument, given in (("only", only), ("skip", skip)):
+        for pattern in given if layers else ():
+            if not fnmatch.filter(layers, pattern):
+                raise ValueError(f"{argument}={pattern!r}: expected a pattern for a batch normalization's place")
+    layers = {place: layer for place, layer in layers.items() if matches(place, only) and not matches(place, skip)}
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no batch normalization to replace")
+    return layers
+
+
+def matches(place: str, given: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(place, pattern) for pattern in given)
+
+
 def is_batch_norm(layer: nn.Module) -> bool:
-    """Whether `layer` is batch normalization of any library, fused, frozen or synchronized ones included."""
-    return any("BatchNorm" in cls.__name__ and cls.__module__.split(".")[0] != "en" for cls in type(layer).__mro__[:-1])
-
-
-def is_fused(layer: nn.Module) -> bool:
-    return type(layer).__name__ == "BatchNormAct2d"
+    """Whether `layer` is batch normalization of images, of any library, fused, frozen or synchronized."""
+    if isinstance(layer, (Normalizer, nn.BatchNorm1d)):
+        return False
+    return any("BatchNorm" in cls.__name__ for cls in type(layer).__mro__[:-1])
 
 
 def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
-    """Raises ValueError that names the layer unless it is a BatchNorm2d, fused or not, affine and with averages."""
+    """Raises ValueError that names the layer unless it is one of REPLACED, affine and with averages."""
     kind = type(layer).__name__
-    if type(layer) is not nn.BatchNorm2d and not is_fused(layer):
+    known = type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm) or kind in FUSED
+    if not known or not isinstance(layer, _BatchNorm):
         raise ValueError(
-            f"{place} is a {kind}, which cannot be replaced: expected nn.BatchNorm2d or timm's BatchNormAct2d"
+            f"{place} is a {kind}, which cannot be replaced: expected one of {', '.join(REPLACED)}, or skip={place!r}"
         )
-    assert isinstance(layer, nn.BatchNorm2d)
     if not layer.affine or not layer.track_running_stats:
         missing = "affine parameters" if not layer.affine else "running statistics"
         raise ValueError(f"{place} is a {kind} without {missing}, which no normalizer here stands for")
 
 
-def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> nn.Module:
-    """The layer that takes the place of a BatchNorm2d. Raises ValueError that names the place."""
-    assert isinstance(layer, nn.BatchNorm2d)
+def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> Normalizer:
+    """The layer that takes the place of a batch normalization. Raises ValueError that names the place."""
+    assert isinstance(layer, _BatchNorm)
     inherited = {"eps": layer.eps, "momentum": layer.momentum}
+    if isinstance(layer, nn.SyncBatchNorm):
+        inherited["sync"] = True
     known = norm_options(name)
     try:
         norm = build_norm(name, layer.num_features, **{k: v for k, v in inherited.items() if k in known} | options)
     except ValueError as error:
         raise ValueError(f"{place or type(layer).__name__}: {error}") from error
     norm.to(device=layer.weight.device, dtype=layer.weight.dtype)
-    with torch.no_grad():
-        try:
-            weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
-        except AttributeError as error:
-            raise ValueError(f"{name}: expected parameters weight and bias, (C,) or (K * C,): {error}") from error
-        rows = weight.numel() // layer.num_features
-        weight.copy_(layer.weight.repeat(rows))
-        bias.copy_((layer.bias / rows).repeat(rows))
-    norm.train(layer.training)
-    return NormAct(norm, layer.drop, layer.act) if is_fused(layer) else norm  # type: ignore[arg-type]
+    norm.load_state_dict(taken_over(norm, layer.state_dict()), strict=False)
+    if isinstance(norm, RunningNormalizer) and isinstance(layer, nn.SyncBatchNorm):
+        norm.process_group = layer.process_group
+    freeze_as(norm, layer)
+    if type(layer).__name__ in FUSED:
+        norm.drop, norm.act = layer.drop, layer.act
+        norm.register_forward_hook(drop_and_activate)
+    return norm.train(layer.training)
+
+
+def freeze_as(norm: Normalizer, layer: _BatchNorm) -> None:
+    """Lets weight and bias learn where those of `layer` do, and what the ratios come from where either does."""
+    learns = {"weight": layer.weight.requires_grad, "bias": layer.bias.requires_grad}
+    for name, parameter in norm.named_parameters():
+        parameter.requires_grad_(learns.get(name, any(learns.values())))
+
+
+def drop_and_activate(norm: nn.Module, _: object, y: Tensor) -> Tensor:
+    """The rest of a fused layer, as a forward hook, so that the layer keeps the names of its parameters."""
+    return norm.act(norm.drop(y))  # type: ignore[no-any-return, operator]
+
+
+def warn_of_hooks(layers: Mapping[str, nn.Module]) -> None:
+    """Warns of hooks that are lost with the layers that they are on."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    hooked = [place for place, layer in layers.items() if any(getattr(layer, kind) for kind in kinds)]
+    if hooked:
+        warnings.warn(f"hooks are lost with the layers that replace_norm replaces: {', '.join(hooked)}", stacklevel=3)
+
+
+def put(model: nn.Module, new: Mapping[int, nn.Module]) -> nn.Module:
+    """Puts new layers in place of those with these ids. Returns the model, or what is put in its own place."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and id(child) in new:
+                setattr(parent, name, new[id(child)])
+    return new.get(id(model), model)

@@ -1,11 +1,12 @@
 """The single normalizers bn, in, ln and gn, with one signature and one meaning of affine."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import check_groups, check_input
+from en.norm.arguments import check_groups
 from en.norm.base import Normalizer, RunningNormalizer, refuse_vmap
 
 
@@ -18,24 +19,31 @@ class BatchNorm2d(RunningNormalizer):
     """
 
     macs_per_element = 1
+    affine = True  # type: ignore[assignment] # it may become another library's batch normalization, and compute the same
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, sync: bool = False) -> None:
-        super().__init__(num_features, eps, momentum, sync)
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        sync: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, sync, device=device, dtype=dtype)
+        self.add_affine(device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format."""
-        check_input(x, self.num_features)
-        one_value = x.shape[0] * x.shape[2] * x.shape[3] <= 1
-        if self.training and (self.synced or one_value or self.momentum is None):
-            return super().forward(x)
-        if self.training:
+    def normalized(self, x: Tensor) -> Tensor:
+        if self.training and (self.synced or self.momentum is None or torch_refuses(x)):
+            return super().normalized(x)
+        tracked = self.track_running_stats
+        if self.training and tracked:
             refuse_vmap(x)
             self.num_batches_tracked.add_(1)
+        mean, var = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
         momentum = 0.0 if self.momentum is None else self.momentum
-        mean, var = self.running_mean, self.running_var
-        return F.batch_norm(x, mean, var, self.weight, self.bias, self.training, momentum, self.eps)
+        batch = self.training or mean is None
+        return F.batch_norm(x, mean, var, self.weight, self.bias, batch, momentum, self.eps)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         batch_mean, batch_var = self.batch_moments(mean, var, pixels)
@@ -49,10 +57,11 @@ class InstanceNorm2d(Normalizer):
     instead of an error at 1 x 1 pixels.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__(num_features, eps)
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.add_affine(device=device, dtype=dtype)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         return affine(self.weight, self.bias, mean, mean, var, self.eps)
@@ -70,11 +79,17 @@ class GroupNorm2d(Normalizer):
         groups: G, a divisor of num_features; None for gcd(32, C) (our choice: ShuffleNetV2's widths miss 32).
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, groups: int | None = None) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        groups: int | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(num_features, eps)
         self.groups = check_groups(groups, num_features)
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.add_affine(device=device, dtype=dtype)
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         group_mean, group_var = statistics.group_moments(mean, var, self.groups)
@@ -94,10 +109,17 @@ class LayerNorm2d(GroupNorm2d):
     papers, not nn.LayerNorm, which normalizes trailing axes.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps, groups=1)
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(num_features, eps, groups=1, device=device, dtype=dtype)
 
     native_plan = GroupNorm2d.native_plan
+
+
+def torch_refuses(x: Tensor) -> bool:
+    """Whether F.batch_norm would not take x (N, C, H, W) in training: for a channel of one value or none, or traced."""
+    return statistics.is_tracing() or x.shape[0] * x.shape[2] * x.shape[3] <= 1
 
 
 def single_plan(name: str, groups: int, weight: Tensor, bias: Tensor, eps: float) -> kernels.NativePlan:

@@ -55,6 +55,16 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return pooled, (var + (mean - pooled).square()).mean(dim, keepdim=True)
 
 
+def is_tracing() -> bool:
+    """Whether torch.jit.trace runs: sizes are then tensors, and what an `if` finds out is kept for all inputs."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def is_empty(mean: Tensor, pixels: int) -> bool:
+    """Whether cells (N, C) of so many pixels hold no value; a graph that is being traced takes it that they do."""
+    return not is_tracing() and mean.shape[0] * pixels == 0
+
+
 def group_moments(mean: Tensor, var: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Moments over (C/G, H, W) for each sample and group, repeated over the group's channels: two tensors (N, C)."""
     shape = (mean.shape[0], groups, mean.shape[1] // groups)
@@ -134,21 +144,26 @@ def mix_statistics(
     return scale, bias + scale * (mean_ratios[..., None] * offsets).sum(1)
 
 
-def synced_batch_moments(mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch moments over all ranks of the default process group, differentiable on every rank.
+def synced_batch_moments(
+    mean: Tensor, var: Tensor, pixels: int, group: dist.ProcessGroup | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch moments over all ranks of a process group, the default one for None, differentiable on every rank.
 
     Args:
-        mean, var: (N, C) of this rank's samples; N may differ between ranks.
+        mean, var: (N, C) of this rank's samples; N may differ between ranks, and be 0.
         pixels: H * W of this rank's input.
     Returns: mean (1, C), biased variance (1, C), and the number of values each was taken over, a scalar tensor.
     """
-    local_mean, local_var = pool(mean, var, dim=0)
+    if is_empty(mean, pixels):  # zeros that still take part in the exchange of gradients
+        local_mean, local_var = mean.sum(0, keepdim=True), var.sum(0, keepdim=True)
+    else:
+        local_mean, local_var = pool(mean, var, dim=0)
     count = torch.full((1, 1), float(mean.shape[0] * pixels), dtype=mean.dtype, device=mean.device)
-    packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1))
+    packed: Tensor = _GatherRanks.apply(torch.cat([local_mean, local_var, count], dim=1), group)
     channels = mean.shape[1]
     means, variances, counts = packed[:, :channels], packed[:, channels:-1], packed[:, -1:]
     total = counts.sum()
-    share = counts / total
+    share = counts / total.clamp(min=1)
     pooled = (share * means).sum(0, keepdim=True)
     return pooled, (share * (variances + (means - pooled).square())).sum(0, keepdim=True), total.detach()
 
@@ -157,15 +172,17 @@ class _GatherRanks(torch.autograd.Function):
     """(1, D) on every rank -> (ranks, D) on every rank; backward adds up what all ranks ask of one rank's row."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, row: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, row: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group  # type: ignore[attr-defined]
         row = row.contiguous()
-        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, row)
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(rows, row, group)
         return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        group: dist.ProcessGroup | None = ctx.group  # type: ignore[attr-defined]
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        rank = dist.get_rank()
-        return grad[rank : rank + 1]
+        dist.all_reduce(grad, group=group)
+        rank = dist.get_rank(group)
+        return grad[rank : rank + 1], None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from en.norm import kernels, statistics
 from en.norm.base import MIN_PIXELS, CombinedNormalizer
@@ -23,7 +24,10 @@ class SwitchableNorm2d(CombinedNormalizer):
         eps, momentum, sync: as for batch normalization.
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratios are 0, unless it is alone. 1 is the
             paper's form; the default is our choice (docs/small_maps.md).
-    Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one.
+        start: the normalizer that the ratios begin on: bn for a network that has been trained with it. None: all alike.
+        device, dtype: of parameters and buffers.
+    Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one, and at HEAD_START more for
+    `start`.
     """
 
     def __init__(
@@ -35,12 +39,21 @@ class SwitchableNorm2d(CombinedNormalizer):
         momentum: float | None = 0.1,
         sync: bool = False,
         min_pixels: int = MIN_PIXELS,
+        start: str | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels)
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
-        self.mean_weight = nn.Parameter(torch.ones(len(self.normalizers)))
-        self.var_weight = nn.Parameter(torch.ones(len(self.normalizers)))
+        super().__init__(num_features, normalizers, groups, eps, momentum, sync, min_pixels, start, device, dtype)
+        self.add_affine(device=device, dtype=dtype)
+        logits = 1 + self.first_logits()
+        self.mean_weight = nn.Parameter(logits.to(device=device, dtype=dtype, copy=True))
+        self.var_weight = nn.Parameter(logits.to(device=device, dtype=dtype, copy=True))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            for logits in (self.mean_weight, self.var_weight):
+                logits.copy_(1 + self.first_logits())
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
@@ -50,7 +63,7 @@ class SwitchableNorm2d(CombinedNormalizer):
             for logits in (self.mean_weight, self.var_weight)
         )
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)
-        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.eps)
+        return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.added_eps)
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         logits = (self.admitted(part, pixels) for part in (self.mean_weight, self.var_weight))

@@ -2,7 +2,8 @@
 
     native     the whole layer, where it has a plan: an operator of C++ each way on a CPU, Triton's kernels on a GPU
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
-    plain      the layer's definition: for torch.func, torch.compile and torch.export, which want to see each operation
+    plain      the layer's definition: for torch.func, torch.compile, torch.export, torch.jit.trace, make_fx and other
+               dispatch modes, which want to see each operation; and for derivatives of derivatives
 
 The four passes are C++ on a CPU and Triton's kernels on a GPU, where those can be compiled, and torch's operations
 elsewhere. SPEED.md says what each form gives.
@@ -14,19 +15,19 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from en.norm.kernels import autograd, cpu, gpu
+from en.norm.kernels import again, autograd, cpu, gpu
+from en.norm.kernels.again import Again
 from en.norm.kernels.plan import SWITCH, NativePlan
+from en.norm.statistics import is_tracing
 
 __all__ = ["SWITCH", "NativePlan", "native_parts", "normalize"]
 
 
-class Layer(Protocol):
+class Layer(again.Layer, Protocol):
     """What normalize() asks of a layer: see en.norm.base.Normalizer."""
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]: ...
-    def plain(self, x: Tensor) -> Tensor: ...
     def native_plan(self, pixels: int) -> NativePlan | None: ...
-    def observe(self, ratios: Tensor) -> None: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
@@ -34,7 +35,7 @@ class Device(Protocol):
     """A module that runs whole layers on one kind of device."""
 
     def can_run(self, plan: NativePlan, x: Tensor) -> bool: ...
-    def normalize(self, plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def normalize(self, plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]: ...
 
 
 DEVICES: tuple[Device, ...] = (gpu, cpu)
@@ -42,15 +43,32 @@ DEVICES: tuple[Device, ...] = (gpu, cpu)
 
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
-    if torch.compiler.is_compiling() or x.is_meta or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_looked_into(x):
         return layer.plain(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])
+    again = Again(layer, layer.training, layer.remembered())
+    if plan is not None and plan.is_batch_norm and plan.takes(x):
+        return plan.batch_norm(x)
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
-            y, ratios = device.normalize(plan, x)
+            y, ratios = device.normalize(plan, x, again)
             layer.observe(ratios)
             return y
-    return autograd.normalize(x, layer.coefficients, list(layer.parameters()))
+    return autograd.normalize(x, layer.coefficients, list(layer.parameters()), again)
+
+
+def is_looked_into(x: Tensor) -> bool:
+    """Whether something records, transforms or intercepts the operations on `x`, or `x` only stands for values.
+
+    autocast, profilers, DDP, FSDP2, checkpointing and torch.device() do neither.
+    """
+    return (
+        x.is_meta
+        or type(x) not in (Tensor, nn.Parameter)
+        or is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def native_parts(device_type: str = "cpu") -> str:

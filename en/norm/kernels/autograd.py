@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from en.norm.kernels import cpu, gpu, passes
+from en.norm.kernels.again import Again
 from en.norm.statistics import full_precision
 
 Coefficients = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -30,7 +31,7 @@ class Passes(Protocol):
     ) -> Tensor: ...
 
 
-def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor]) -> Tensor:
+def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor], again: Again) -> Tensor:
     """scale * (X - mean) + shift, with scale and shift given by coefficients(mean, var, H * W).
 
     Args:
@@ -38,10 +39,10 @@ def normalize(x: Tensor, coefficients: Coefficients, parameters: Sequence[Tensor
         coefficients: scale and shift, (N, C) or broadcastable to it, from the mean and biased variance, (N, C), over
             (H, W).
         parameters: what coefficients() uses and gradients are wanted of.
-    Raises: RuntimeError when the backward pass is to be differentiated itself.
+        again: for a backward pass that is to be differentiated itself.
     """
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters)):
-        return _Normalize.apply(x, coefficients, *parameters)  # type: ignore[no-any-return]
+        return _Normalize.apply(x, coefficients, again, *parameters)  # type: ignore[no-any-return]
     x, run = passes.dense(x), passes_for(x)
     stats = run.moments(x)
     scale, shift = _per_cell(coefficients, stats[0], stats[1], x)
@@ -63,7 +64,7 @@ def _per_cell(coefficients: Coefficients, mean: Tensor, var: Tensor, x: Tensor) 
 
 class _Normalize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, coefficients: Coefficients, *parameters: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, coefficients: Coefficients, again: Again, *parameters: Tensor) -> Tensor:
         x, run = passes.dense(x), passes_for(x)
         stats = run.moments(x)
         with torch.enable_grad():
@@ -72,13 +73,16 @@ class _Normalize(torch.autograd.Function):
         scale, shift = (part.detach() for part in outputs)
         ctx.save_for_backward(x, stats, scale)
         ctx.graph = [mean, var, *parameters], outputs  # type: ignore[attr-defined]
+        ctx.again = again  # type: ignore[attr-defined]
         return run.affine(x, stats, scale, shift)
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        passes.refuse_second_derivative()
         x, stats, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         inputs, outputs = ctx.graph  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():
+            dx, *grads = ctx.again.gradients(x, dy, [x, *inputs[2:]])  # type: ignore[attr-defined]
+            return dx, None, None, *grads
         dy, run = passes.dense(dy, like=x), passes_for(x)
         sum_dy, dot = run.gradient_sums(dy, x, stats)
         wanted = [i for i, part in enumerate(inputs) if part.requires_grad]
@@ -91,11 +95,11 @@ class _Normalize(torch.autograd.Function):
             materialize_grads=True,
             allow_unused=True,
         )
-        grads: list[Tensor | None] = [None] * len(inputs)
+        grads = [None] * len(inputs)
         for i, grad in zip(wanted, found, strict=True):
             grads[i] = grad
         dx = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
             d_mean, d_var = (grad.contiguous() for grad in found[:2])
             dx = run.input_gradient(dy, x, stats, sum_dy, scale, d_mean, d_var)
-        return dx, None, *grads[2:]
+        return dx, None, None, *grads[2:]

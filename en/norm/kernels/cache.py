@@ -1,15 +1,19 @@
 """C++ compiled once for each kind of processor and kept, in a folder that no other user can put code into."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,25 +23,30 @@ FLAGS += ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11, the oldes
 FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 
 
-def compiled_library(source: Path) -> ctypes.CDLL:
-    """The library of a source file and of the headers beside it, for this compiler and processor.
+WAIT_S = 120.0
+"""Seconds that a process waits for another one that compiles; it takes about 10 (our choice)."""
+
+
+def compiled_library(source: Path, symbol: str) -> ctypes.CDLL:
+    """The library of a source file and of all that lies beside it, for this processor, with a function `symbol`.
+
+    Which compiler made it does not matter: a machine may have none any more.
 
     Raises: OSError without a compiler or a place to keep it, subprocess.SubprocessError where it does not compile.
     """
-    compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
-    if compiler is None:
-        raise OSError("there is no g++ and no clang++")
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
-    files = [source, *sorted(source.parent.glob("*.hpp"))]
-    key = "\n".join([*(path.read_text() for path in files), *FLAGS, version, processor()])
+    key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *FLAGS, processor()])
 
     def make(target: Path) -> None:
+        compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
+        if compiler is None:
+            raise OSError("there is no g++ and no clang++")
+        print(f"en.norm compiles {source.name}, once for this processor: about 10 s", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         headers, libraries = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
         command = [compiler, *FLAGS, headers, str(source), libraries, "-ltorch_cpu", "-o", str(target)]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
-    return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make)
+    return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make, symbol)
 
 
 def processor() -> str:
@@ -52,11 +61,11 @@ def processor() -> str:
     )
 
 
-def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
-    """The library `name`, loaded from the user's cache; made by make(path) first unless it is there whole.
+def kept_library(name: str, make: Callable[[Path], object], symbol: str) -> ctypes.CDLL:
+    """The library `name` with a function `symbol`, from the user's cache; made by make(path) unless it is there whole.
 
     A file's name ends with its SHA-256, so that a half-written one is noticed and rebuilt before it is mapped: what is
-    missing from a mapped file ends the process. Processes that build it at the same time do not disturb each other.
+    missing from a mapped file ends the process. One process makes it while the others wait, for WAIT_S at most.
 
     Raises: OSError where it can be neither read nor kept in any folder, and what `make` raises.
     """
@@ -70,7 +79,11 @@ def kept_library(name: str, make: Callable[[Path], object]) -> ctypes.CDLL:
                 failure = OSError(reason)
                 warnings.warn(f"en.norm keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
                 continue
-            return ctypes.CDLL(str(find(home, name) or write(home, name, make)))
+            library = find(home, name, symbol)
+            if library is None:
+                with turn(home):
+                    library = find(home, name, symbol) or ctypes.CDLL(str(write(home, name, make)))
+            return library
         except OSError as error:
             failure = error
     raise failure
@@ -118,11 +131,34 @@ def distrust(path: Path) -> str:
     return ""
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """A whole library of this name that only this user can have written."""
+@contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Waits until no other process or thread is in here with the folder, for WAIT_S at most; ends with its process."""
+    descriptor, end = os.open(folder, os.O_RDONLY), time.monotonic() + WAIT_S
+    try:
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # a file system without locks: several may compile, and do not disturb each other
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def find(folder: Path, name: str, symbol: str) -> ctypes.CDLL | None:
+    """A whole library of this name that only this user can have written, that this machine can load."""
     for path in sorted(folder.glob(f"{name}-*.so")):
-        if not distrust(path) and path == named(path, name):
-            return path
+        if not distrust(path) and path.is_file() and path == named(path, name):
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # of another architecture, or no library
+                continue
+            if hasattr(library, symbol):
+                return library
     return None
 
 

@@ -8,7 +8,6 @@ compare both. The C++ is operators of torch's, `torch.ops.en_norm`, without grad
 
 import ctypes
 import functools
-import os
 import subprocess
 import warnings
 from pathlib import Path
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from en.norm.kernels.again import Again
 from en.norm.kernels.cache import compiled_library
-from en.norm.kernels.passes import dense, refuse_second_derivative
-from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan, Settings
-from en.norm.statistics import moments_dtype
+from en.norm.kernels.passes import dense
+from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
 
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
@@ -28,18 +27,18 @@ SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
     """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
     known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    switch = os.environ.get(SWITCH)
-    library = library_or_none() if known and switch != "0" else None
+    parts = chosen_parts("layers")
+    library = library_or_none() if known and parts != "nothing" else None
     if library is None or (dtype == torch.float16 and not library.en_has_float16()):
         return "nothing"
-    return "passes" if switch == "passes" else "layers"
+    return parts
 
 
 @functools.cache
 def library_or_none() -> ctypes.CDLL | None:
     """The library, whose operators are registered as it is loaded, or a warning."""
     try:
-        library = compiled_library(SOURCE)
+        library = compiled_library(SOURCE, "en_has_float16")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         warnings.warn(
@@ -89,17 +88,16 @@ def input_gradient(
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers":
+    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers" or not plan.takes(x):
         return False
-    dtype = moments_dtype(x.dtype)
-    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
+    return all(on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
-def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
     running = plan.running[:2] if plan.running and not plan.training else (None, None)
-    y, ratios, batch = _Layer.apply(x, running, plan.settings(), *parameters)
+    y, ratios, batch = _Layer.apply(x, running, plan.settings(), again, len(parameters), *parameters, *plan.origins)
     if plan.running and plan.training:
         mean, var, count = plan.running
         count.add_(1)
@@ -115,18 +113,23 @@ class _Layer(torch.autograd.Function):
         x: Tensor,
         running: tuple[Tensor | None, Tensor | None],
         settings: Settings,
-        *parameters: Tensor,
+        again: Again,
+        count: int,
+        *inputs: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, parameters, *running, *settings)
-        ctx.save_for_backward(x, saved, *parameters)
-        ctx.settings = settings  # type: ignore[attr-defined]
+        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, *settings)
+        ctx.save_for_backward(x, saved, *inputs)
+        ctx.settings, ctx.again, ctx.count = settings, again, count  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(ratios, batch)
         return y, ratios, batch
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
-        x, saved, *parameters = ctx.saved_tensors  # type: ignore[attr-defined]
+        x, saved, *inputs = ctx.saved_tensors  # type: ignore[attr-defined]
+        if torch.is_grad_enabled():
+            dx, *grads = ctx.again.gradients(x, dy, [x, *inputs])  # type: ignore[attr-defined]
+            return dx, None, None, None, None, *grads
+        parameters = inputs[: ctx.count]  # type: ignore[attr-defined]
         wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         dx, grads = torch.ops.en_norm.layer_backward.default(
             dense(dy, like=x),
@@ -136,4 +139,5 @@ class _Layer(torch.autograd.Function):
             wanted,
             *ctx.settings,  # type: ignore[attr-defined]
         )
-        return dx if wanted else None, None, None, *grads
+        unused = [None] * (len(inputs) - len(parameters))
+        return dx if wanted else None, None, None, None, None, *grads, *unused

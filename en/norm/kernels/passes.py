@@ -28,14 +28,6 @@ def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if like.stride(1) == 1 else x.contiguous()
 
 
-def refuse_second_derivative() -> None:
-    """Raises RuntimeError inside a backward pass that is itself recorded."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "a normalizer's gradient cannot be differentiated again (create_graph=True): use layer.plain(x)"
-        )
-
-
 def moments(x: Tensor) -> Tensor:
     """`stats` of a dense (N, C, H, W), in the moments' type."""
     values = x.to(moments_dtype(x.dtype))

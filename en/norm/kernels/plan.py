@@ -1,11 +1,24 @@
 """What a layer offers to be run whole, in one call of C++ on a CPU or in a few launches on a GPU."""
 
-from dataclasses import dataclass
+import functools
+import math
+import os
+import warnings
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+from torch.nn import functional as F
+
+from en.norm.statistics import moments_dtype
 
 SWITCH = "EN_NATIVE"
-"""Environment variable: 0 keeps to torch's operations, `passes` to the four passes."""
+"""Environment variable that says what runs as this package's own code, by one of WORDS."""
+
+WORDS = {
+    "nothing": ("0", "false", "no", "off", "nothing", ""),
+    "passes": ("passes",),
+    "layers": ("1", "true", "yes", "on", "layers"),
+}
 
 # By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
@@ -14,6 +27,23 @@ ACTIVATIONS = ("tanh", "relu")
 
 Settings = tuple[list[int], list[int], int, int, int, bool, float]
 """kinds, groups, source, reduced, activation, statistics, eps of the operators."""
+
+
+def chosen_parts(default: str) -> str:
+    """What is to run as this package's own code: layers, passes or nothing, by EN_NATIVE where that is set."""
+    value = os.environ.get(SWITCH)
+    return default if value is None else meaning(value) or default
+
+
+@functools.cache
+def meaning(value: str) -> str:
+    """What a value of EN_NATIVE asks for; nothing, '', and a warning for one that is no word of WORDS."""
+    for parts, words in WORDS.items():
+        if value.strip().lower() in words:
+            return parts
+    allowed = ", ".join(word for words in WORDS.values() for word in words if word)
+    warnings.warn(f"{SWITCH}={value!r} is ignored: expected one of {allowed}", RuntimeWarning, stacklevel=2)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +62,7 @@ class NativePlan:
         momentum: as for CombinedNormalizer.
         activation: of the gate.
         reduced: G, groups of the convolution.
+        origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
     normalizers: tuple[str, ...]
@@ -45,6 +76,34 @@ class NativePlan:
     momentum: float | None = None
     activation: str = "tanh"
     reduced: int = 1
+    origins: tuple[Tensor, ...] = ()
+
+    @property
+    def is_batch_norm(self) -> bool:
+        """Whether it is batch normalization with running averages and nothing else."""
+        return self.normalizers == ("bn",) and self.mix_statistics and not self.training
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether parameters and averages have the type of x's moments."""
+        dtype = moments_dtype(x.dtype)
+        return all(part.dtype == dtype for part in (*self.parameters, *(self.running or ())[:2]))
+
+    def batch_norm(self, x: Tensor) -> Tensor:
+        """The normalized x, by torch's own kernel, where that is all that the plan says."""
+        assert self.running is not None
+        mean, var, _ = self.running
+        weight, bias = (part.flatten() for part in self.parameters[:2])
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+
+    def sparse(self) -> "NativePlan":
+        """The plan without the normalizers whose ratios, which are static, are 0."""
+        weight, bias, *logits = self.parameters
+        rows = zip(*(part.tolist() for part in logits), strict=True)
+        kept = [k for k, row in enumerate(rows) if max(row) > -math.inf]
+        if len(kept) == len(self.normalizers):
+            return self
+        names = tuple(self.normalizers[k] for k in kept)
+        return replace(self, normalizers=names, parameters=(weight, bias, *(part[kept] for part in logits)))
 
     def settings(self) -> Settings:
         """All but tensors, as the operators take it."""

@@ -7,15 +7,14 @@ normalized.
 """
 
 import functools
-import os
 import warnings
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from en.norm.kernels.plan import RATIOS, SWITCH, NativePlan
-from en.norm.statistics import moments_dtype
+from en.norm.kernels.again import Again
+from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
 
 __all__ = ["BY_DEFAULT", "can_run", "can_take", "normalize", "triton_passes"]
 
@@ -30,9 +29,8 @@ TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def chosen() -> str:
-    """What runs in Triton: layers, passes or nothing; any other value of EN_NATIVE than 0 and passes is layers."""
-    switch = os.environ.get(SWITCH)
-    return BY_DEFAULT if switch is None else {"0": "nothing", "passes": "passes"}.get(switch, "layers")
+    """What runs in Triton: layers, passes or nothing."""
+    return chosen_parts(BY_DEFAULT)
 
 
 def on_gpu(x: Tensor) -> bool:
@@ -55,9 +53,8 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
         return False
     if x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
         return False
-    dtype = moments_dtype(x.dtype)
     parts = (*plan.parameters, *(plan.running or ())[:2])
-    return all(part.dtype == dtype and on_gpu(part) and part.device == x.device for part in parts)
+    return plan.takes(x) and all(on_gpu(part) and part.device == x.device for part in parts)
 
 
 @functools.cache
@@ -81,8 +78,8 @@ def triton_passes() -> ModuleType:
     return passes
 
 
-def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     from en.norm.kernels.gpu import layer
 
-    return layer.normalize(plan, x)
+    return layer.normalize(plan, x, again)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from en.norm.kernels.again import Again
 from en.norm.kernels.gpu import backward_kernels, forward_kernels, passes
 from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
 from en.norm.kernels.gpu.passes import launch, on_device_of
-from en.norm.kernels.passes import dense, refuse_second_derivative
+from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import ACTIVATIONS, RATIOS, NativePlan
 from en.norm.statistics import moments_dtype
 
@@ -194,36 +195,41 @@ def memory_for(small: Small, x: Tensor) -> Kept:
     return Kept(*(x.new_empty(size, dtype=dtype) for size in sizes))
 
 
-def normalize(plan: NativePlan, x: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
-    y, ratios = _Layer.apply(dense(x), plan, *(part.contiguous() for part in plan.parameters))
+    y, ratios = _Layer.apply(dense(x), plan, again, *(part.contiguous() for part in plan.parameters), *plan.origins)
     return y, ratios
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, plan: NativePlan, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        small = small_of(plan, x)
+    def forward(ctx: FunctionCtx, x: Tensor, plan: NativePlan, again: Again, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        small, parameters = small_of(plan, x), inputs[: len(plan.parameters)]
         with on_device_of(x):
             y, kept = forward(plan, small, x, by_name(small, parameters))
-        ctx.save_for_backward(x, *kept.tensors(), *parameters)
-        ctx.small = small  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, *kept.tensors(), *inputs)
+        ctx.small, ctx.again, ctx.count = small, again, len(parameters)  # type: ignore[attr-defined]
         ratios = kept.ratios[0]
         ctx.mark_non_differentiable(ratios)
         return y, ratios
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         small: Small = ctx.small  # type: ignore[attr-defined]
         x, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        kept, parameters = Kept(*saved[:6]), saved[6:]
+        kept, inputs = Kept(*saved[:6]), saved[6:]
+        if torch.is_grad_enabled():
+            d_x, *d_inputs = ctx.again.gradients(x, dy, [x, *inputs])  # type: ignore[attr-defined]
+            return d_x, None, None, *d_inputs
+        parameters = inputs[: ctx.count]  # type: ignore[attr-defined]
         grads = [torch.empty_like(part) for part in parameters]
-        for_input, _, *wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
+        for_input, _, _, *wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
+        wanted = wanted[: len(parameters)]
         with on_device_of(x):
             named = by_name(small, parameters), by_name(small, grads)
             dx = backward(small, x, dense(dy, like=x), kept, *named, for_input, any(wanted[2:]))
-        return dx, None, *(grad if asked else None for grad, asked in zip(grads, wanted, strict=True))
+        unused = [None] * (len(inputs) - len(parameters))
+        return dx, None, None, *(grad if asked else None for grad, asked in zip(grads, wanted, strict=True)), *unused
 
 
 def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -> tuple[Tensor, Kept]:

@@ -1,0 +1,30 @@
+"""Normalizers that neither learn nor follow the batches."""
+
+from torch import nn
+
+from en.norm.base import Normalizer
+
+
+def freeze(model: nn.Module) -> None:
+    """Keeps every normalizer of `model` in evaluation mode, whatever model.train() says, and its parameters fixed.
+
+    Batch statistics are then the running averages; en's ratios still come from the sample. Raises: ValueError for a
+    model without normalizers.
+    """
+    for layer in normalizers(model):
+        layer.frozen = True
+        layer.eval().requires_grad_(False)
+
+
+def unfreeze(model: nn.Module) -> None:
+    """Undoes freeze(): every normalizer takes the model's mode and learns, all its parameters."""
+    for layer in normalizers(model):
+        layer.frozen = False
+        layer.train(model.training).requires_grad_(True)
+
+
+def normalizers(model: nn.Module) -> list[Normalizer]:
+    layers = [layer for layer in model.modules() if isinstance(layer, Normalizer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no normalizer of en.norm")
+    return layers

@@ -1,0 +1,60 @@
+"""What a network trained with batch normalization has learned, taken over by the normalizers in its place."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from en.norm.base import Normalizer
+
+AFFINE = ("weight", "bias")
+AVERAGES = ("running_mean", "running_var", "num_batches_tracked")
+FUSED_PARTS = ("drop", "act")
+"""What a fused layer of timm's has besides: see replace_norm."""
+
+
+def taken_over(norm: Normalizer, bn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a normalizer's state that batch normalization's state gives: scale, shift and averages.
+
+    Every one of K scales is that of batch normalization, and the K shifts add up to its own.
+    """
+    rows = norm.weight.numel() // norm.num_features
+    affine = {"weight": bn["weight"].repeat(rows), "bias": (bn["bias"] / rows).repeat(rows)}
+    kept = dict(norm.named_buffers(recurse=False))
+    return affine | {name: bn[name] for name in AVERAGES if name in bn and name in kept}
+
+
+def load_batch_norm(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Loads the state_dict of a network with batch normalization into the same network after replace_norm().
+
+    Scale, shift and running averages go into the normalizers in batch normalization's place; what those have besides,
+    such as EN's gate, stays as it is. Averages are dropped where a normalizer keeps none.
+
+    Raises: ValueError, with the model untouched, for a key that is missing or too much, or a tensor of another shape.
+    """
+    state, own = dict(state_dict), model.state_dict()
+    beside: set[str] = set()
+    for place, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, Normalizer):
+            prefix = f"{place}." if place else ""
+            bn = {name: state.pop(prefix + name) for name in AFFINE + AVERAGES if prefix + name in state}
+            for name in AFFINE:
+                expect(prefix + name, bn.get(name), (layer.num_features,))
+            state |= {prefix + name: value for name, value in taken_over(layer, bn).items()}
+            beside |= {prefix + name for name in layer.state_dict() if is_beside(name)}
+    for key in own.keys() - beside | state.keys() & own.keys():
+        expect(key, state.get(key), tuple(own[key].shape))
+    for key in state.keys() - own.keys():
+        raise ValueError(f"{key}: no such parameter or buffer in this {type(model).__name__}")
+    model.load_state_dict({**own, **state})
+
+
+def is_beside(name: str) -> bool:
+    """Whether a part of a normalizer's state has no counterpart in each state_dict of batch normalization's."""
+    return name.split(".")[0] not in (*AFFINE, *AVERAGES[:2], *FUSED_PARTS)
+
+
+def expect(key: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless the value of a state_dict is there and of the shape."""
+    if value is None or tuple(value.shape) != shape:
+        found = "is missing" if value is None else f"has shape {tuple(value.shape)}"
+        raise ValueError(f"{key} {found}: expected {shape}, of a network with batch normalization")
