@@ -17,7 +17,6 @@ from en.tasks import TASKS
 from scripts.document import FENCE, PAGES, arguments, comments, compact, kinds, tree
 
 PROSE = sorted(path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
-MAY_LACK = {"lightning", "param_groups", "freeze", "unfreeze", "load_batch_norm", "update_statistics"}
 every_page = pytest.mark.parametrize("page", PROSE, ids=str)
 
 
@@ -82,13 +81,12 @@ def examples(page: Path) -> list[str]:
 
 
 def lacks(code: str) -> set[str]:
-    """What a block of code imports and is not here: packages, and names of en.norm."""
+    """Packages that a block of code imports and that are not installed."""
     missing = set()
     for node in ast.walk(ast.parse(code)):
         names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
         missing |= {name for name in modules if find_spec(name.partition(".")[0]) is None}
-        missing |= {name for name in names if modules == ["en.norm"] and not hasattr(en.norm, name)}
     return missing
 
 
@@ -98,7 +96,7 @@ def test_the_examples_of_a_page_run_one_after_another(page):
     names: dict[str, object] = {"__name__": "example"}
     for code in examples(page):
         missing = lacks(code)
-        assert missing <= MAY_LACK, f"{page}: {missing}"
+        assert missing <= {"lightning"}, f"{page}: {missing}"
         if not missing:
             exec(compile(code, str(page), "exec"), names)
 
