@@ -45,9 +45,10 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling() or is_looked_into(x):
         return layer.plain(x)
-    plan, again = native_plan(layer), Again(layer, layer.training, layer.remembered())
+    plan = native_plan(layer)
     if plan is not None and plan.is_batch_norm and plan.takes(x):
         return plan.batch_norm(x)
+    again = Again(layer, layer.training, layer.remembered())
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x, again)
