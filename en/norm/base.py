@@ -209,13 +209,14 @@ class CombinedNormalizer(RunningNormalizer):
         activation: str = "tanh",
         reduced: int = 1,
         origins: tuple[Tensor, ...] = (),
+        normalizers: tuple[str, ...] | None = None,
     ) -> kernels.NativePlan | None:
         """A native plan with this layer's statistics; None where they are of all ranks. Arguments as for NativePlan."""
         if self.synced:
             return None
         buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if "bn" in self.normalizers else None
         return kernels.NativePlan(
-            normalizers=self.normalizers,
+            normalizers=self.normalizers if normalizers is None else normalizers,
             groups=self.groups,
             eps=self.added_eps,
             parameters=parameters,

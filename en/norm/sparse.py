@@ -4,9 +4,9 @@ That is CVPR 2019, arXiv 1903.03793. What is said of the authors' program was re
 from its abstract and our choice.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -83,17 +83,18 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
         return {"trained_batches": self.trained_batches.clone()} if self.counts else {}
 
     def native_plan(self) -> kernels.NativePlan | None:
-        weights, kept = (self.mean_weight, self.var_weight), list(range(len(self.normalizers)))
+        weights, names = (self.mean_weight, self.var_weight), self.normalizers
         if self.mean_weight.is_cuda and (self.training or torch.cuda.is_current_stream_capturing()):
             logits = logarithm(self.ratios(self.mean_weight.dtype)).unbind()
         else:  # number by number: some microseconds instead of some hundred
             radius = min(1.0, int(self.trained_batches) / self.steps)
-            found = [sparsest(part.tolist(), radius) for part in weights]
-            if not self.training:
-                kept = [k for k in kept if any(ratios[k] > 0 for ratios, _ in found)]
-            logits = _SparseLogits.apply(found, kept, *weights)
-        plan = self.plan_with((self.weight, self.bias, *logits), "static", mix_statistics=True, origins=weights)
-        return plan and replace(plan, normalizers=tuple(self.normalizers[k] for k in kept))
+            found = [sparsest(tuple(part.tolist()), radius) for part in weights]
+            kept = [k for k in range(len(names)) if self.training or any(ratios[k] for ratios, _ in found)]
+            names = tuple(names[k] for k in kept)
+            alone = len(kept) == 1  # whose ratio is 1, whatever its logit
+            logits = tuple(part[:1] for part in weights) if alone else _SparseLogits.apply(found, kept, *weights)
+        parameters = (self.weight, self.bias, *logits)
+        return self.plan_with(parameters, "static", mix_statistics=True, origins=weights, normalizers=names)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={self.steps}"
@@ -155,9 +156,10 @@ class _SparseLogits(torch.autograd.Function):
         return None, None, *(grad.new_tensor(pulled_back(grad.tolist(), kept, *each)) for grad, each in pairs)
 
 
-def sparsest(weights: list[float], radius: float) -> Found:
-    """sparsestmax of one vector, and how it came about."""
-    k, values = len(weights), weights
+@functools.lru_cache(maxsize=1024)
+def sparsest(weights: tuple[float, ...], radius: float) -> Found:
+    """sparsestmax of one vector, and how it came about; in evaluation it is that of the pass before."""
+    k, values = len(weights), list(weights)
     rounds: list[Round] = []
     while True:
         ratios, support = nearest(values)
