@@ -143,6 +143,7 @@ def test_memory_format_and_dtype_of_the_input_are_kept(case, form):
 @every_norm
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_torch_compile_makes_one_graph_with_the_same_result(name, training):
+    torch._dynamo.reset()  # so many classes of layers, compiled one by one, would be more than it keeps
     layer, x = randomized(name, 6).train(training), images(2, 6, 4, 4)
     twin = copy.deepcopy(layer)
     y, graph = layer(x), torch.compile(twin, fullgraph=True, backend="aot_eager")(x)

@@ -304,6 +304,7 @@ class CombinedNormalizer(RunningNormalizer):
         activation: str = "tanh",
         reduced: int = 1,
         origins: tuple[Tensor, ...] = (),
+        normalizers: tuple[str, ...] | None = None,
     ) -> kernels.NativePlan | None:
         """A native plan with this layer's statistics; None where they are of all ranks or leave no averages.
 
@@ -314,7 +315,7 @@ class CombinedNormalizer(RunningNormalizer):
             return None
         buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if averaged else None
         return kernels.NativePlan(
-            normalizers=self.normalizers,
+            normalizers=self.normalizers if normalizers is None else normalizers,
             groups=self.groups,
             eps=self.added_eps,
             parameters=parameters,

@@ -4,6 +4,7 @@ That is CVPR 2019, arXiv 1903.03793. What is said of the authors' program was re
 from its abstract and our choice.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,9 @@ from en.norm.switchable import SwitchableNorm2d
 
 Round = tuple[list[int], float, list[float]]
 """Of sparsestmax: the ratios that are left, and the scale and direction by which they were moved away from equality."""
+
+Found = tuple[list[float], list[Round]]
+"""Ratios, and how they came about."""
 
 
 class SparseSwitchableNorm2d(SwitchableNorm2d):
@@ -76,7 +80,7 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
         return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.added_eps)
 
     def observe(self, ratios: Tensor) -> None:
-        if self.counts and (statistics.is_tracing() or ratios.shape[0] > 0):
+        if self.counts:  # an empty batch, too: other ranks may have had samples
             self.trained_batches.add_(1)
 
     @property
@@ -87,14 +91,18 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
         return {"trained_batches": self.trained_batches.clone()} if self.counts else {}
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
-        weights = (self.mean_weight, self.var_weight)
-        known = not self.mean_weight.is_cuda or not (self.training or torch.cuda.is_current_stream_capturing())
-        if known:  # number by number: some microseconds instead of some hundred
-            logits = _SparseLogits.apply(min(1.0, int(self.trained_batches) / self.steps), *weights)
-        else:
+        weights, names = (self.mean_weight, self.var_weight), self.normalizers
+        if self.mean_weight.is_cuda and (self.training or torch.cuda.is_current_stream_capturing()):
             logits = logarithm(self.ratios(self.mean_weight.dtype)).unbind()
-        plan = self.plan_with((self.weight, self.bias, *logits), "static", mix_statistics=True, origins=weights)
-        return plan.sparse() if plan is not None and known and not self.training else plan
+        else:  # number by number: some microseconds instead of some hundred
+            radius = min(1.0, int(self.trained_batches) / self.steps)
+            found = [sparsest(tuple(part.tolist()), radius) for part in weights]
+            kept = [k for k in range(len(names)) if self.training or any(ratios[k] for ratios, _ in found)]
+            names = tuple(names[k] for k in kept)
+            alone = len(kept) == 1  # whose ratio is 1, whatever its logit
+            logits = tuple(part[:1] for part in weights) if alone else _SparseLogits.apply(found, kept, *weights)
+        parameters = (self.weight, self.bias, *logits)
+        return self.plan_with(parameters, "static", mix_statistics=True, origins=weights, normalizers=names)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={self.steps}"
@@ -139,27 +147,27 @@ def logarithm(ratios: Tensor) -> Tensor:
 
 
 class _SparseLogits(torch.autograd.Function):
-    """logarithm(sparsestmax(...)) of several vectors of weights, number by number."""
+    """The logarithms of what sparsest() found for vectors of weights, of the ratios `kept`, and with its gradients."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, radius: float, *weights: Tensor) -> tuple[Tensor, ...]:
-        found = [sparsest(part.tolist(), radius) for part in weights]
-        ctx.found = found  # type: ignore[attr-defined]
+    def forward(ctx: FunctionCtx, found: list[Found], kept: list[int], *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.found, ctx.kept = found, kept  # type: ignore[attr-defined]
         return tuple(
-            part.new_tensor([math.log(ratio) if ratio > 0 else -math.inf for ratio in ratios])
+            part.new_tensor([math.log(ratios[k]) if ratios[k] > 0 else -math.inf for k in kept])
             for part, (ratios, _) in zip(weights, found, strict=True)
         )
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found: list[tuple[list[float], list[Round]]] = ctx.found  # type: ignore[attr-defined]
-        pairs = zip(grads, found, strict=True)
-        return None, *(grad.new_tensor(pulled_back(grad.tolist(), *each)) for grad, each in pairs)
+        kept: list[int] = ctx.kept  # type: ignore[attr-defined]
+        pairs = zip(grads, ctx.found, strict=True)  # type: ignore[attr-defined]
+        return None, None, *(grad.new_tensor(pulled_back(grad.tolist(), kept, *each)) for grad, each in pairs)
 
 
-def sparsest(weights: list[float], radius: float) -> tuple[list[float], list[Round]]:
-    """sparsestmax of one vector, and how it came about."""
-    k, values = len(weights), weights
+@functools.lru_cache(maxsize=1024)
+def sparsest(weights: tuple[float, ...], radius: float) -> Found:
+    """sparsestmax of one vector, and how it came about; in evaluation it is that of the pass before."""
+    k, values = len(weights), list(weights)
     rounds: list[Round] = []
     while True:
         ratios, support = nearest(values)
@@ -189,9 +197,11 @@ def nearest(values: list[float]) -> tuple[list[float], list[int]]:
     return [share(i) if i in support else 0.0 for i in range(len(values))], support
 
 
-def pulled_back(grads: list[float], ratios: list[float], rounds: list[Round]) -> list[float]:
-    """The gradient of the weights from that of the ratios' logarithms."""
-    found = [grad / ratio if ratio > 0 else 0.0 for grad, ratio in zip(grads, ratios, strict=True)]
+def pulled_back(grads: list[float], kept: list[int], ratios: list[float], rounds: list[Round]) -> list[float]:
+    """The gradient of the weights from that of the logarithms of the ratios `kept`; all others are 0."""
+    found = [0.0] * len(ratios)
+    for k, grad in zip(kept, grads, strict=True):
+        found[k] = grad / ratios[k] if ratios[k] > 0 else 0.0
     for support, scale, direction in reversed(rounds):
         along = sum(found[i] * direction[i] for i in support) if scale > 1 else 0.0
         found = [scale * (found[i] - along * direction[i]) if i in support else 0.0 for i in range(len(found))]

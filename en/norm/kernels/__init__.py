@@ -46,9 +46,9 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or is_looked_into(x):
         return layer.plain(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])
-    again = Again(layer, layer.training, layer.remembered())
     if plan is not None and plan.is_batch_norm and plan.takes(x):
         return plan.batch_norm(x)
+    again = Again(layer, layer.training, layer.remembered())
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x, again)

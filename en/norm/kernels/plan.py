@@ -1,10 +1,9 @@
 """What a layer offers to be run whole, in one call of C++ on a CPU or in a few launches on a GPU."""
 
 import functools
-import math
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -94,16 +93,6 @@ class NativePlan:
         mean, var, _ = self.running
         weight, bias = (part.flatten() for part in self.parameters[:2])
         return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
-
-    def sparse(self) -> "NativePlan":
-        """The plan without the normalizers whose ratios, which are static, are 0."""
-        weight, bias, *logits = self.parameters
-        rows = zip(*(part.tolist() for part in logits), strict=True)
-        kept = [k for k, row in enumerate(rows) if max(row) > -math.inf]
-        if len(kept) == len(self.normalizers):
-            return self
-        names = tuple(self.normalizers[k] for k in kept)
-        return replace(self, normalizers=names, parameters=(weight, bias, *(part[kept] for part in logits)))
 
     def settings(self) -> Settings:
         """All but tensors, as the operators take it."""
