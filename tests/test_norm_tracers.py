@@ -33,14 +33,14 @@ every_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "e
 
 def network(name, **options):
     """Convolution, normalizer, ReLU, twice, with random parameters, in evaluation mode."""
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(3, 6, 3, padding=1), randomized(name, 6, **options), nn.ReLU()),
         *(nn.Conv2d(6, 6, 1, bias=False), randomized(name, 6, seed=1, **options)),
     )
     for layer in (model[0], model[3]):
         with torch.no_grad():
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / 3)
+            layer.weight.copy_(torch.randn(layer.weight.shape) / 3)
     return model.eval()
 
 
@@ -51,7 +51,8 @@ def same_step(model, twin, x, owner=None, tolerance=1e-4):
     y.square().sum().backward(), z.square().sum().backward()
     torch.testing.assert_close(z, y, rtol=tolerance, atol=tolerance)
     for part, other in zip(model.parameters(), owner.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, part.grad, rtol=1e-3, atol=1e-3)
+        room = 1e-3 * max(1.0, part.grad.abs().max().item())
+        torch.testing.assert_close(other.grad, part.grad, rtol=0, atol=room)
     torch.testing.assert_close(list(owner.buffers()), list(model.buffers()))
 
 
@@ -214,4 +215,5 @@ def test_what_networks_are_trained_with_leaves_the_native_form_and_its_results(n
     if wrapper != "autocast":
         for part, other in zip(model.parameters(), twin.parameters(), strict=True):
             grad = other.grad.full_tensor() if wrapper == "fsdp2" else other.grad
-            torch.testing.assert_close(grad, part.grad, rtol=1e-3, atol=1e-3)
+            room = 1e-3 * max(1.0, part.grad.abs().max().item())
+            torch.testing.assert_close(grad, part.grad, rtol=0, atol=room)
