@@ -33,7 +33,7 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], device: Device =
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-            layer.train()
+            layer.training = True  # not what is within it
         for batch in batches:
             inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
             model(inputs if device is None else inputs.to(device))

@@ -213,11 +213,15 @@ class Unconvertible:
         )
 
 
+ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
+
+
 class MixtureEps(float):
     """eps of a mixture: a number like any other, except that adding it to the layer's own running_var is refused.
 
     Whoever folds batch normalization into the convolution before it does that, and looks at no class:
     torch.nn.utils.fusion and timm's networks. A mixture is no affine map in evaluation, and has all that they read.
+    Copied or saved, it is a plain float.
     """
 
     own: Tensor | None = None
@@ -226,12 +230,17 @@ class MixtureEps(float):
     def __torch_function__(
         cls, function: Callable[..., Any], _: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for eps in args:
+        for eps in args if function in ADDITIONS else ():
             if isinstance(eps, cls) and eps.own is not None and any(part is eps.own for part in args):
                 raise ValueError(
-                    "a mixture of normalizers cannot be folded into a convolution: expected batch normalization"
+                    "running_var + eps of a mixture of normalizers, which cannot be folded into a convolution: "
+                    "expected batch normalization, or running_var + added_eps for another purpose"
                 )
-        return function(*(float(part) if isinstance(part, cls) else part for part in args), **(kwargs or {}))
+        plain = {name: float(part) if isinstance(part, cls) else part for name, part in (kwargs or {}).items()}
+        return function(*(float(part) if isinstance(part, cls) else part for part in args), **plain)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)
 
 
 class CombinedNormalizer(RunningNormalizer):
@@ -271,13 +280,15 @@ class CombinedNormalizer(RunningNormalizer):
     @property
     def eps(self) -> float:
         """Added to every variance, for readers; in formulas it is `added_eps`."""
+        if torch.compiler.is_compiling():
+            return self.added_eps
         eps = MixtureEps(self.added_eps)
         eps.own = self._buffers.get("running_var")
         return eps
 
     @eps.setter
     def eps(self, value: float) -> None:
-        self.added_eps = float(value)
+        self.added_eps = float(positive("eps", value))
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""

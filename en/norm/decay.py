@@ -34,5 +34,6 @@ def undecayed(model: nn.Module) -> Iterator[str]:
         if isinstance(layer, norms):
             listed = layer.weight_decayed if isinstance(layer, Normalizer) else frozenset()
             yield from (prefix + name for name in {name for name, _ in layer.named_parameters()} - listed)
-        elif id(layer) not in inside and isinstance(getattr(layer, "bias", None), nn.Parameter):
-            yield f"{prefix}bias"
+        elif id(layer) not in inside:
+            own = dict(layer.named_parameters(recurse=False))
+            yield from (prefix + name for name in own if name.startswith("bias") or name.endswith("bias"))

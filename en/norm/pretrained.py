@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from en.norm.base import Normalizer
@@ -42,7 +43,8 @@ def load_batch_norm(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
             state |= {prefix + name: value for name, value in taken_over(layer, bn).items()}
             beside |= {prefix + name for name in layer.state_dict() if is_beside(name)}
     for key in own.keys() - beside | state.keys() & own.keys():
-        expect(key, state.get(key), tuple(own[key].shape))
+        if isinstance(own[key], Tensor):  # what else a module keeps is its own affair
+            expect(key, state.get(key), tuple(own[key].shape))
     for key in state.keys() - own.keys():
         raise ValueError(f"{key}: no such parameter or buffer in this {type(model).__name__}")
     model.load_state_dict({**own, **state})
@@ -54,7 +56,9 @@ def is_beside(name: str) -> bool:
 
 
 def expect(key: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless the value of a state_dict is there and of the shape."""
+    """Raises ValueError unless the value of a state_dict is there, a tensor with values, and of the shape."""
+    if value is not None and (not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided):
+        raise ValueError(f"{key} is a {type(value).__name__}: expected a tensor with values, without gaps")
     if value is None or tuple(value.shape) != shape:
         found = "is missing" if value is None else f"has shape {tuple(value.shape)}"
         raise ValueError(f"{key} {found}: expected {shape}, of a network with batch normalization")

@@ -50,15 +50,19 @@ def patterns(given: str | Sequence[str]) -> tuple[str, ...]:
 
 def chosen(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> dict[str, nn.Module]:
     """Batch normalizations of any kind but nn.BatchNorm1d, by their places. Raises ValueError where there is none."""
-    layers = {place: layer for place, layer in model.named_modules() if is_batch_norm(layer)}
+    named = model.named_modules(remove_duplicate=False)
+    layers = {place: layer for place, layer in named if is_batch_norm(layer)}
     for argument, given in (("only", only), ("skip", skip)):
         for pattern in given if layers else ():
             if not fnmatch.filter(layers, pattern):
                 raise ValueError(f"{argument}={pattern!r}: expected a pattern for a batch normalization's place")
-    layers = {place: layer for place, layer in layers.items() if matches(place, only) and not matches(place, skip)}
-    if not layers:
+    # One in several places is chosen by any of them, and stays by any.
+    wanted = {id(layer) for place, layer in layers.items() if matches(place, only)}
+    wanted -= {id(layer) for place, layer in layers.items() if matches(place, skip)}
+    found = {place: layer for place, layer in model.named_modules() if id(layer) in wanted}
+    if not found:
         raise ValueError(f"{type(model).__name__} has no batch normalization to replace")
-    return layers
+    return found
 
 
 def matches(place: str, given: Sequence[str]) -> bool:
@@ -83,6 +87,9 @@ def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
     if not layer.affine or not layer.track_running_stats:
         missing = "affine parameters" if not layer.affine else "running statistics"
         raise ValueError(f"{place} is a {kind} without {missing}, which no normalizer here stands for")
+    for name in ("weight", "bias"):
+        if not isinstance(layer._parameters.get(name), nn.Parameter):
+            raise ValueError(f"{place} is a {kind} whose {name} is no parameter of its own: expected one that is")
 
 
 def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> Normalizer:
