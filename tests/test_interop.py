@@ -5,6 +5,7 @@ import functools
 import pickle
 from collections import Counter
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -391,3 +392,62 @@ def test_layers_in_place_of_synchronized_ones_are_synchronized_and_others_become
     for wrong, words in ((timm.create_model("test_efficientnet"), "bn1 is a BatchNormAct2d"), (nn.ReLU(), "no batch")):
         with pytest.raises(ValueError, match=words):
             convert_sync(wrong)
+
+
+def test_a_batch_normalization_without_a_bias_is_refused_by_its_place_and_nothing_is_replaced():
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    model[1].register_parameter("bias", None)
+    with pytest.raises(ValueError, match=r"^1 is a BatchNorm2d whose bias is no parameter of its own"):
+        replace_norm(model, "en")
+    assert all(type(layer) is nn.BatchNorm2d for layer in model)
+
+
+def test_a_layer_in_two_places_is_chosen_by_either():
+    shared = nn.BatchNorm2d(4)
+    model = nn.ModuleDict(
+        {"a": nn.Sequential(shared), "b": nn.Sequential(shared), "c": nn.Sequential(nn.BatchNorm2d(4))}
+    )
+    replace_norm(model, "gn", only="b.*")
+    assert model["a"][0] is model["b"][0] and type(model["a"][0]) is not nn.BatchNorm2d
+    assert type(model["c"][0]) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    "value", [np.ones(4, "f4"), torch.ones(4).to_sparse(), torch.ones(4, device="meta"), 3.0], ids=type
+)
+def test_a_state_dict_with_what_is_no_tensor_is_refused_by_key_and_changes_nothing(value):
+    model = replace_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4)), "en")
+    state = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 4)).state_dict()
+    before = {key: part.clone() for key, part in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^2\.bias is a "):
+        load_batch_norm(model, {**state, "2.bias": value})
+    assert all(torch.equal(part, before[key]) for key, part in model.state_dict().items())
+
+
+def test_dropout_within_a_normalizer_rests_while_statistics_are_taken_anew():
+    layer = build_norm("en", 4)
+    seen = []
+    layer.gate[1].register_forward_hook(lambda module, *_: seen.append(module.training))
+    update_statistics(nn.Sequential(layer), [torch.randn(2, 4, 5, 5)])
+    assert seen == [False] and layer.training
+
+
+@pytest.mark.parametrize("name", ["sn", "en"])
+def test_eps_is_a_number_to_all_but_those_who_fold(name):
+    layer, x = build_norm(name, 4), torch.randn(4)
+    torch.testing.assert_close(torch.add(x, other=layer.eps), x + 1e-5)
+    assert torch.equal(layer.running_var.clamp(min=layer.eps), layer.running_var)
+    assert not (layer.running_var < layer.eps).any()
+    assert type(pickle.loads(pickle.dumps(layer.eps))) is float and type(copy.deepcopy(layer.eps)) is float
+    assert torch.equal(torch.compile(lambda t: t + layer.eps, backend="eager", fullgraph=True)(x), x + 1e-5)
+    with pytest.raises(ValueError, match="added_eps"):
+        layer.running_var + layer.eps
+    with pytest.raises(ValueError, match=r"^eps="):
+        layer.eps = -1.0
+
+
+def test_a_layer_of_one_normalizer_records_its_ratios_in_evaluation_too():
+    layer = build_norm("en", 4, normalizers=["bn"], mix="statistics").eval()
+    with record_ratios(nn.Sequential(layer)) as record:
+        layer(torch.randn(3, 4, 5, 5))
+    assert torch.equal(record["0"], torch.ones(3, 1))

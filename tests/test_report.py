@@ -21,7 +21,6 @@ from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.published import published
 
-
 PAPER = {"min_pixels": 1}  # the options of sn and en with which they were published
 
 
