@@ -75,7 +75,7 @@ def test_a_layer_that_has_chosen_computes_what_it_has_chosen_and_nothing_else(ke
     single = singles.get(kept, nn.GroupNorm(2, 6))
     state = layer.state_dict()
     single.load_state_dict({name: state[name] for name in single.state_dict()})
-    plan = layer.native_plan()
+    plan = layer.native_plan(pixels=20)
     assert plan.normalizers == (kept,) and plan.is_batch_norm == (kept == "bn")
     torch.testing.assert_close(layer(x), single.eval()(x), rtol=1e-4, atol=1e-5)
     if kept == "bn":

@@ -44,13 +44,13 @@ def suite(tmp_path, betons):
 def test_every_shipped_suite_is_planned_and_headed_by_its_command(path, tmp_path):
     runs = plan(path, tmp_path, [])
     assert f"scripts/ablate.py {path.relative_to(ROOT)}" in path.read_text()
-    assert len({run.folder for run in runs}) == len(runs) and {run.config.seed for run in runs} == {0, 1, 2}
+    assert len({run.folder for run in runs}) == len(runs) and len({run.config.seed for run in runs}) > 1
     assert len({run.config.model_copy(update={"seed": 0, "run_dir": None}).model_dump_json() for run in runs}) == (
         len({run.variant for run in runs})
     )
     small = plan(path, tmp_path, ["train.epochs=1"], ROOT / "configs" / "quickstart" / "fashion_mnist.yaml")
     assert [run.name for run in small] == [run.name for run in runs]
-    assert {run.config.model.name for run in small} == {"shufflenet_v2_x0_5"}
+    assert {run.config.model.name for run in small} == {"timm/resnet10t"}
 
 
 def test_a_grid_and_variants_give_every_combination_seed_by_seed(tmp_path, suite):
