@@ -129,6 +129,7 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
             children.append(child)
             return child
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         code = 1
         try:
             exit_on_error(lambda: work() and None)

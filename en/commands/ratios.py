@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from en.errors import Parser, UserError, exit_on_error, in_one_line
+from en.errors import Parser, exit_on_error, in_one_line
 
 
 def look() -> None:
@@ -20,7 +20,7 @@ def look() -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the files, default RUN/ratios")
     arguments = parser.parse_intermixed_args()
 
-    from en.distributed.ranks import Ranks
+    from en.distributed.ranks import Ranks, refuse_torchrun
     from en.evaluation.ratios import describe, measure_ratios, read_pictures
     from en.evaluation.trained import open_trained
     from en.reports.ratio_files import make_folder, write_ratios
@@ -29,10 +29,7 @@ def look() -> None:
     from en.runs.start import run_of
 
     ranks, split = Ranks.from_environment(), arguments.split
-    if ranks.world_size > 1:
-        refusal = UserError(f"WORLD_SIZE={ranks.world_size}: expected one process, without torchrun")
-        refusal.common = True
-        raise refusal
+    refuse_torchrun(ranks)
     data = [] if arguments.data is None else [f"data.root={json.dumps(arguments.data)}"]
     trained = open_trained(arguments.checkpoint, [*arguments.overrides, *data], ranks, [split])
     run = run_of(trained.path)

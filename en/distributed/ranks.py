@@ -59,6 +59,14 @@ def env_number(name: str, default: int | str, low: int, high: int) -> int:
     return int(text)
 
 
+def refuse_torchrun(ranks: Ranks) -> None:
+    """Raises UserError, the same on every rank, where there are several."""
+    if ranks.world_size > 1:
+        refusal = UserError(f"WORLD_SIZE={ranks.world_size}: expected one process, without torchrun")
+        refusal.common = True
+        raise refusal
+
+
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
     """This rank's device for the key `device`. Raises UserError if there is no GPU for it."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
