@@ -253,20 +253,25 @@ class CombinedNormalizer(RunningNormalizer):
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
+    @property
+    def dispensable(self) -> int:
+        """The place of `in` among the ratios, where maps may be too small for it and others are there; else -1."""
+        in_place = self.min_pixels > 1 and len(self.normalizers) > 1 and "in" in self.normalizers
+        return self.normalizers.index("in") if in_place else -1
+
     def admitted(self, logits: Tensor, pixels: int | torch.SymInt) -> Tensor:
         """The logits of the ratios (..., K), that of `in` -inf where maps of so many pixels are too small for it."""
-        if len(self.normalizers) == 1 or "in" not in self.normalizers or self.min_pixels == 1:
+        place = self.dispensable
+        if place < 0 or (isinstance(pixels, int) and pixels >= self.min_pixels):
             return logits
-        if isinstance(pixels, int) and pixels >= self.min_pixels:
-            return logits
-        absent = torch.arange(len(self.normalizers), device=logits.device) == self.normalizers.index("in")
-        if isinstance(pixels, int):
-            return logits.masked_fill(absent, -torch.inf)
-        # A size that a compiled or exported graph leaves open.
-        return logits.masked_fill(absent & (logits.new_full((), pixels) < self.min_pixels), -torch.inf)
+        absent = torch.arange(len(self.normalizers), device=logits.device) == place
+        if not isinstance(pixels, int):  # a size that a compiled or exported graph leaves open
+            absent = absent & (logits.new_full((), pixels) < self.min_pixels)
+        return logits.masked_fill(absent, -torch.inf)
 
     def plan_with(
         self,
+        pixels: int,
         parameters: tuple[Tensor, ...],
         ratios: str,
         mix_statistics: bool,
@@ -275,9 +280,9 @@ class CombinedNormalizer(RunningNormalizer):
         origins: tuple[Tensor, ...] = (),
         normalizers: tuple[str, ...] | None = None,
     ) -> kernels.NativePlan | None:
-        """A native plan with this layer's statistics; None where they are of all ranks or leave no averages.
+        """A native plan for maps of so many pixels; None where statistics are of all ranks or leave no averages.
 
-        Arguments as for NativePlan.
+        Other arguments as for NativePlan.
         """
         averaged = "bn" in self.normalizers
         if self.synced or (averaged and not self.track_running_stats):
@@ -295,6 +300,7 @@ class CombinedNormalizer(RunningNormalizer):
             momentum=self.momentum,
             activation=activation,
             reduced=reduced,
+            absent=self.dispensable if pixels < self.min_pixels else -1,
             origins=origins,
         )
 

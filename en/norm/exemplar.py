@@ -186,28 +186,26 @@ class ExemplarNorm2d(CombinedNormalizer):
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
-            logits = self.admitted(self.ratio_logits, pixels)
-            origins = () if logits is self.ratio_logits else (self.ratio_logits,)
-            return self.plan_with((self.weight, self.bias, logits), "static", self.mix == "statistics", origins=origins)
+            parameters = (self.weight, self.bias, self.ratio_logits)
+            return self.plan_with(pixels, parameters, "static", self.mix == "statistics")
         reduces = self.ratio_source == "correlation" and self.convolution
         if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
             return None
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        last_bias = self.admitted(last.bias, pixels)
-        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last_bias)
+        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
         reduced = self.num_features
         if reduces:
             gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
         elif self.ratio_source == "correlation":
             gate = (self.weight.new_ones(self.num_features), *gate)
         return self.plan_with(
+            pixels,
             (self.weight, self.bias, *gate),
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,
             reduced=reduced,
-            origins=() if last_bias is last.bias else (last.bias,),
         )
 
 

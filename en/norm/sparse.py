@@ -102,7 +102,7 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
             alone = len(kept) == 1  # whose ratio is 1, whatever its logit
             logits = tuple(part[:1] for part in weights) if alone else _SparseLogits.apply(found, kept, *weights)
         parameters = (self.weight, self.bias, *logits)
-        return self.plan_with(parameters, "static", mix_statistics=True, origins=weights, normalizers=names)
+        return self.plan_with(pixels, parameters, "static", mix_statistics=True, origins=weights, normalizers=names)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={self.steps}"

@@ -66,7 +66,5 @@ class SwitchableNorm2d(CombinedNormalizer):
         return statistics.mix_statistics(mean_ratios, var_ratios, offsets, variances, weight, bias, self.added_eps)
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
-        own = (self.mean_weight, self.var_weight)
-        logits = [self.admitted(part, pixels) for part in own]
-        origins = () if logits[0] is self.mean_weight else own
-        return self.plan_with((self.weight, self.bias, *logits), "static", mix_statistics=True, origins=origins)
+        parameters = (self.weight, self.bias, self.mean_weight, self.var_weight)
+        return self.plan_with(pixels, parameters, "static", mix_statistics=True)

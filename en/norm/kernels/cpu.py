@@ -88,7 +88,9 @@ def input_gradient(
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not can_take(x) or native_parts(x.dtype) != "layers" or not plan.takes(x):
+    if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or not plan.takes(x):
+        return False
+    if native_parts(x.dtype) != "layers":
         return False
     return all(on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 

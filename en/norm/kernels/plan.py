@@ -24,8 +24,8 @@ STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
 RATIOS = ("correlation", "pooled", "static")
 ACTIVATIONS = ("tanh", "relu")
 
-Settings = tuple[list[int], list[int], int, int, int, bool, float]
-"""kinds, groups, source, reduced, activation, statistics, eps of the operators."""
+Settings = tuple[list[int], list[int], int, int, int, int, bool, float]
+"""kinds, groups, absent, source, reduced, activation, statistics, eps of the operators."""
 
 
 def chosen_parts(default: str) -> str:
@@ -61,6 +61,7 @@ class NativePlan:
         momentum: as for CombinedNormalizer.
         activation: of the gate.
         reduced: G, groups of the convolution.
+        absent: place of the normalizer whose ratio is 0, whatever its logit; -1 for none.
         origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
@@ -75,6 +76,7 @@ class NativePlan:
     momentum: float | None = None
     activation: str = "tanh"
     reduced: int = 1
+    absent: int = -1
     origins: tuple[Tensor, ...] = ()
 
     @property
@@ -99,6 +101,7 @@ class NativePlan:
         return (
             [STATISTICS["running" if name == "bn" and not self.training else name] for name in self.normalizers],
             [self.groups if name == "gn" else 1 for name in self.normalizers],
+            self.absent,
             RATIOS.index(self.ratios),
             self.reduced,
             ACTIVATIONS.index(self.activation),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -13,11 +14,13 @@ enum activation : int64_t { tanh_activation, relu_activation };
 
 // Linear(inputs, hidden), activation, Linear(hidden, outputs); weights as torch's, (out, in).
 template <class A> struct gate {
-    int64_t inputs, hidden, outputs, activation;
+    int64_t inputs, hidden, outputs, activation, absent;
     const A *w1, *b1, *w2, *b2;
 };
 
-template <class A> void softmax(int64_t k, A* values) {
+// In place; the value at `absent`, where that is one of them, becomes 0.
+template <class A> void softmax(int64_t k, A* values, int64_t absent) {
+    if (absent >= 0) values[absent] = -std::numeric_limits<A>::infinity();
     const A top = *std::max_element(values, values + k);
     A sum = 0;
     for (int64_t i = 0; i < k; ++i) sum += values[i] = std::exp(values[i] - top);
@@ -63,7 +66,7 @@ void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x
             for (int64_t j = 0; j < units; ++j) sum += row[j] * h[j];
             r[k] = sum + g.b2[k];
         }
-        softmax(g.outputs, r);
+        softmax(g.outputs, r, g.absent);
     });
 }
 

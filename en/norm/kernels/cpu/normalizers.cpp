@@ -27,6 +27,7 @@ struct plan {
     int64_t samples, channels, pixels, threads;
     bool channels_last;
     int64_t kinds, kind[4], groups[4];            // the statistics that are mixed
+    int64_t absent;                               // of them, the one whose ratio is 0, or -1
     int64_t source, reduced, hidden, activation;  // where the ratios come from
     bool statistics;                              // mix statistics, not outputs
     int64_t affine_rows;                          // of weight
@@ -76,12 +77,12 @@ template <class A> struct saved_parts {
 };
 
 template <class A> gate<A> gate_of(const plan& m) {
-    return {m.gate_inputs(), m.hidden, m.kinds, m.activation, (A*)m.w1, (A*)m.b1, (A*)m.w2, (A*)m.b2};
+    return {m.gate_inputs(), m.hidden, m.kinds, m.activation, m.absent, (A*)m.w1, (A*)m.b1, (A*)m.w2, (A*)m.b2};
 }
 
 template <class A> void same_for_all(const plan& m, const A* logits, A* ratios) {
     std::vector<A> row(logits, logits + m.kinds);
-    softmax(m.kinds, row.data());
+    softmax(m.kinds, row.data(), m.absent);
     for (int64_t n = 0; n < m.samples; ++n) std::copy(row.begin(), row.end(), ratios + n * m.kinds);
 }
 
@@ -242,7 +243,7 @@ void* data_like(const char* name, const Tensor& part, const Tensor& x) {
 // w1, b1, w2, b2 (pooled) or logits and, for variances of their own, var_logits (static).
 struct setting {
     Integers kinds, groups;
-    int64_t source, reduced, activation;
+    int64_t absent, source, reduced, activation;
     bool statistics;
     double eps;
 };
@@ -301,6 +302,8 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     }
     STD_TORCH_CHECK(s.reduced > 0 && (s.source != from_correlations || m.channels % s.reduced == 0),
         "en_norm: expected `reduced` to divide the channels");
+    STD_TORCH_CHECK(-1 <= s.absent && s.absent < K, "en_norm: absent ", s.absent, ": expected -1 to ", K - 1);
+    m.absent = s.absent;
     m.source = s.source;
     m.reduced = s.reduced;
     m.activation = s.activation;
@@ -317,8 +320,9 @@ int64_t saved_size(const plan& m) { return saved_parts<char>(m, nullptr).end - (
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors& parameters,
     std::optional<Tensor> running_mean, std::optional<Tensor> running_var, const Integers& kinds,
-    const Integers& groups, int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps) {
-    plan m = plan_of(x, parameters, {kinds, groups, source, reduced, activation, statistics, eps});
+    const Integers& groups, int64_t absent, int64_t source, int64_t reduced, int64_t activation, bool statistics,
+    double eps) {
+    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps});
     const ScalarType type = moments_type(x);
     const auto has = [&](int64_t kind) { return std::find(kinds.begin(), kinds.end(), kind) != kinds.end(); };
     if (has(given)) {
@@ -344,9 +348,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const 
 }
 
 std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, const Tensor& saved,
-    const Tensors& parameters, bool for_input, const Integers& kinds, const Integers& groups, int64_t source,
-    int64_t reduced, int64_t activation, bool statistics, double eps) {
-    plan m = plan_of(x, parameters, {kinds, groups, source, reduced, activation, statistics, eps});
+    const Tensors& parameters, bool for_input, const Integers& kinds, const Integers& groups, int64_t absent,
+    int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps) {
+    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps});
     Tensors grads;
     for (const Tensor& part : parameters) grads.push_back(torch::stable::empty_like(part));
     place(m, "a gradient", grads, true, moments_type(x));
@@ -454,12 +458,12 @@ STABLE_TORCH_LIBRARY(en_norm, m) {
     m.def(
         "layer_forward(Tensor x, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, int[] kinds, int[] "
         "groups, "
-        "int source, int reduced, int activation, bool statistics, float eps) "
+        "int absent, int source, int reduced, int activation, bool statistics, float eps) "
         "-> (Tensor y, Tensor ratios, Tensor batch, Tensor saved)");
     m.def(
         "layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] "
         "groups, "
-        "int source, int reduced, int activation, bool statistics, float eps) -> (Tensor dx, Tensor[] grads)");
+        "int absent, int source, int reduced, int activation, bool statistics, float eps) -> (Tensor dx, Tensor[] grads)");
     m.def("track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor batch, int values, float share) -> ()");
 }
 

@@ -180,19 +180,20 @@ def logits_of(
 def coefficients(
     statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, scale,
     shift, kinds, samples, channels, groups, reduced, units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, MIX_STATISTICS: tl.constexpr,
-    AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
-    GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr,
+    MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C)."""
     n = tl.cast(tl.program_id(0), tl.int64)
     row = tl.arange(0, ROWS)
+    present = (row < K) & (row != ABSENT)
     if COUNT:
         if n == 0:
             tl.store(batches, tl.load(batches) + 1)
     if SOURCE == STATIC:
-        mean_ratio = softmax(tl.load(logits + row, mask=row < K, other=0), row < K)
-        var_ratio = softmax(tl.load(var_logits + row, mask=row < K, other=0), row < K)
+        mean_ratio = softmax(tl.load(logits + row, mask=row < K, other=0), present)
+        var_ratio = softmax(tl.load(var_logits + row, mask=row < K, other=0), present)
     else:
         if SOURCE == CORRELATION:
             found = correlate(
@@ -205,7 +206,7 @@ def coefficients(
         out = logits_of(
             statistics, found, w1, b1, w2, b2, hidden, n, channels, units, K, ROWS, SOURCE, RELU, CHANNELS, UNITS
         )
-        mean_ratio = softmax(out, row < K)
+        mean_ratio = softmax(out, present)
         var_ratio = mean_ratio
     tl.store(ratios + n * K + row, mean_ratio, mask=row < K)
     tl.store(ratios + (samples + n) * K + row, var_ratio, mask=row < K)

@@ -40,6 +40,7 @@ class Small:
     Attributes:
         samples, channels, pixels: N, C and H W.
         kinds: of the statistics, in the order of the ratios.
+        absent: place of that whose ratio is 0, or -1.
         groups: of gn.
         source, relu, mix_statistics, affine_rows, eps: as NativePlan's, by number.
         reduced: G, groups of the convolution.
@@ -51,6 +52,7 @@ class Small:
     channels: int
     pixels: int
     kinds: tuple[int, ...]
+    absent: int
     groups: int
     source: int
     relu: bool
@@ -121,6 +123,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
         channels=x.shape[1],
         pixels=x.shape[2] * x.shape[3],
         kinds=kinds,
+        absent=plan.absent,
         groups=plan.groups,
         source=RATIOS.index(plan.ratios),
         relu=plan.activation == ACTIVATIONS[1],
@@ -249,6 +252,7 @@ def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -
         *(parameters.logits, parameters.var_logits, kept.ratios, kept.z, kept.v, kept.hidden, kept.scale, shift),
         *(packed(small.kinds), small.samples, small.channels, small.groups, small.reduced, small.units),
         **small.formula,
+        ABSENT=small.absent,
         RELU=small.relu,
         COUNT=training,
         CHANNELS=small.channel_block(CELLS),
