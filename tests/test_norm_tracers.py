@@ -1,12 +1,14 @@
 """Networks with every normalizer under what looks into networks: tracers, exporters, fusers, modes, checkpointing."""
 
 import copy
+import io
 
 import pytest
 import torch
 import torch.distributed as dist
 import torchvision
 from norm_cases import every_case, every_norm, images, randomized
+from onnxruntime import InferenceSession
 from timm.models.tiny_vit import ConvNorm
 from torch import fx, nn
 from torch.ao.quantization import fuse_modules
@@ -16,7 +18,6 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.onnx._internal.torchscript_exporter.utils import unconvertible_ops
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -124,12 +125,33 @@ def test_a_network_traced_in_training_goes_on_taking_running_averages(name):
     same_step(reference, traced, images(5, 3, 4, 4, seed=3))
 
 
+def of_onnx_runtime(exported, x):
+    """The output of a file's bytes for x (N, 3, H, W)."""
+    session = InferenceSession(exported, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(found)
+
+
 @jit_is_deprecated
 @every_norm
-def test_the_older_onnx_exporter_knows_every_operation(name):
-    # The whole export asks for the package onnx, which is not installed; this is what it does before.
-    _, unknown = unconvertible_ops(network(name), (images(2, 3, 4, 4),), opset_version=17)
-    assert unknown == []
+def test_onnx_runtime_computes_what_the_older_exporter_wrote_for_any_number_of_images(name):
+    model, file = network(name), io.BytesIO()
+    settings = {"input_names": ["x"], "dynamic_axes": {"x": {0: "images"}}}
+    torch.onnx.export(model, (images(2, 3, 4, 4),), file, dynamo=False, **settings)
+    x = images(5, 3, 4, 4, seed=7)
+    torch.testing.assert_close(of_onnx_runtime(file.getvalue(), x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::DeprecationWarning")  # the exporter's own
+@pytest.mark.parametrize("name", ["bn", "en"])
+def test_onnx_runtime_computes_what_the_newer_exporter_wrote_for_any_size(name):
+    model, auto = network(name, **({"min_pixels": 20} if name == "en" else {})), torch.export.Dim.AUTO
+    sizes = ({0: auto, 2: auto, 3: auto},)
+    program = torch.onnx.export(model, (images(2, 3, 5, 6),), dynamo=True, dynamic_shapes=sizes, verbose=False)
+    for shape in [(5, 3, 9, 11), (3, 3, 4, 4)]:  # on the second, `in` has no ratio
+        x = images(*shape, seed=7)
+        found = of_onnx_runtime(program.model_proto.SerializeToString(), x)
+        torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
 
 
 @every_norm
