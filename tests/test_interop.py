@@ -253,6 +253,16 @@ def test_frozen_normalizers_stay_in_evaluation_and_do_not_learn_until_they_are_l
     }  # fmt: skip
     unfreeze(model)
     assert model[1].training and all(p.requires_grad for p in model.parameters())
+
+
+def test_what_did_not_learn_before_freezing_does_not_learn_after():
+    model = replace_norm(network(), "en")
+    model[1].weight.requires_grad_(False)
+    freeze(model)
+    freeze(model)
+    unfreeze(model)
+    unfreeze(model)
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["1.weight"]
     with pytest.raises(ValueError, match="no normalizer"):
         freeze(network())
 
@@ -297,11 +307,29 @@ def test_what_does_not_learn_stays_so_and_hooks_that_are_lost_are_warned_of():
     model = network()
     model[1].requires_grad_(False)
     model[4].weight.requires_grad_(False)
+    model[1].register_state_dict_post_hook(lambda *_: None)
     model[4].register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match="hooks are lost .*: 4$"):
+    with pytest.warns(UserWarning, match="hooks are lost .*: 1, 4$"):
         replace_norm(model, "en")
     assert not any(p.requires_grad for p in model[1].parameters())
     assert [name for name, p in model[4].named_parameters() if not p.requires_grad] == ["weight"]
+
+
+def test_a_layer_that_shares_a_parameter_is_refused_before_anything_is_replaced():
+    model = network()
+    model[4].weight = model[1].weight
+    with pytest.raises(ValueError, match=r"^1 and 4 share a parameter: expected"):
+        replace_norm(model, "en")
+    assert type(model[1]) is nn.BatchNorm2d
+    assert isinstance(replace_norm(nn.Sequential(model[1], model[1]), "en")[1], Normalizer)
+
+
+def test_running_averages_keep_a_precision_that_the_weights_do_not_have():
+    model = network().half()
+    model[1].running_mean = model[1].running_mean.float() + 1e-4
+    replace_norm(model, "en")
+    assert model[1].weight.dtype == torch.float16 and model[1].running_var.dtype == torch.float16
+    assert torch.equal(model[1].running_mean, torch.full_like(model[1].running_mean, 1e-4, dtype=torch.float32))
 
 
 def test_patterns_choose_what_is_replaced_and_bn_of_vectors_stays():

@@ -42,6 +42,9 @@ class Normalizer(nn.Module):
     frozen = False
     """Whether the layer stays in evaluation mode whatever mode is asked for: see freeze()."""
 
+    learned: Sequence[str] = ()
+    """Of a frozen layer, the parameters that learned before."""
+
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         nn.Module.__init__(self)  # of the bases, nn.BatchNorm2d would make parameters of its own
         self.num_features = whole("num_features", num_features)

@@ -12,15 +12,19 @@ def freeze(model: nn.Module) -> None:
     model without normalizers.
     """
     for layer in normalizers(model):
-        layer.frozen = True
+        if not layer.frozen:
+            layer.frozen, layer.learned = True, [name for name, part in layer.named_parameters() if part.requires_grad]
         layer.eval().requires_grad_(False)
 
 
 def unfreeze(model: nn.Module) -> None:
-    """Undoes freeze(): every normalizer takes the model's mode and learns, all its parameters."""
+    """Undoes freeze(): every normalizer takes the model's mode, and of its parameters those learn that did before."""
     for layer in normalizers(model):
-        layer.frozen = False
-        layer.train(model.training).requires_grad_(True)
+        if layer.frozen:
+            layer.frozen = False
+            layer.train(model.training)
+            for name in layer.learned:
+                layer.get_parameter(name).requires_grad_(True)
 
 
 def normalizers(model: nn.Module) -> list[Normalizer]:

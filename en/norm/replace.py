@@ -23,10 +23,10 @@ def replace_norm(
 
     nn.BatchNorm2d and nn.SyncBatchNorm are replaced, the latter by a layer with `sync` on, and timm's BatchNormAct2d
     and SyncBatchNormAct with their activation, which the new layer then applies. nn.BatchNorm1d, which does not
-    normalize images, stays. The new layers keep the old ones' affine values (so a zero-initialized last gamma stays
-    zero), running averages, device, dtype and mode, their eps, momentum and sync unless given in `options`, and what of
-    weight and bias does not learn. A layer used in several places stays shared. For a trained network `start="bn"`
-    keeps en and sn close to its function.
+    normalize images, stays; one that has become nn.SyncBatchNorm cannot be told apart: `skip` it. The new layers keep
+    the old ones' affine values (so a zero-initialized last gamma stays zero), running averages, device, dtype and mode,
+    their eps, momentum and sync unless given in `options`, and what of weight and bias does not learn. A layer used in
+    several places stays shared. For a trained network `start="bn"` keeps en and sn close to its function.
 
     Args:
         only, skip: patterns of fnmatch for the places in the network, such as "layer4.*": what is to be replaced and
@@ -37,6 +37,7 @@ def replace_norm(
     layers = chosen(model, patterns(only), patterns(skip))
     for place, layer in layers.items():
         refuse_irreplaceable(place or type(model).__name__, layer)
+    refuse_shared(model, layers)
     new = {id(layer): successor(place, layer, name, options) for place, layer in layers.items()}
     warn_of_hooks(layers)
     model = put(model, new)
@@ -92,6 +93,16 @@ def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
             raise ValueError(f"{place} is a {kind} whose {name} is no parameter of its own: expected one that is")
 
 
+def refuse_shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Raises ValueError where a layer's parameter is also another module's, which would keep it for itself."""
+    owners: dict[int, str] = {}
+    for place, module in model.named_modules():
+        for parameter in module._parameters.values():
+            other = place if parameter is None else owners.setdefault(id(parameter), place)
+            if other != place and (place in layers or other in layers):
+                raise ValueError(f"{other} and {place} share a parameter: expected parameters of their own")
+
+
 def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> Normalizer:
     """The layer that takes the place of a batch normalization. Raises ValueError that names the place."""
     assert isinstance(layer, _BatchNorm)
@@ -104,6 +115,9 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
     except ValueError as error:
         raise ValueError(f"{place or type(layer).__name__}: {error}") from error
     norm.to(device=layer.weight.device, dtype=layer.weight.dtype)
+    for name, part in layer.named_buffers(recurse=False):  # which may have kept more precision than the weights
+        if name in norm._buffers:
+            setattr(norm, name, norm.get_buffer(name).to(part.dtype))
     norm.load_state_dict(taken_over(norm, layer.state_dict()), strict=False)
     if isinstance(norm, RunningNormalizer) and isinstance(layer, nn.SyncBatchNorm):
         norm.process_group = layer.process_group
@@ -128,7 +142,7 @@ def drop_and_activate(norm: nn.Module, _: object, y: Tensor) -> Tensor:
 
 def warn_of_hooks(layers: Mapping[str, nn.Module]) -> None:
     """Warns of hooks that are lost with the layers that they are on."""
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    kinds = [kind for kind in vars(nn.Module()) if kind.endswith("_hooks")]
     hooked = [place for place, layer in layers.items() if any(getattr(layer, kind) for kind in kinds)]
     if hooked:
         warnings.warn(f"hooks are lost with the layers that replace_norm replaces: {', '.join(hooked)}", stacklevel=3)
