@@ -12,6 +12,7 @@ import kill_loop
 import norm_cases
 import numpy as np
 import pytest
+import torch
 from commands import succeed
 from kill_loop import Case, Place
 from PIL import Image
@@ -21,6 +22,8 @@ from en.data.sources import SPLITS
 from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, find_fashion_mnist, read_fashion_mnist
 from en.errors import exit_on_error
 from en.norm import kernels
+
+torch.set_num_threads(1)  # one process a core runs tests, and two that share theirs wait for each other
 
 PER_CLASS = {"train": 24, "val": 5}
 CLASSES = 4

@@ -12,7 +12,7 @@ import torch
 from norm_cases import every_norm, images, randomized
 from timm.layers import BatchNormAct2d, convert_splitbn_model, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.models.byobnet import MobileOneBlock, RepVggBlock
-from timm.optim import param_groups_weight_decay
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.utils import reparameterize_model
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -479,3 +479,13 @@ def test_a_layer_of_one_normalizer_records_its_ratios_in_evaluation_too():
     with record_ratios(nn.Sequential(layer)) as record:
         layer(torch.randn(3, 4, 5, 5))
     assert torch.equal(record["0"], torch.ones(3, 1))
+
+
+def test_timms_muon_takes_convolutions_alone_where_its_groups_say_so():
+    model = replace_norm(network(), "en")
+    groups = [{**group, "use_muon": group["weight_decay"] > 0} for group in param_groups(model, 0.05)]
+    optimizer = create_optimizer_v2(groups, opt="muon", lr=0.01)
+    model(PHOTOS).square().sum().backward()
+    optimizer.step()
+    taken = {name for name, part in model.named_parameters() if "momentum_buffer" in optimizer.state[part]}
+    assert taken == {"0.weight", "3.weight"}

@@ -16,7 +16,7 @@ class Unconvertible:
     def __bool__(self) -> bool:
         raise ValueError(
             f"{self.kind} cannot become another library's batch normalization: expected en.norm.convert_sync(model) "
-            "for synchronized statistics, en.norm.freeze(model) for frozen ones"
+            "for synchronized statistics (instead of any other conversion), en.norm.freeze(model) for frozen ones"
         )
 
 
