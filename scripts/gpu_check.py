@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=part_names, default=list(PARTS), metavar="A,B", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--skip", type=part_names, default=[], metavar="A,B", help="parts to leave out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to FILE, after each part")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="CIFAR-10's data_batch_*, test_batch, for accuracy")
+    parser.add_argument("--images", metavar="SOURCE", help="for accuracy: a folder with train/CLASS/, val/CLASS/")
     parser.add_argument(
         "--minutes", type=whole_number(1, 600), default=MINUTES, help="for all; each part has its share"
     )
@@ -52,8 +52,6 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     options = arguments()
     out = options.json
-    if options.images is not None and not options.images.is_dir():
-        raise UserError(f"--images {options.images}: expected a folder with CIFAR-10's python pickles")
     if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
         raise UserError(f"--json {out}: expected a file in an existing, writable folder")
     refuse_unusable(options.device, options.tiny, options.fork)
@@ -68,7 +66,7 @@ def main() -> None:
     found = facts(options.device, options.tiny)
     tell_packages(found, chosen)
     handed = ["--device", options.device, *(["--tiny"] if options.tiny else []), *(["--fork"] if options.fork else [])]
-    handed += [] if options.images is None else ["--images", str(options.images.absolute())]
+    handed += [] if options.images is None else ["--images", options.images]
     runnable = [name for name in chosen if not PARTS[name].missing()]
     if options.fork:
         preload(runnable)

@@ -1,101 +1,117 @@
-"""bn, sn and en trained for a few epochs on small images: top-1 on the test set, mean and deviation over seeds."""
+"""Normalizers trained on small images, each with every seed at the same time: top-1, spread, paired differences."""
 
 import math
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-from en.benchmarks.gpu.cifar import CLASSES, Split, batches, generated, read_pickles, scaled
+from en.benchmarks.gpu.fleet import Member, Recipe, Run, fleet_of, lockstep
+from en.benchmarks.gpu.pictures import Pictures, generated, read_pictures
 from en.benchmarks.gpu.report import Report, Setup
-from en.benchmarks.steps import small_network
-from en.norm import replace_norm
+from en.norm import NORMALIZERS
+from en.reports.statistics import difference, estimate
 
-NAMES, SEEDS = ("bn", "sn", "en"), (0, 1, 2)
-EPOCHS, BATCH, RATE = 10, 128, 0.1
-MOST = 12_800  # training images: so that three seeds fit in the time; with more of it (--minutes) too
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "en_paper": ("en", {"min_pixels": 1}),
+    "sn_paper": ("sn", {"min_pixels": 1}),
+}
+"""Published forms, whose defaults differ from ours."""
+
+LABELS = (*NORMALIZERS, *PUBLISHED)
+BASE = "bn"
+TIMED_STEPS = 5
+PART = Recipe("resnet18", small_stem=True, pixels=32, epochs=10, batch=128, rate=0.1, decay=5e-4)
+PART_LABELS, PART_SEEDS = ("bn", "sn", "en"), 3
+MOST = 12_800  # training images of the part: so that it fits into its time
 
 
 def accuracy(setup: Setup, report: Report) -> None:
-    """Seed by seed, so that a cut leaves a fair comparison."""
-    training, test, what = data(setup)
-    epochs, seeds, names = (1, SEEDS[:1], NAMES) if setup.tiny else (EPOCHS, SEEDS, NAMES)
-    title = f"{len(training.labels)} {what}, {epochs} epochs of batches of {BATCH}, tested on {len(test.labels)}"
+    """The part of scripts/gpu_check.py."""
+    recipe, seeds = PART, PART_SEEDS
+    if setup.tiny:
+        recipe, seeds = replace(PART, network="shufflenet_v2_x0_5", small_stem=False, epochs=1, batch=8), 1
     if setup.images is None:
         report.note("no --images: generated ones, which show that training works, and nothing about accuracy")
-    found: dict[str, list[float]] = {name: [] for name in names}
-    needed = 0.0
-    for seed, name in product(seeds, names):
-        if needed > setup.left():
-            report.note(f"{name}, seed {seed}: skipped: {setup.left():.0f} s left, a run takes {needed:.0f}")
-            continue
-        with report.attempt(f"{name}, seed {seed}"):
-            began = time.monotonic()
-            top1 = trained(setup, name, seed, training, test, epochs)
-            needed = time.monotonic() - began
-            found[name].append(top1)
-            report.row(f"{title}: runs", normalizer=name, seed=seed, **{"top-1 %": top1, "seconds": needed})
-    for name, values in found.items():
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        mean = statistics.fmean(values) if values else None
-        report.row(title, normalizer=name, **{"top-1 %": mean, "deviation": spread, "n": len(values)})
+        counts = (4 * recipe.batch, recipe.batch) if setup.tiny else (MOST, 4000)
+        pictures = generated(*counts, recipe.pixels, setup.device)
+    else:
+        pictures = read_pictures(setup.images, recipe.pixels, setup.device, len(os.sched_getaffinity(0)))
+        pictures = replace(pictures, train=pictures.train.first(MOST))
+    train_all(report, pictures, recipe, PART_LABELS, (recipe.batch,), seeds, setup.left() - 5)
 
 
-def data(setup: Setup) -> tuple[Split, Split, str]:
-    """Training and test images, and what they are."""
-    if setup.images is not None:
-        training, test = read_pickles(setup.images, setup.device)
-        return Split(training.images[:MOST], training.labels[:MOST]), test, "first images of CIFAR-10"
-    count, checked = (2 * BATCH, BATCH) if setup.tiny else (MOST, 4000)
-    made = generated(count, 1, setup.device), generated(checked, 2, setup.device)
-    return *made, "GENERATED images"
+def train_all(
+    report: Report,
+    pictures: Pictures,
+    recipe: Recipe,
+    labels: Sequence[str],
+    images: Sequence[int],
+    seeds: int,
+    seconds: float,
+) -> None:
+    """Trains and evaluates all runs of a comparison.
+
+    Args:
+        labels: of LABELS.
+        images: of one statistic: a step's batch is taken in parts of so many, whose gradients are added.
+        seeds: 0 to seeds - 1.
+        seconds: that it may take: the epochs become fewer, the same for all, where those of the recipe do not fit.
+    """
+    began = time.monotonic()
+    members = [
+        Member(label, *PUBLISHED.get(label, (label, {})), of, seed)
+        for seed, of, label in product(range(seeds), images, labels)
+    ]
+    runs = fleet_of(members, recipe, pictures)
+    steps = len(pictures.train.labels) // recipe.batch
+    recorded = time.monotonic()
+    timed = min(TIMED_STEPS, recipe.epochs * steps)
+    for _ in lockstep(runs, timed):
+        pass
+    per_epoch = (time.monotonic() - recorded) / timed * steps
+    left = seconds - (time.monotonic() - began)
+    epochs = max(1, min(recipe.epochs, int(0.9 * left / per_epoch)))
+    report.note(
+        f"{len(runs)} runs recorded in {recorded - began:.0f} s; an epoch of all takes about {per_epoch:.3g} s; "
+        f"{epochs} of {recipe.epochs} epochs fit into {left:.0f} s"
+    )
+    for run in runs:
+        run.restart(epochs)
+    for _ in lockstep(runs, epochs * steps):
+        pass
+    title = (
+        f"{pictures.what}, {len(pictures.train.labels)} images, {recipe.network}{', small stem' * recipe.small_stem}, "
+        f"{recipe.pixels} pixels, {epochs} epochs, batch {recipe.batch}, rate {recipe.rate:g}, bfloat16"
+    )
+    tell(report, title, runs, steps, epochs, pictures)
+    report.note(f"{time.monotonic() - began:.0f} s in all")
 
 
-def small_resnet(tiny: bool) -> nn.Module:
-    """torchvision's ResNet18 with a first convolution of 3 x 3 and no pooling after it, as is usual at 32 pixels."""
-    if tiny:
-        return small_network(classes=CLASSES)
-    import torchvision
-
-    network: nn.Module = torchvision.models.resnet18(num_classes=CLASSES)
-    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    network.maxpool = nn.Identity()
-    return network
-
-
-def trained(setup: Setup, name: str, seed: int, training: Split, test: Split, epochs: int) -> float:
-    """Top-1 in percent after training with SGD, a linear warm-up of one epoch and a cosine; bfloat16."""
-    torch.manual_seed(seed)
-    network = replace_norm(small_resnet(setup.tiny), name).to(setup.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    steps = len(training.labels) // BATCH
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step / steps, epochs))
-    network.train()
-    for epoch in range(epochs):
-        for images, labels in batches(training, BATCH, seed=1000 * seed + epoch):
-            with torch.autocast(setup.device, torch.bfloat16):
-                outputs = network(images)
-            torch.autograd.backward(F.cross_entropy(outputs.float(), labels))
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-    return scored(network.eval(), test, setup.device)
-
-
-def share_of_rate(epoch: float, epochs: int) -> float:
-    """What of the rate is used at a real-valued epoch."""
-    return min(epoch, 1.0, 0.5 * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))))
-
-
-@torch.no_grad()
-def scored(network: Callable[[torch.Tensor], torch.Tensor], test: Split, device: str) -> float:
-    """Top-1 in percent."""
-    right = 0
-    for images, labels in zip(torch.split(test.images, 1000), torch.split(test.labels, 1000), strict=True):
-        with torch.autocast(device, torch.bfloat16):
-            right += int((network(scaled(images)).argmax(1) == labels).sum())
-    return 100 * right / len(test.labels)
+def tell(report: Report, title: str, runs: list[Run], steps: int, epochs: int, pictures: Pictures) -> None:
+    """Two tables: the runs, and their means with the difference to batch normalization of as many images."""
+    scores: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
+    losses: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for run in runs:
+        of, label, seed = run.member.images, run.member.label, run.member.seed
+        loss = float(run.losses[(epochs - 1) * steps : epochs * steps].mean())
+        scores[of, label][seed] = run.top1(pictures.val)
+        losses[of, label].append(loss)
+        values = {"top-1 %": round(scores[of, label][seed], 2), "training loss, last epoch": loss}
+        report.row(f"{title}: runs", images=of, normalizer=label, seed=seed, **values)
+    for (of, label), by_seed in scores.items():
+        found = estimate([*by_seed.values()])
+        assert found is not None
+        row: dict[str, Any] = {"top-1 %": f"{found.mean:.2f}", "deviation": found.sd, "n": found.n}
+        row["minus bn"] = row["95 %"] = None
+        if label != BASE and (of, BASE) in scores:
+            gap = difference(scores[of, BASE], by_seed)
+            row["minus bn"] = f"{gap.mean:+.2f}"
+            row["95 %"] = None if gap.low is None or gap.high is None else f"{gap.low:+.2f} to {gap.high:+.2f}"
+        row["loss"] = statistics.fmean(losses[of, label])
+        row["not finite"] = sum(not math.isfinite(loss) for loss in losses[of, label])
+        report.row(title, **{"images of a statistic": of, "normalizer": label}, **row)

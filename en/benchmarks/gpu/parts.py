@@ -9,6 +9,7 @@ from en.benchmarks.gpu.report import Report, Setup
 
 NETWORKS = ("torchvision",)
 TRAINING = ("torchvision", "timm", "numpy", "PIL", "yaml", "pydantic", "torchmetrics", "tensorboard")
+PICTURES = ("torchvision", "numpy", "PIL", "scipy")
 LOADING = ("torchvision", "numpy", "PIL")
 
 
@@ -46,7 +47,7 @@ PARTS = {
     "correctness": Part("every normalizer against float64", "correctness.correctness", 100, timed=False),
     "exactness": Part("the same bits twice, and after a kill", "exactness.exactness", 100, TRAINING, timed=False),
     "options": Part("options of train.py", "options.options", 100, TRAINING, timed=False),
-    "accuracy": Part("bn, sn and en on small images", "accuracy.accuracy", 100, (*NETWORKS, "numpy"), timed=False),
+    "accuracy": Part("bn, sn and en on small images", "accuracy.accuracy", 100, PICTURES, timed=False),
     "caches": Part("nothing: fills torch.compile's caches", "networks.caches", 100, NETWORKS, timed=False),
     "compiled": Part("training steps of ResNet50 under torch.compile", "networks.compiled", 130, NETWORKS),
     "steps": Part(

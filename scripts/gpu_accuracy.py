@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Train normalizers on small images on one GPU, every one with every seed at the same time, and compare their top-1."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from en.benchmarks.gpu.machine import refuse_unusable
+from en.errors import Parser, UserError, exit_on_error, shown, whole_number
+
+
+def numbers(text: str) -> list[int]:
+    """The `type` of an argument that is a list of whole numbers."""
+    return [whole_number(1, 100_000)(part) for part in text.split(",")]
+
+
+def arguments() -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("images", metavar="SOURCE", help="a folder with train/CLASS/, val/CLASS/; see prepare_data.py")
+    parser.add_argument("--network", default="resnet18", help="of torchvision, default resnet18")
+    parser.add_argument("--small-stem", action="store_true", help="a ResNet's first convolution 3 x 3, no pooling")
+    parser.add_argument("--pixels", type=whole_number(8, 1024), default=32, help="the network's input, default 32")
+    parser.add_argument("--side", type=whole_number(8, 1024), help="of the images in memory, default --pixels")
+    parser.add_argument("--epochs", type=whole_number(1, 10_000), default=10)
+    parser.add_argument("--batch", type=whole_number(1, 100_000), default=128)
+    parser.add_argument("--statistic", type=numbers, metavar="M,...", help="images of one statistic, default --batch")
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--decay", type=float, default=5e-4)
+    parser.add_argument("--seeds", type=whole_number(1, 1000), default=5, help="how many")
+    parser.add_argument("--normalizers", default="bn,gn,sn,en_paper,en")
+    parser.add_argument("--seconds", type=whole_number(1, 1_000_000), default=1_000_000, help="fewer epochs, to fit")
+    parser.add_argument("--jsonl", type=Path, metavar="FILE", help="also append every row to FILE")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="on a CPU, to try it out")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    refuse_unusable(options.device, options.tiny, fork=False)
+
+    from en.benchmarks.gpu.accuracy import LABELS, train_all
+    from en.benchmarks.gpu.fleet import Recipe
+    from en.benchmarks.gpu.pictures import read_pictures
+    from en.benchmarks.gpu.report import Printed
+    from en.benchmarks.timing import hardware
+
+    labels, statistics = options.normalizers.split(","), options.statistic or [options.batch]
+    for label in labels:
+        if label not in LABELS:
+            raise UserError(f"--normalizers {shown(label)}: expected some of {','.join(LABELS)}")
+    for images in statistics:
+        if options.batch % images:
+            raise UserError(f"--statistic {images}: expected divisors of --batch {options.batch}")
+    cores = len(os.sched_getaffinity(0))
+    pictures = read_pictures(options.images, options.side or options.pixels, options.device, cores)
+    if len(pictures.train.labels) < options.batch:
+        raise UserError(f"--batch {options.batch}: expected at most the {len(pictures.train.labels)} training images")
+    recipe = Recipe(
+        options.network,
+        options.small_stem,
+        options.pixels,
+        options.epochs,
+        options.batch,
+        options.rate,
+        options.decay,
+    )
+    print(hardware(options.device, cores), flush=True)
+    report = Printed(options.jsonl)
+    train_all(report, pictures, recipe, labels, statistics, options.seeds, options.seconds)
+    report.show()
+
+
+if __name__ == "__main__":
+    exit_on_error(main)
