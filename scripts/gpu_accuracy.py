@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -55,7 +56,7 @@ def main() -> None:
     for images in statistics:
         if options.batch % images:
             raise UserError(f"--statistic {images}: expected divisors of --batch {options.batch}")
-    cores = len(os.sched_getaffinity(0))
+    cores, began = len(os.sched_getaffinity(0)), time.monotonic()
     pictures = read_pictures(options.images, options.side or options.pixels, options.device, cores)
     if len(pictures.train.labels) < options.batch:
         raise UserError(f"--batch {options.batch}: expected at most the {len(pictures.train.labels)} training images")
@@ -68,7 +69,7 @@ def main() -> None:
         options.rate,
         options.decay,
     )
-    print(hardware(options.device, cores), flush=True)
+    print(f"{hardware(options.device, cores)}; images read in {time.monotonic() - began:.0f} s", flush=True)
     report = Printed(options.jsonl)
     train_all(report, pictures, recipe, labels, statistics, options.seeds, options.seconds)
     report.show()

@@ -149,7 +149,7 @@ def correctness(setup: Setup, report: Report) -> None:
     tally = Tally(report)
     shapes = SHAPES[:2] if setup.tiny else SHAPES
     for form in (*FORMS, "plain"):
-        for name in NORMALIZERS:
+        for name in reversed(NORMALIZERS):  # en first
             cases = [Case(name, s, dtype, t, setup.device) for s in shapes for dtype in DTYPES for t in (True, False)]
             check(setup, report, tally, form, cases, list(LAYOUTS))
     special(setup, report, tally)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from en.benchmarks.gpu.pictures import Pictures, Split
 from en.benchmarks.steps import captured
 from en.norm import param_groups, replace_norm
+from en.progress import Progress
 
 MOMENTUM, WARMUP_EPOCHS = 0.9, 1.0
 EVALUATED = 500  # images at a time
@@ -212,8 +213,10 @@ def fleet_of(members: list[Member], recipe: Recipe, pictures: Pictures) -> list[
         plans[seed] = Plan.drawn(len(pictures.train.labels), recipe, seed, device)
     runs = [Run(member, recipe, pictures, plans[member.seed], scaling) for member in members]
     if device == "cuda":
-        for run in runs:
-            run.record()
+        with Progress("recording", len(runs)) as progress:
+            for run in runs:
+                run.record()
+                progress.advance()
         torch.cuda.synchronize()
     return runs
 
