@@ -29,7 +29,7 @@ def moments(x: Tensor, stats: Tensor | None = None) -> Tensor:
     whole = blocks.splits == 1
     out = stats if whole else stats.new_empty((2, blocks.splits, total))
     with on_device_of(x):
-        over_tiles(pass_kernels.moments, blocks, x, out, WHOLE=whole)
+        over_tiles(pass_kernels.moments, blocks, x, out, warps=2 if blocks.channels_last else 4, WHOLE=whole)
         if not whole:
             splits = power_of_two(blocks.splits)
             cells = TILE // splits
@@ -79,7 +79,7 @@ def input_gradient(
     return dx
 
 
-def over_tiles(kernel: Any, blocks: Blocks, *tensors: Tensor, **constants: bool) -> None:
+def over_tiles(kernel: Any, blocks: Blocks, *tensors: Tensor, warps: int = 4, **constants: bool) -> None:
     """Launches a pass over all tiles."""
     contiguous, other = (blocks.cells, blocks.pixels) if blocks.channels_last else (blocks.pixels, blocks.cells)
     launch(
@@ -98,5 +98,6 @@ def over_tiles(kernel: Any, blocks: Blocks, *tensors: Tensor, **constants: bool)
         UNIT=blocks.unit,
         CELLS=blocks.cell_block,
         PIXELS=blocks.pixel_block,
+        warps=warps,
         **constants,
     )
