@@ -1,4 +1,4 @@
 """What scripts/gpu_check.py measures on a GPU, in parts, each a process of its own with a time limit.
 
-Nothing here has run on a GPU yet. It needs torch alone; what a part needs besides is named in parts.py.
+It needs torch alone; what a part needs besides is named in parts.py.
 """

@@ -101,7 +101,7 @@ def tell(report: Report, title: str, runs: list[Run], steps: int, epochs: int, p
         loss = float(run.losses[(epochs - 1) * steps : epochs * steps].mean())
         scores[of, label][seed] = run.top1(pictures.val)
         losses[of, label].append(loss)
-        values = {"top-1 %": round(scores[of, label][seed], 2), "training loss, last epoch": loss}
+        values = {"top-1 %": f"{scores[of, label][seed]:.2f}", "training loss, last epoch": loss}
         report.row(f"{title}: runs", images=of, normalizer=label, seed=seed, **values)
     for (of, label), by_seed in scores.items():
         found = estimate([*by_seed.values()])
