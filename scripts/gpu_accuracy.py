@@ -18,6 +18,13 @@ def numbers(text: str) -> list[int]:
     return [whole_number(1, 100_000)(part) for part in text.split(",")]
 
 
+def refuse_unknown_network(name: str) -> None:
+    from torchvision.models import list_models
+
+    if name not in list_models():
+        raise UserError(f"--network {shown(name)}: expected a network of torchvision, such as resnet18")
+
+
 def arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("images", metavar="SOURCE", help="a folder with train/CLASS/, val/CLASS/; see prepare_data.py")
@@ -49,6 +56,7 @@ def main() -> None:
     from en.benchmarks.gpu.report import Printed
     from en.benchmarks.timing import hardware
 
+    refuse_unknown_network(options.network)
     labels, statistics = options.normalizers.split(","), options.statistic or [options.batch]
     for label in labels:
         if label not in LABELS:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure on a GPU, within 9 minutes, all that is claimed of one: speed, memory, exactness. Needs torch 2.11 or later;
+"""Measure on a GPU, within 10 minutes, all that is claimed of one: speed, memory, exactness. Needs torch 2.11 or later;
 says at the start what else is there, and what is skipped without it."""
 
 import argparse

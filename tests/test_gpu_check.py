@@ -1,24 +1,27 @@
 """scripts/gpu_check.py on a CPU: every part runs on small sizes, what is wrong is found, and a cut loses nothing."""
 
 import json
-import pickle
 import time
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import HIDING, ROOT, command, refused, succeed
+from PIL import Image
 
-from en.benchmarks.gpu import cifar
+from en.benchmarks.gpu.accuracy import PUBLISHED
 from en.benchmarks.gpu.conduct import Running, watch
 from en.benchmarks.gpu.correctness import Case, errors, result_of
 from en.benchmarks.gpu.exactness import unequal
+from en.benchmarks.gpu.fleet import Member, Plan, Recipe, Run, fleet_of, lockstep
 from en.benchmarks.gpu.parts import MINUTES, PARTS, stages
+from en.benchmarks.gpu.pictures import Pictures, generated, read_pictures
 from en.benchmarks.gpu.process import start
 from en.benchmarks.gpu.report import Setup
-from en.benchmarks.gpu.targets import OF_RESULTS, TARGETS, target_rows
-from en.errors import UserError
+from en.benchmarks.gpu.targets import OF_RESULTS, TARGETS, TYPES, target_rows
 
 TINY = ("--device", "cpu", "--tiny")
 
@@ -39,7 +42,8 @@ def test_every_part_runs_on_small_sizes_and_every_target_has_its_figure(tmp_path
     ]
     for text in ("two deterministic runs: the same bits", "a killed run, resumed: the same bits"):
         assert verdicts[text] == "met"
-    assert verdicts["cases with an error beyond the type's"] == verdicts["options of train.py that fail"] == "met"
+    assert verdicts["options of train.py that fail"] == "met"
+    assert {verdicts[f"{name}: cases with an error beyond the type's"] for name in TYPES} == {"met"}
 
 
 def test_without_a_gpu_it_ends_in_one_line():
@@ -52,7 +56,6 @@ def test_without_a_gpu_it_ends_in_one_line():
         (*TINY, "--only", "layers"),
         (*TINY, "--skip", "steps,"),
         ("--device", "cpu"),
-        (*TINY, "--images", "/nowhere"),
         (*TINY, "--json", "/nowhere/all.json"),
     ],
 )
@@ -131,29 +134,99 @@ def test_a_difference_in_one_bit_is_found_by_its_place():
     assert unequal("last.pt", one, {**one, "optimizer": [1]}) == ["last.pt.optimizer"]
 
 
-def write_batch(path: Path, content: object) -> None:
-    path.write_bytes(pickle.dumps(content, protocol=2))
+RECIPE = Recipe("shufflenet_v2_x0_5", small_stem=False, pixels=16, epochs=2, batch=8, rate=0.05, decay=1e-4)
 
 
-def test_the_pickles_of_cifar10_are_read_and_others_refused_before_they_run_code(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 3072), np.uint8)
-    for name, rows in (("data_batch_1", pixels[:2]), ("data_batch_2", pixels[2:4]), ("test_batch", pixels[4:])):
-        write_batch(tmp_path / name, {b"data": rows, b"labels": [3, 9], b"batch_label": b"one"})
-    training, test = cifar.read_pickles(tmp_path, "cpu")
-    assert torch.equal(training.images.reshape(4, -1), torch.from_numpy(pixels[:4]))
-    assert training.labels.tolist() == [3, 9, 3, 9] and test.images.shape == (2, 3, 32, 32)
-    for bad, words in (
-        (print, "expected CIFAR-10's pickles"),
-        ({b"data": pixels, b"labels": [1]}, "expected images of"),
-        ({b"data": pixels[:1], b"labels": [10]}, "expected images of"),
-        ([], "expected a batch of CIFAR-10"),
-    ):
-        write_batch(tmp_path / "test_batch", bad)
-        with pytest.raises(UserError, match=words):
-            cifar.read_pickles(tmp_path, "cpu")
-    (tmp_path / "test_batch").unlink()
-    with pytest.raises(UserError, match="test_batch"):
-        cifar.read_pickles(tmp_path, "cpu")
+def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[Run]:
+    members = [Member(label, *PUBLISHED.get(label, (label, {})), images, 0) for label in labels]
+    return fleet_of(members, RECIPE, generated)
+
+
+def test_a_run_started_again_repeats_its_losses_to_the_bit_and_its_rates_end_at_zero():
+    pictures = generated(24, 8, 16, "cpu")
+    (run,) = fleet(["en"], 8, pictures)
+    for _ in lockstep([run], 6):
+        pass
+    first = run.losses.clone()
+    assert torch.isfinite(first).all() and 0 <= run.top1(pictures.val) <= 100
+    run.restart()
+    for _ in lockstep([run], 6):
+        pass
+    assert torch.equal(run.losses, first)
+    rates = RECIPE.rates(3, "cpu")
+    assert rates.argmax() in (2, 3) and 0 < rates[-1] < 0.1 * RECIPE.rate and (rates > 0).all()
+
+
+def test_a_batch_in_parts_adds_up_to_the_whole_where_no_statistic_crosses_samples():
+    pictures = generated(16, 8, 16, "cpu")
+    whole, parts, crossing = (fleet([name], images, pictures)[0] for name, images in (("ln", 8), ("ln", 2), ("bn", 2)))
+    for run in (whole, parts, crossing):
+        run.advance()
+    assert float(whole.losses[0]) == pytest.approx(float(parts.losses[0]), rel=0.02)  # bfloat16
+    assert abs(float(crossing.losses[0]) / float(whole.losses[0]) - 1) > 0.02
+
+
+def test_a_crop_that_is_the_whole_image_changes_nothing_and_crops_lie_within(tmp_path):
+    plan = Plan.drawn(50, RECIPE, 3, "cpu")
+    assert plan.chosen.shape == (12, 8) and sorted(set(plan.chosen[:6].flatten().tolist()) | set(range(50))) == [
+        *range(50)
+    ]
+    assert len(set(plan.chosen[:6].flatten().tolist())) == 48  # whole batches, each image at most once an epoch
+    reach = plan.crops[..., :2].abs().sum(-1) + plan.crops[..., 2].abs()
+    assert float(reach.max()) <= 1 + 1e-6 and float(plan.crops[..., :2].abs().amax(-1).min()) >= 0.6
+    area = plan.crops[..., 0, 0].abs() * plan.crops[..., 1, 1]
+    assert float(area.min()) >= 0.99 * RECIPE.crop * 3 / 4
+    image, whole = torch.randn(1, 3, 16, 16), torch.eye(2, 3)[None]
+    grid = torch.nn.functional.affine_grid(whole, [1, 3, 16, 16], align_corners=False)
+    same = torch.nn.functional.grid_sample(image, grid, align_corners=False, padding_mode="reflection")
+    assert torch.allclose(same, image, atol=1e-5)
+
+
+def test_pictures_are_the_centre_squares_of_a_source(tmp_path):
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, 10:30, 1] = 200
+    for split, number in product(("train", "val"), range(2)):
+        for label in ("a", "b"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(wide).save(folder / f"{number}.png")
+    pictures = read_pictures(str(tmp_path), 10, "cpu", workers=1)
+    assert pictures.classes == 2 and sorted(pictures.train.labels.tolist()) == [0, 0, 1, 1]
+    assert pictures.train.images.shape == (4, 3, 10, 10)
+    assert (pictures.train.images[:, 1] == 200).all() and (pictures.train.images[:, 0] == 0).all()
+
+
+def test_the_accuracy_of_normalizers_is_compared_over_seeds(tmp_path):
+    for split, label in product(("train", "val"), ("a", "b")):
+        (tmp_path / split / label).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (16, 16), (number * 9, 90 * (label == "a"), 7)).save(
+                tmp_path / split / label / f"{number}.png"
+            )
+    line = ("--device", "cpu", "--tiny", "--network", "shufflenet_v2_x0_5", "--pixels", 16, "--batch", 8, "--epochs", 1)
+    out = tmp_path / "rows.jsonl"
+    done = succeed(
+        "scripts/gpu_accuracy.py", tmp_path, *line, "--seeds", 2, "--normalizers", "bn,en_paper", "--jsonl", out
+    )
+    rows = [json.loads(text)["row"] for text in out.read_text().splitlines() if "row" in json.loads(text)]
+    assert [row["n"] for row in rows if "n" in row] == [2, 2] and len(rows) == 6
+    assert "minus bn" in done.stdout and "en_paper" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--normalizers", "bn,batch"),
+        ("--statistic", "48"),
+        ("--batch", "0"),
+        ("--statistic", "x"),
+        ("--network", "lenet"),
+    ],
+)
+def test_bad_arguments_of_the_comparison_are_refused_in_one_line(tmp_path, arguments):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    message = refused(command("scripts/gpu_accuracy.py", tmp_path, *TINY, *arguments))
+    assert arguments[0] in message
 
 
 def test_all_parts_together_fit_into_their_time():

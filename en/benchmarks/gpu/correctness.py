@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -118,10 +118,14 @@ def errors(case: Case, result: Result) -> dict[str, float]:
 
 
 class Tally:
-    """The worst error by type of one normalizer in one form, and all cases beyond what is allowed."""
+    """The worst error by type of one normalizer in one form, and all cases beyond what is allowed.
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    Args:
+        what: is counted: the end of the figures' names.
+    """
+
+    def __init__(self, report: Report, what: str) -> None:
+        self._report, self._what = report, what
         self.beyond = self.cases = 0
         self._worst: dict[str, float] = {}
 
@@ -137,27 +141,30 @@ class Tally:
 
     def close(self, name: str, form: str) -> None:
         """Reports a normalizer in a form."""
-        shares = {dtype: self._worst.get(dtype) for dtype in DTYPES}
-        self._report.row("largest error as a share of what the type allows", normalizer=name, form=form, **shares)
-        self._report.figure("cases beyond", self.beyond)
-        self._report.figure("cases", self.cases)
+        self._report.row("largest error as a share of what the type allows", normalizer=name, form=form, **self._worst)
+        self._report.figure(f"beyond {self._what}", self.beyond)
         self._worst = {}
 
 
-def correctness(setup: Setup, report: Report) -> None:
-    """All cases, as far as the time goes: switched forms, the plain one, graphs, huge tensors, the compiled form."""
-    tally = Tally(report)
+def correctness(dtype: str, setup: Setup, report: Report) -> None:
+    """All cases of one type, as far as the time goes; en first, because Triton compiles each kernel for each type."""
+    tally = Tally(report, dtype)
     shapes = SHAPES[:2] if setup.tiny else SHAPES
     for form in (*FORMS, "plain"):
-        for name in reversed(NORMALIZERS):  # en first
-            cases = [Case(name, s, dtype, t, setup.device) for s in shapes for dtype in DTYPES for t in (True, False)]
+        for name in reversed(NORMALIZERS):
+            cases = [Case(name, shape, dtype, t, setup.device) for shape in shapes for t in (True, False)]
             check(setup, report, tally, form, cases, list(LAYOUTS))
-    special(setup, report, tally)
     report.note(f"{tally.cases} cases, {tally.beyond} beyond what is allowed")
 
 
-def special(setup: Setup, report: Report, tally: Tally) -> None:
+bfloat16, float32, float16, float64 = (
+    partial(correctness, name) for name in ("bfloat16", "float32", "float16", "float64")
+)
+
+
+def special(setup: Setup, report: Report) -> None:
     """CUDA graphs, tensors past 2^31 elements, torch.compile."""
+    tally = Tally(report, "special")
     names = [*NORMALIZERS][::-1][: 1 if setup.tiny else None]  # en first: torch.compile takes seconds for each case
     kinds = [("bfloat16", True), ("float32", True), ("bfloat16", False)][: 1 if setup.tiny else None]
     if setup.device == "cuda":

@@ -44,11 +44,16 @@ class Part:
 
 # In order of value. What is not timed runs first and at the same time, so that it costs no more than its longest part.
 PARTS = {
-    "correctness": Part("every normalizer against float64", "correctness.correctness", 100, timed=False),
+    **{
+        dtype: Part(f"every normalizer in {dtype} against float64", f"correctness.{dtype}", 100, timed=False)
+        for dtype in ("bfloat16", "float32", "float16", "float64")
+    },
+    "special": Part("CUDA graphs, huge tensors, torch.compile: the same", "correctness.special", 100, timed=False),
     "exactness": Part("the same bits twice, and after a kill", "exactness.exactness", 100, TRAINING, timed=False),
     "options": Part("options of train.py", "options.options", 100, TRAINING, timed=False),
     "accuracy": Part("bn, sn and en on small images", "accuracy.accuracy", 100, PICTURES, timed=False),
     "caches": Part("nothing: fills torch.compile's caches", "networks.caches", 100, NETWORKS, timed=False),
+    "kernels": Part("nothing: compiles Triton's kernels for ResNet50, with all cores", "kernels.kernels", 60, NETWORKS),
     "compiled": Part("training steps of ResNet50 under torch.compile", "networks.compiled", 130, NETWORKS),
     "steps": Part(
         "training steps of ResNet50, eager and as CUDA graphs; forms; memory", "networks.steps", 60, NETWORKS
@@ -60,7 +65,7 @@ PARTS = {
     "trainer": Part("the trainer against its bare step", "trainer.trainer", 45, TRAINING),
     "loading": Part("JPEGs a second with all cores", "loading.loading", 40, LOADING),
 }
-MINUTES = 9
+MINUTES = 10
 """What all parts may take together: the longest of those that are not timed, and the timed ones one after another."""
 
 

@@ -71,8 +71,8 @@ def square(side: int, sample: Sample) -> NDArray[np.uint8]:
         image = decode_image(read_file(sample.image)).image
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    box = (left, top, left + shorter, top + shorter)
-    return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box=box))
+    centre = image.convert("RGB").crop((left, top, left + shorter, top + shorter))
+    return np.asarray(centre.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def generated(count: int, checked: int, side: int, device: str) -> Pictures:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from en.benchmarks.gpu.parts import PARTS
 
 Figures = Mapping[str, float | bool]
-OF_RESULTS = ("correctness", "exactness", "options")
+TYPES = ("bfloat16", "float32", "float16", "float64", "special")
+OF_RESULTS = (*TYPES, "exactness", "options")
 SHARES = ("moments", "affine", "gradient_sums", "input_gradient")
 
 
@@ -31,7 +32,7 @@ class Target:
 
 
 TARGETS = (
-    Target("cases with an error beyond the type's", "correctness", "cases beyond", 0),
+    *(Target(f"{name}: cases with an error beyond the type's", name, f"beyond {name}", 0) for name in TYPES),
     Target("ResNet50 training, compiled both: EN / BN", "compiled", "compiled en", 1.05),
     Target("ResNet50 training, compiled both: SN / BN", "compiled", "compiled sn", 1.05),
     Target("ResNet50 training, eager both: EN / BN", "steps", "eager en", 1.10),
