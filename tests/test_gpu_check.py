@@ -213,16 +213,7 @@ def test_the_accuracy_of_normalizers_is_compared_over_seeds(tmp_path):
     assert "minus bn" in done.stdout and "en_paper" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--normalizers", "bn,batch"),
-        ("--statistic", "48"),
-        ("--batch", "0"),
-        ("--statistic", "x"),
-        ("--network", "lenet"),
-    ],
-)
+@pytest.mark.parametrize("arguments", [("--normalizers", "bn,batch"), ("--statistic", "48")])
 def test_bad_arguments_of_the_comparison_are_refused_in_one_line(tmp_path, arguments):
     (tmp_path / "train" / "a").mkdir(parents=True)
     message = refused(command("scripts/gpu_accuracy.py", tmp_path, *TINY, *arguments))
