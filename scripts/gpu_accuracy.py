@@ -18,10 +18,18 @@ def numbers(text: str) -> list[int]:
     return [whole_number(1, 100_000)(part) for part in text.split(",")]
 
 
-def refuse_unknown_network(name: str) -> None:
-    from torchvision.models import list_models
+def not_negative(text: str) -> float:
+    """The `type` of an argument that is a finite number, 0 or more."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a finite number, 0 or more")
+    return number
 
-    if name not in list_models():
+
+def refuse_unknown_network(name: str) -> None:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
         raise UserError(f"--network {shown(name)}: expected a network of torchvision, such as resnet18")
 
 
@@ -35,8 +43,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=whole_number(1, 10_000), default=10)
     parser.add_argument("--batch", type=whole_number(1, 100_000), default=128)
     parser.add_argument("--statistic", type=numbers, metavar="M,...", help="images of one statistic, default --batch")
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--decay", type=float, default=5e-4)
+    parser.add_argument("--rate", type=not_negative, default=0.1)
+    parser.add_argument("--decay", type=not_negative, default=5e-4)
     parser.add_argument("--seeds", type=whole_number(1, 1000), default=5, help="how many")
     parser.add_argument("--normalizers", default="bn,gn,sn,en_paper,en")
     parser.add_argument("--seconds", type=whole_number(1, 1_000_000), default=1_000_000, help="fewer epochs, to fit")
@@ -58,9 +66,11 @@ def main() -> None:
 
     refuse_unknown_network(options.network)
     labels, statistics = options.normalizers.split(","), options.statistic or [options.batch]
+    if options.jsonl is not None and not options.jsonl.absolute().parent.is_dir():
+        raise UserError(f"--jsonl {options.jsonl}: expected a file in an existing folder")
     for label in labels:
-        if label not in LABELS:
-            raise UserError(f"--normalizers {shown(label)}: expected some of {','.join(LABELS)}")
+        if label not in LABELS or labels.count(label) > 1:
+            raise UserError(f"--normalizers {shown(label)}: expected some of, each once, {','.join(LABELS)}")
     for images in statistics:
         if options.batch % images:
             raise UserError(f"--statistic {images}: expected divisors of --batch {options.batch}")

@@ -113,21 +113,23 @@ def small_network(width: int = 8, classes: int = CLASSES) -> nn.Module:
     return nn.Sequential(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, classes))
 
 
-def captured(step: Step, pool: Any) -> Step:
+def captured(step: Step, pool: Any, stream: Any = None) -> Step:
     """The step as a CUDA graph, recorded after runs on a stream of its own, as torch's documentation asks.
 
     Args:
         pool: memory, torch.cuda.graph_pool_handle(), that graphs share which never run at the same time and whose
             results nobody reads.
+        stream: to record on. Graphs that run at the same time need one each: torch gives cuBLAS memory to work in by
+            stream, which graphs recorded on the same one share.
     """
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside = stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
         step()
     return graph.replay
 

@@ -13,6 +13,8 @@ from typing import Any
 from en.benchmarks.gpu.fleet import Member, Recipe, Run, fleet_of, lockstep
 from en.benchmarks.gpu.pictures import Pictures, generated, read_pictures
 from en.benchmarks.gpu.report import Report, Setup
+from en.benchmarks.timing import finish
+from en.errors import UserError
 from en.norm import NORMALIZERS
 from en.reports.statistics import difference, estimate
 
@@ -22,9 +24,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Published forms, whose defaults differ from ours."""
 
-LABELS = (*NORMALIZERS, *PUBLISHED)
+LABELS = tuple(name for name in (*NORMALIZERS, *PUBLISHED) if name != "ssn")  # whose r follows the steps of a recipe
 BASE = "bn"
 TIMED_STEPS = 5
+RECORDED_STEPS = 3  # are run before a graph is recorded
 PART = Recipe("resnet18", small_stem=True, pixels=32, epochs=10, batch=128, rate=0.1, decay=5e-4)
 PART_LABELS, PART_SEEDS = ("bn", "sn", "en"), 3
 MOST = 12_800  # training images of the part: so that it fits into its time
@@ -62,13 +65,16 @@ def train_all(
         seeds: 0 to seeds - 1.
         seconds: that it may take: the epochs become fewer, the same for all, where those of the recipe do not fit.
     """
-    began = time.monotonic()
+    began, steps = time.monotonic(), len(pictures.train.labels) // recipe.batch
+    if recipe.epochs * steps < RECORDED_STEPS:
+        raise UserError(f"--epochs {recipe.epochs}: expected at least {RECORDED_STEPS} steps, found {steps} an epoch")
+    for label in labels:
+        recipe.refuse_unusable(*PUBLISHED.get(label, (label, {})), pictures.classes)
     members = [
         Member(label, *PUBLISHED.get(label, (label, {})), of, seed)
         for seed, of, label in product(range(seeds), images, labels)
     ]
     runs = fleet_of(members, recipe, pictures)
-    steps = len(pictures.train.labels) // recipe.batch
     recorded = time.monotonic()
     timed = min(TIMED_STEPS, recipe.epochs * steps)
     for _ in lockstep(runs, timed):
@@ -82,6 +88,7 @@ def train_all(
     )
     for run in runs:
         run.restart(epochs)
+    finish(pictures.train.images.device.type)  # before other streams go on
     for _ in lockstep(runs, epochs * steps):
         pass
     title = (

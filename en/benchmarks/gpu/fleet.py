@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from en.benchmarks.gpu.pictures import Pictures, Split
 from en.benchmarks.steps import captured
+from en.errors import UserError
 from en.norm import param_groups, replace_norm
 from en.progress import Progress
 
@@ -49,10 +50,22 @@ class Recipe:
         import torchvision
 
         network: nn.Module = torchvision.models.get_model(self.network, num_classes=classes)
+        if self.small_stem and not isinstance(network, torchvision.models.ResNet):
+            raise UserError(f"--small-stem: expected a ResNet, found --network {self.network}")
         if self.small_stem:
             network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
             network.maxpool = nn.Identity()
         return network
+
+    def refuse_unusable(self, name: str, options: Mapping[str, Any], classes: int) -> None:
+        """Raises UserError for a network that the fleet cannot train with a normalizer."""
+        try:
+            network = replace_norm(self.build(classes), name, **options)
+            found = network(torch.zeros(2, 3, self.pixels, self.pixels))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"--network {self.network}: with {name} at {self.pixels} pixels: {error}") from error
+        if not isinstance(found, Tensor) or found.shape != (2, classes):
+            raise UserError(f"--network {self.network}: expected one output of {classes} classes")
 
     def rates(self, steps: int, device: str) -> Tensor:
         """The rate of each step, (epochs steps,): a linear warm-up and a cosine."""
@@ -124,9 +137,12 @@ class Run:
         self.advance = self._step
 
     def record(self) -> None:
-        """Makes a CUDA graph of the step; the run stands at its start again afterwards."""
-        replay = captured(self._step, torch.cuda.graph_pool_handle())
+        """Makes a CUDA graph of the step, on the stream that replays it; the run stands at its start again afterwards.
+
+        Torch has 32 streams: runs beyond that share one, and with it take turns.
+        """
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        replay = captured(self._step, torch.cuda.graph_pool_handle(), stream)
 
         def advance() -> None:
             with torch.cuda.stream(stream):
