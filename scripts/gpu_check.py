@@ -68,6 +68,10 @@ def main() -> None:
     handed = ["--device", options.device, *(["--tiny"] if options.tiny else []), *(["--fork"] if options.fork else [])]
     handed += [] if options.images is None else ["--images", options.images]
     runnable = [name for name in chosen if not PARTS[name].missing()]
+    if options.images is not None and "accuracy" in runnable:
+        from en.data.sources import read_source
+
+        read_source(options.images)  # a mistake now, not when the part has its turn
     if options.fork:
         preload(runnable)
     conduct(runnable, options.minutes, handed, options.fork, found, out)

@@ -56,6 +56,7 @@ def test_without_a_gpu_it_ends_in_one_line():
         (*TINY, "--only", "layers"),
         (*TINY, "--skip", "steps,"),
         ("--device", "cpu"),
+        (*TINY, "--images", "/nowhere"),
         (*TINY, "--json", "/nowhere/all.json"),
     ],
 )
@@ -145,13 +146,11 @@ def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[Run]:
 def test_a_run_started_again_repeats_its_losses_to_the_bit_and_its_rates_end_at_zero():
     pictures = generated(24, 8, 16, "cpu")
     (run,) = fleet(["en"], 8, pictures)
-    for _ in lockstep([run], 6):
-        pass
+    lockstep([run], 6)
     first = run.losses.clone()
     assert torch.isfinite(first).all() and 0 <= run.top1(pictures.val) <= 100
     run.restart()
-    for _ in lockstep([run], 6):
-        pass
+    lockstep([run], 6)
     assert torch.equal(run.losses, first)
     rates = RECIPE.rates(3, "cpu")
     assert rates.argmax() in (2, 3) and 0 < rates[-1] < 0.1 * RECIPE.rate and (rates > 0).all()
@@ -163,14 +162,14 @@ def test_a_batch_in_parts_adds_up_to_the_whole_where_no_statistic_crosses_sample
     for run in (whole, parts, crossing):
         run.advance()
     assert float(whole.losses[0]) == pytest.approx(float(parts.losses[0]), rel=0.02)  # bfloat16
+    expected, found = (torch.cat([p.grad.flatten() for p in run.network.parameters()]) for run in (whole, parts))
+    assert float((found - expected).norm() / expected.norm()) < 0.1
     assert abs(float(crossing.losses[0]) / float(whole.losses[0]) - 1) > 0.02
 
 
 def test_a_crop_that_is_the_whole_image_changes_nothing_and_crops_lie_within(tmp_path):
     plan = Plan.drawn(50, RECIPE, 3, "cpu")
-    assert plan.chosen.shape == (12, 8) and sorted(set(plan.chosen[:6].flatten().tolist()) | set(range(50))) == [
-        *range(50)
-    ]
+    assert plan.chosen.shape == (12, 8) and set(plan.chosen.flatten().tolist()) <= set(range(50))
     assert len(set(plan.chosen[:6].flatten().tolist())) == 48  # whole batches, each image at most once an epoch
     reach = plan.crops[..., :2].abs().sum(-1) + plan.crops[..., 2].abs()
     assert float(reach.max()) <= 1 + 1e-6 and float(plan.crops[..., :2].abs().amax(-1).min()) >= 0.6

@@ -77,8 +77,7 @@ def train_all(
     runs = fleet_of(members, recipe, pictures)
     recorded = time.monotonic()
     timed = min(TIMED_STEPS, recipe.epochs * steps)
-    for _ in lockstep(runs, timed):
-        pass
+    lockstep(runs, timed)
     per_epoch = (time.monotonic() - recorded) / timed * steps
     left = seconds - (time.monotonic() - began)
     epochs = max(1, min(recipe.epochs, int(0.9 * left / per_epoch)))
@@ -89,8 +88,7 @@ def train_all(
     for run in runs:
         run.restart(epochs)
     finish(pictures.train.images.device.type)  # before other streams go on
-    for _ in lockstep(runs, epochs * steps):
-        pass
+    lockstep(runs, epochs * steps)
     title = (
         f"{pictures.what}, {len(pictures.train.labels)} images, {recipe.network}{', small stem' * recipe.small_stem}, "
         f"{recipe.pixels} pixels, {epochs} epochs, batch {recipe.batch}, rate {recipe.rate:g}, bfloat16"

@@ -6,7 +6,7 @@ and learning rates, lies on the GPU beforehand, and a counter there says which s
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,14 @@ from torch.nn import functional as F
 
 from en.benchmarks.gpu.pictures import Pictures, Split
 from en.benchmarks.steps import captured
+from en.benchmarks.timing import finish
 from en.errors import UserError
 from en.norm import param_groups, replace_norm
 from en.progress import Progress
 
 MOMENTUM, WARMUP_EPOCHS = 0.9, 1.0
 EVALUATED = 500  # images at a time
+STEPS_QUEUED = 50
 
 
 @dataclass(frozen=True)
@@ -116,24 +118,26 @@ class Run:
     """One training.
 
     Attributes:
+        network: that is trained.
+        device: its type.
         losses: (steps,), the training loss of each step done.
     """
 
     def __init__(self, member: Member, recipe: Recipe, pictures: Pictures, plan: Plan, scaling: "Scaling") -> None:
         self.member, self.recipe = member, recipe
         self._train, self._plan, self._scaling = pictures.train, plan, scaling
-        self._device = pictures.train.images.device.type
+        self.device = pictures.train.images.device.type
         torch.manual_seed(member.seed)
         network = replace_norm(recipe.build(pictures.classes), member.name, **member.options)
-        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         steps = len(plan.chosen)
-        self._rates = recipe.rates(steps // recipe.epochs, self._device)
-        self._rate = torch.tensor(recipe.rate, device=self._device)
-        groups = param_groups(self._network, recipe.decay)
+        self._rates = recipe.rates(steps // recipe.epochs, self.device)
+        self._rate = torch.tensor(recipe.rate, device=self.device)
+        groups = param_groups(self.network, recipe.decay)
         self._optimizer = torch.optim.SGD(groups, self._rate, momentum=MOMENTUM, nesterov=True, fused=True)
-        self._counter = torch.zeros(1, dtype=torch.long, device=self._device)
-        self.losses = torch.full((steps,), math.nan, device=self._device)
-        self._start = {key: value.clone() for key, value in self._network.state_dict().items()}
+        self._counter = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.losses = torch.full((steps,), math.nan, device=self.device)
+        self._start = {key: value.clone() for key, value in self.network.state_dict().items()}
         self.advance = self._step
 
     def record(self) -> None:
@@ -156,9 +160,9 @@ class Run:
         with torch.no_grad():
             if epochs is not None:
                 fewer = replace(self.recipe, epochs=epochs)
-                rates = fewer.rates(len(self._rates) // self.recipe.epochs, self._device)
+                rates = fewer.rates(len(self._rates) // self.recipe.epochs, self.device)
                 self._rates[: len(rates)] = rates
-            for key, value in self._network.state_dict().items():
+            for key, value in self.network.state_dict().items():
                 value.copy_(self._start[key])
             for state in self._optimizer.state.values():
                 if state.get("momentum_buffer") is not None:
@@ -176,10 +180,10 @@ class Run:
         images = images.contiguous(memory_format=torch.channels_last)
         labels, size = self._train.labels.index_select(0, chosen), self.member.images
         self._optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros(1, device=self._device)
+        total = torch.zeros(1, device=self.device)
         for part, targets in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-            with torch.autocast(self._device, torch.bfloat16, cache_enabled=False):
-                outputs = self._network(part)
+            with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
+                outputs = self.network(part)
             loss = F.cross_entropy(outputs.float(), targets) * (size / len(chosen))
             torch.autograd.backward(loss)
             total += loss.detach()
@@ -191,16 +195,16 @@ class Run:
     @torch.no_grad()
     def top1(self, val: Split) -> float:
         """Of the images `val`, in percent, from the whole image."""
-        self._network.eval()
+        self.network.eval()
         right = 0
         for images, labels in zip(torch.split(val.images, EVALUATED), torch.split(val.labels, EVALUATED), strict=True):
             scaled = self._scaling(images)
             if scaled.shape[-1] != self.recipe.pixels:
                 scaled = F.interpolate(scaled, self.recipe.pixels, mode="bilinear", antialias=True)
-            with torch.autocast(self._device, torch.bfloat16):
-                outputs = self._network(scaled.contiguous(memory_format=torch.channels_last))
+            with torch.autocast(self.device, torch.bfloat16):
+                outputs = self.network(scaled.contiguous(memory_format=torch.channels_last))
             right += int((outputs.argmax(1) == labels).sum())
-        self._network.train()
+        self.network.train()
         return 100 * right / len(val.labels)
 
 
@@ -233,17 +237,14 @@ def fleet_of(members: list[Member], recipe: Recipe, pictures: Pictures) -> list[
             for run in runs:
                 run.record()
                 progress.advance()
-        torch.cuda.synchronize()
+        finish(device)
     return runs
 
 
-def lockstep(runs: list[Run], steps: int) -> Iterator[int]:
-    """Advances all runs together, step by step, and yields how many are done; waits for the GPU every 50 steps."""
+def lockstep(runs: list[Run], steps: int) -> None:
+    """Advances all runs together, step by step; waits for the GPU now and then, so that not all is queued at once."""
     for step in range(steps):
         for run in runs:
             run.advance()
-        if torch.cuda.is_available() and step % 50 == 49:
-            torch.cuda.synchronize()
-        yield step + 1
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+        if step % STEPS_QUEUED == 0 or step == steps - 1:
+            finish(runs[0].device)
