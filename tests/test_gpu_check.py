@@ -1,6 +1,7 @@
 """scripts/gpu_check.py on a CPU: every part runs on small sizes, what is wrong is found, and a cut loses nothing."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -135,7 +136,7 @@ def test_a_difference_in_one_bit_is_found_by_its_place():
     assert unequal("last.pt", one, {**one, "optimizer": [1]}) == ["last.pt.optimizer"]
 
 
-RECIPE = Recipe("shufflenet_v2_x0_5", small_stem=False, pixels=16, epochs=2, batch=8, rate=0.05, decay=1e-4)
+RECIPE = Recipe("shufflenet_v2_x0_5", small_stem=False, pixels=32, epochs=2, batch=8, rate=0.05, decay=1e-4)
 
 
 def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[Run]:
@@ -144,7 +145,7 @@ def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[Run]:
 
 
 def test_a_run_started_again_repeats_its_losses_to_the_bit_and_its_rates_end_at_zero():
-    pictures = generated(24, 8, 16, "cpu")
+    pictures = generated(24, 8, 32, "cpu")
     (run,) = fleet(["en"], 8, pictures)
     lockstep([run], 6)
     first = run.losses.clone()
@@ -156,15 +157,16 @@ def test_a_run_started_again_repeats_its_losses_to_the_bit_and_its_rates_end_at_
     assert rates.argmax() in (2, 3) and 0 < rates[-1] < 0.1 * RECIPE.rate and (rates > 0).all()
 
 
-def test_a_batch_in_parts_adds_up_to_the_whole_where_no_statistic_crosses_samples():
-    pictures = generated(16, 8, 16, "cpu")
-    whole, parts, crossing = (fleet([name], images, pictures)[0] for name, images in (("ln", 8), ("ln", 2), ("bn", 2)))
-    for run in (whole, parts, crossing):
+@pytest.mark.parametrize(("name", "least", "most"), [("ln", 0, 0.02), ("bn", 0.2, math.inf)])
+def test_a_batch_in_parts_adds_up_to_the_whole_where_no_statistic_crosses_samples(name, least, most):
+    pictures = generated(16, 8, 32, "cpu")
+    whole, parts = (fleet([name], images, pictures)[0] for images in (8, 2))
+    for run in (whole, parts):
         run.advance()
-    assert float(whole.losses[0]) == pytest.approx(float(parts.losses[0]), rel=0.02)  # bfloat16
     expected, found = (torch.cat([p.grad.flatten() for p in run.network.parameters()]) for run in (whole, parts))
-    assert float((found - expected).norm() / expected.norm()) < 0.1
-    assert abs(float(crossing.losses[0]) / float(whole.losses[0]) - 1) > 0.02
+    assert least <= float((found - expected).norm() / expected.norm()) < most  # in bfloat16
+    if name == "ln":
+        assert float(whole.losses[0]) == pytest.approx(float(parts.losses[0]), rel=0.02)
 
 
 def test_a_crop_that_is_the_whole_image_changes_nothing_and_crops_lie_within(tmp_path):
