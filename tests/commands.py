@@ -1,4 +1,4 @@
-"""The project's commands as a user starts them: real processes."""
+"""The project's commands as processes, on the way that a user's take: from the first line of their script."""
 
 import json
 import os
@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from warm import Warm
+
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 420
 HIDING = """# sitecustomize.py of a process that lacks packages
 import sys
 from importlib.machinery import PathFinder
@@ -23,13 +26,15 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 
 
 def command(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script of the project; under torchrun when `ranks` is given."""
-    launcher = [sys.executable]
-    if ranks:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    line = [*launcher, str(ROOT / script), *map(str, arguments)]
-    env = environment_of(**environment)
-    return subprocess.run(line, capture_output=True, text=True, env=env, timeout=420, check=False)
+    """Runs a script of the project; under torchrun when `ranks` is given, else, if it can be, in a warm process."""
+    line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
+    if not ranks and not any(name.startswith("PYTHON") for name in environment):
+        process = Warm(line, env)
+        out, errors = process.communicate(LIMIT_S)
+        return subprocess.CompletedProcess(line, process.poll() or 0, out, errors)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
+    line = [sys.executable, *launcher, *line]
+    return subprocess.run(line, capture_output=True, text=True, env=env, timeout=LIMIT_S, check=False)
 
 
 def environment_of(**changes: str) -> dict[str, str]:

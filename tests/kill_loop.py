@@ -14,6 +14,7 @@ import psutil
 import torch
 from commands import ROOT, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import Warm
 
 TIMES = ("images_per_second", "data_wait", "seconds")
 RECIPE = """
@@ -69,14 +70,22 @@ def line(place: Place, case: Case, run: Path, *more: str, launcher: tuple[str, .
     return [sys.executable, *ranks, str(ROOT / "train.py"), str(place.recipe), *options]
 
 
-def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    """Starts it in a session of its own, so that all its processes can be killed together."""
+Started = subprocess.Popen[str] | Warm
+
+
+def start(command: list[str], cold: bool = False, **environment: str) -> Started:
+    """Starts it in a session of its own, so that all its processes can be killed together.
+
+    A run without torchrun skips the imports, unless `cold`.
+    """
     env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    if command[1] != "-m" and not cold:
+        return Warm(command[1:], env)
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def finish(process: subprocess.Popen[str], limit_s: float = 300) -> tuple[int, str]:
+def finish(process: Started, limit_s: float = 300) -> tuple[int, str]:
     """Its exit code and what it wrote on stderr."""
     try:
         _, errors = process.communicate(timeout=limit_s)
@@ -86,7 +95,7 @@ def finish(process: subprocess.Popen[str], limit_s: float = 300) -> tuple[int, s
     return process.returncode, errors
 
 
-def kill(process: subprocess.Popen[str]) -> str:
+def kill(process: Started) -> str:
     """Kills all its processes, also those in sessions of torchrun's making. Returns: what was written on stderr."""
     launcher = psutil.Process(process.pid)
     launcher.suspend()  # so that it starts nothing while its family is counted
@@ -100,7 +109,7 @@ def steps(run: Path) -> set[str]:
     return {path.name for path in (run / "checkpoints").glob("step_*.pt")}
 
 
-def wait_for_new_step(process: subprocess.Popen[str], run: Path, before: set[str], limit_s: float = 180) -> bool:
+def wait_for_new_step(process: Started, run: Path, before: set[str], limit_s: float = 180) -> bool:
     """Waits for a checkpoint that was not there before; False when the process ended first."""
     deadline = time.monotonic() + limit_s
     while not steps(run) - before:
@@ -171,7 +180,7 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+def ranks_of(process: Started) -> dict[int, psutil.Process]:
     """torchrun's processes by rank."""
     found = {}
     for child in psutil.Process(process.pid).children():

@@ -101,7 +101,8 @@ def test_a_signal_during_set_up_leaves_an_untouched_folder_or_a_checkpoint(place
     draw, processes = random.Random(seed), {}
     for number in range(2):
         run = tmp_path / str(number)
-        processes[run] = start(line(place, Case("ffcv", 0, ["train.epochs=50", "checkpoint.every_steps=1000"]), run))
+        case = Case("ffcv", 0, ["train.epochs=50", "checkpoint.every_steps=1000"])
+        processes[run] = start(line(place, case, run), cold=True)
     for process in processes.values():
         time.sleep(draw.uniform(0.2, 4.0))
         for _ in range(draw.randint(1, 3)):
