@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from warm import Warm
@@ -44,10 +46,38 @@ def environment_of(**changes: str) -> dict[str, str]:
 
 
 def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script that has to end with exit code 0."""
-    done = command(script, *arguments, ranks=ranks, **environment)
+    """Runs a script that has to end with exit code 0; as ranks in the environment that torchrun makes, without it."""
+    line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
+    if not ranks:
+        done = command(script, *arguments, **environment)
+    else:
+        done = together([Warm(line, env | place) for place in places(ranks)])
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def places(ranks: int) -> list[dict[str, str]]:
+    """What torchrun tells each rank of one node."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    whole = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    ranks_apart = [whole | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    return [{name: str(value) for name, value in place.items()} for place in ranks_apart]
+
+
+def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
+    """Waits for all, kills the others when one fails. Returns: the first exit code but 0, what all wrote."""
+    end = time.monotonic() + LIMIT_S
+    while (codes := {process.poll() for process in processes}) <= {0, None} and None in codes:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+    outputs = [process.communicate() for process in processes]
+    code = next((process.poll() for process in processes if process.poll()), 0)
+    return subprocess.CompletedProcess([], code or 0, *("".join(parts) for parts in zip(*outputs, strict=True)))
 
 
 def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, float]:
