@@ -11,7 +11,8 @@ from pathlib import Path
 from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = 420
+LIMIT_S, GRACE_S = 420, 3
+READ_AT_START = ("PYTHON", "OMP_")  # variables of the environment that matter before a script's first line
 HIDING = """# sitecustomize.py of a process that lacks packages
 import sys
 from importlib.machinery import PathFinder
@@ -27,13 +28,16 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 
 
-def command(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script of the project; under torchrun when `ranks` is given, else, if it can be, in a warm process."""
+def command(
+    script: str, *arguments: object, ranks: int = 0, torchrun: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script of the project, as so many ranks if that is not 0.
+
+    What needs neither torchrun nor an interpreter of its own is forked from a warm process; see warm.py.
+    """
     line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
-    if not ranks and not any(name.startswith("PYTHON") for name in environment):
-        process = Warm(line, env)
-        out, errors = process.communicate(LIMIT_S)
-        return subprocess.CompletedProcess(line, process.poll() or 0, out, errors)
+    if not (ranks and torchrun) and not any(name.startswith(READ_AT_START) for name in environment):
+        return together([Warm(line, env | place) for place in places(ranks)])
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
     line = [sys.executable, *launcher, *line]
     return subprocess.run(line, capture_output=True, text=True, env=env, timeout=LIMIT_S, check=False)
@@ -45,39 +49,38 @@ def environment_of(**changes: str) -> dict[str, str]:
     return env | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **changes}
 
 
-def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script that has to end with exit code 0; as ranks in the environment that torchrun makes, without it."""
-    line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
-    if not ranks:
-        done = command(script, *arguments, **environment)
-    else:
-        done = together([Warm(line, env | place) for place in places(ranks)])
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def places(ranks: int) -> list[dict[str, str]]:
-    """What torchrun tells each rank of one node."""
+    """What torchrun tells each rank of one node; of no ranks, one process that is told nothing."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     whole = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    ranks_apart = [whole | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
-    return [{name: str(value) for name, value in place.items()} for place in ranks_apart]
+    told = [whole | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    return [{name: str(value) for name, value in place.items()} for place in told] or [{}]
 
 
 def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
-    """Waits for all, kills the others when one fails. Returns: the first exit code but 0, what all wrote."""
-    end = time.monotonic() + LIMIT_S
-    while (codes := {process.poll() for process in processes}) <= {0, None} and None in codes:
-        if time.monotonic() > end:
-            break
+    """Waits for all; kills those that are still there some seconds after one has failed.
+
+    Returns: the exit code of the first that failed, or 0, and what all wrote, the first process's first.
+    """
+    end, failed = time.monotonic() + LIMIT_S, 0
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
+        if not failed and any(codes):
+            end, failed = time.monotonic() + GRACE_S, next(filter(None, codes))
         time.sleep(0.01)
     for process in processes:
         process.kill()
     outputs = [process.communicate() for process in processes]
-    code = next((process.poll() for process in processes if process.poll()), 0)
-    return subprocess.CompletedProcess([], code or 0, *("".join(parts) for parts in zip(*outputs, strict=True)))
+    code = failed or next((process.returncode for process in processes if process.returncode), 0)
+    return subprocess.CompletedProcess(processes[0].args, code, *map("".join, zip(*outputs, strict=True)))
+
+
+def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script that has to end with exit code 0, its ranks without torchrun."""
+    done = command(script, *arguments, ranks=ranks, torchrun=False, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 def last_json(done: subprocess.CompletedProcess[str]) -> dict[str, float]:

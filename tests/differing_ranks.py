@@ -1,4 +1,4 @@
-"""Run by torchrun: a command of the project with options that only rank 1 is given."""
+"""Run as ranks: a command of the project with options that only rank 1 is given."""
 
 import os
 import runpy

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import kill_loop
 import pytest
 import torch
-from commands import ROOT, command
+from commands import ROOT, command, succeed
 from conftest import CLASSES
 from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from en.training.record import EpochRecord
 ONE = Ranks(0, 1, 0, 1)
 CPU = torch.device("cpu")
 RECIPE = """
-model: {name: resnet18}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}} # float16 is slow on a CPU
 norm: {name: en}
 data: {root: unset, resolution: 32, workers: 2}
 train: {epochs: 1, batch_size: 24}
@@ -82,8 +82,8 @@ def test_a_damaged_sample_ends_training_with_its_name_or_is_skipped_and_logged(d
         and "Traceback" not in stopped.stderr
     )
     run = tmp_path / "run"
-    skipped = command("train.py", recipe, *overrides, "data.on_error=skip", f"run_dir={run}", ranks=2)
-    assert skipped.returncode == 0 and name in skipped.stderr, skipped.stderr
+    skipped = succeed("train.py", recipe, *overrides, "data.on_error=skip", f"run_dir={run}", ranks=2)
+    assert name in skipped.stderr
     (event,) = [json.loads(text) for text in (run / "events.jsonl").read_text().splitlines()]
     assert event["epoch"] == 1 and 1 <= event["step"] <= 4 and name in event["damaged"]
     assert json.loads((run / "log.jsonl").read_text())["damaged"] == 1
