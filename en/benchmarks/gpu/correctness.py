@@ -174,10 +174,12 @@ bfloat16, float32, float16, float64 = (
 
 
 def special(setup: Setup, report: Report) -> None:
-    """CUDA graphs, tensors past 2^31 elements, torch.compile."""
+    """CUDA graphs, unaligned tensors, more than 2^31 elements, torch.compile."""
     tally = Tally(report, "special", [*DTYPES])
     names = [*NORMALIZERS][::-1][: 1 if setup.tiny else None]  # en first: torch.compile takes seconds for each case
     kinds = [("bfloat16", True), ("float32", True), ("bfloat16", False)][: 1 if setup.tiny else None]
+    for name in names:
+        check(setup, report, tally, "unaligned", [Case(name, SHAPES[1], "bfloat16", True, setup.device)], [*LAYOUTS])
     if setup.device == "cuda":
         for name in names:
             check(setup, report, tally, "CUDA graph", [Case(name, SHAPES[1], "bfloat16", True, "cuda")], [*LAYOUTS])
@@ -215,11 +217,21 @@ def result_of(setup: Setup, case: Case, form: str, layout: str) -> Result:
     x, dy = (part.contiguous(memory_format=LAYOUTS[layout]) for part in (x, dy))
     if form == "CUDA graph":
         return replayed(layer, x, dy)
+    if form == "unaligned":
+        x, dy = unaligned(x), unaligned(dy)
     call: Callable[[Tensor], Tensor] = layer.plain if form == "plain" else layer
     if form == "compiled":
         torch.compiler.reset()
         call = torch.compile(layer, fullgraph=True, backend="eager" if setup.tiny else "inductor")
+    if form in FORMS:  # twice: what is checked is what a second launch makes of what is remembered of the first
+        first = case.layer()
+        forward_backward(first, first, x, dy)
     return forward_backward(layer, call, x, dy)
+
+
+def unaligned(x: Tensor) -> Tensor:
+    """The same values, which begin one element after a multiple of 16 bytes."""
+    return x.new_empty(x.numel() + 1).as_strided(x.shape, x.stride(), 1).copy_(x)
 
 
 def replayed(layer: Normalizer, x: Tensor, dy: Tensor) -> Result:

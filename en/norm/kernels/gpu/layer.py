@@ -11,6 +11,7 @@ alone, so that CUDA graphs can record it.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.autograd.function import FunctionCtx
 from en.norm.kernels.again import Again
 from en.norm.kernels.gpu import backward_kernels, forward_kernels, passes
 from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
-from en.norm.kernels.gpu.passes import launch, on_device_of
+from en.norm.kernels.gpu.launches import launch, on_device_of
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import ACTIVATIONS, RATIOS, NativePlan
 from en.norm.statistics import moments_dtype
@@ -63,11 +64,11 @@ class Small:
     units: int
     apart: bool
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return power_of_two(len(self.kinds))
 
-    @property
+    @cached_property
     def formula(self) -> dict[str, Any]:
         """What the kernels of the small part are compiled for."""
         return {
@@ -79,10 +80,38 @@ class Small:
             "EPS": self.eps,
         }
 
+    @cached_property
+    def packed(self) -> int:
+        """Its kinds as one number."""
+        return packed(self.kinds)
+
+    @cached_property
+    def for_coefficients(self) -> dict[str, Any]:
+        """Constants of the kernel `coefficients`."""
+        size = self.channels // self.reduced
+        block = min(power_of_two(size), CELLS)
+        return self.formula | {
+            "ABSENT": self.absent,
+            "RELU": self.relu,
+            "COUNT": BATCH in self.kinds,
+            "CHANNELS": self.channel_block(CELLS),
+            "UNITS": self.unit_block,
+            "GROUPS": min(power_of_two(self.reduced), CELLS // block),
+            "SIZE": block,
+        }
+
+    @cached_property
+    def for_pool(self) -> "Pooling":
+        return Pooling.of(self, [kind for kind in self.kinds if kind != INSTANCE], CELLS)
+
+    @cached_property
+    def for_gradients(self) -> "Pooling":
+        return Pooling.of(self, [BATCH, *(kind for kind in self.kinds if kind in (LAYER, GROUP))], GRADIENT_CELLS)
+
     def channel_block(self, cells: int) -> int:
         return min(cells, power_of_two(self.channels))
 
-    @property
+    @cached_property
     def unit_block(self) -> int:
         """Hidden units at a time: few, where each takes a block of channels."""
         return min(UNITS // 8 if self.source == RATIOS.index("pooled") else UNITS, power_of_two(max(1, self.units)))
@@ -93,7 +122,25 @@ class Small:
         return cells + 2 * (self.channels + self.samples * (1 + self.groups))
 
 
-@functools.lru_cache(maxsize=4096)
+@dataclass(frozen=True)
+class Pooling:
+    """How sums over sets of cells are cut into programs.
+
+    Attributes:
+        grid: blocks of sets, kinds.
+        constants: kinds and tiles, of members x sets for each.
+    """
+
+    grid: tuple[int, int]
+    constants: dict[str, int]
+
+    @classmethod
+    def of(cls, small: Small, kinds: list[int], cells: int) -> "Pooling":
+        tiles, blocks = set_blocks(small.samples, small.channels, small.groups, cells)
+        grid = max((blocks[kind] for kind in kinds), default=0), len(kinds)
+        return cls(grid, {"POOLS": packed(kinds), "COUNT": len(kinds), **tiles})
+
+
 def set_blocks(samples: int, channels: int, groups: int, cells: int) -> tuple[dict[str, int], dict[int, int]]:
     """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
     members = {BATCH: samples, LAYER: channels, GROUP: channels // groups}
@@ -115,24 +162,53 @@ def packed(kinds: list[int] | tuple[int, ...]) -> int:
 
 def small_of(plan: NativePlan, x: Tensor) -> Small:
     """The sizes of a layer's small part on x."""
-    numbers = {"bn": BATCH if plan.training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
-    kinds = tuple(numbers[name] for name in plan.normalizers)
+    n, c, h, w = x.shape
+    parameters = plan.parameters
     static = plan.ratios == "static"
+    return made(
+        *(plan.normalizers, plan.training, plan.absent, plan.groups, plan.ratios, plan.activation),
+        *(plan.mix_statistics, plan.eps, plan.reduced, n, c, h * w),
+        rows=1 if plan.mix_statistics or parameters[0].numel() == c else len(plan.normalizers),
+        units=0 if static else parameters[-4].shape[0],
+        apart=static and len(parameters) > 3,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def made(
+    normalizers: tuple[str, ...],
+    training: bool,
+    absent: int,
+    groups: int,
+    ratios: str,
+    activation: str,
+    mix_statistics: bool,
+    eps: float,
+    reduced: int,
+    samples: int,
+    channels: int,
+    pixels: int,
+    rows: int,
+    units: int,
+    apart: bool,
+) -> Small:
+    """The small part of so many samples and channels, always the same one, so that what follows from it is kept."""
+    numbers = {"bn": BATCH if training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
     return Small(
-        samples=x.shape[0],
-        channels=x.shape[1],
-        pixels=x.shape[2] * x.shape[3],
-        kinds=kinds,
-        absent=plan.absent,
-        groups=plan.groups,
-        source=RATIOS.index(plan.ratios),
-        relu=plan.activation == ACTIVATIONS[1],
-        mix_statistics=plan.mix_statistics,
-        affine_rows=1 if plan.mix_statistics or plan.parameters[0].numel() == x.shape[1] else len(kinds),
-        eps=plan.eps,
-        reduced=plan.reduced,
-        units=0 if static else plan.parameters[-4].shape[0],
-        apart=static and len(plan.parameters) > 3,
+        samples=samples,
+        channels=channels,
+        pixels=pixels,
+        kinds=tuple(numbers[name] for name in normalizers),
+        absent=absent,
+        groups=groups,
+        source=RATIOS.index(ratios),
+        relu=activation == ACTIVATIONS[1],
+        mix_statistics=mix_statistics,
+        affine_rows=rows,
+        eps=eps,
+        reduced=reduced,
+        units=units,
+        apart=apart,
     )
 
 
@@ -238,46 +314,34 @@ class _Layer(torch.autograd.Function):
 def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -> tuple[Tensor, Kept]:
     """The normalized x, and what the backward pass needs; updates the running averages in training."""
     kept = memory_for(small, x)
-    passes.moments(x, kept.stats(small))
+    stats = kept.stats(small)
+    passes.moments(x, stats)
     pool(plan, small, kept.statistics)
     shift = torch.empty_like(kept.scale)
-    training = BATCH in small.kinds
-    size = small.channels // small.reduced
-    block = min(power_of_two(size), CELLS)
     launch(
         forward_kernels.coefficients,
         (small.samples,),
-        *(kept.statistics, plan.running[2] if plan.running and training else None),
+        *(kept.statistics, plan.running[2] if plan.running and plan.training else None),
         *(parameters.weight, parameters.bias, parameters.kernel, *parameters.gate),
         *(parameters.logits, parameters.var_logits, kept.ratios, kept.z, kept.v, kept.hidden, kept.scale, shift),
-        *(packed(small.kinds), small.samples, small.channels, small.groups, small.reduced, small.units),
-        **small.formula,
-        ABSENT=small.absent,
-        RELU=small.relu,
-        COUNT=training,
-        CHANNELS=small.channel_block(CELLS),
-        UNITS=small.unit_block,
-        GROUPS=min(power_of_two(small.reduced), CELLS // block),
-        SIZE=block,
+        *(small.packed, small.samples, small.channels, small.groups, small.reduced, small.units),
+        **small.for_coefficients,
     )
-    return passes.affine(x, kept.stats(small), kept.scale, shift), kept
+    return passes.affine(x, stats, kept.scale, shift), kept
 
 
 def pool(plan: NativePlan, small: Small, statistics: Tensor) -> None:
     """Statistics of bn, ln and gn, and the running averages."""
-    kinds = [kind for kind in small.kinds if kind != INSTANCE]
-    if not kinds:
+    pooling = small.for_pool
+    if 0 in pooling.grid:
         return
-    tiles, blocks = set_blocks(small.samples, small.channels, small.groups, CELLS)
     launch(
         forward_kernels.pool,
-        (max(blocks[kind] for kind in kinds), len(kinds)),
+        pooling.grid,
         *(statistics, *(plan.running or (None, None, None))),
         *(small.samples, small.channels, small.groups, small.pixels),
-        POOLS=packed(kinds),
-        COUNT=len(kinds),
         MOMENTUM=plan.momentum,
-        **tiles,
+        **pooling.constants,
     )
 
 
@@ -303,37 +367,35 @@ def backward(
             backward_kernels.ratio_gradients,
             (small.samples,),
             *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
-            *(packed(small.kinds), *sizes, small.units),
+            *(small.packed, *sizes, small.units),
             **small.formula,
             RELU=small.relu,
             APART=small.apart,
             CHANNELS=small.channel_block(CELLS),
             UNITS=small.unit_block,
         )
-    kinds = [BATCH] + [kind for kind in small.kinds if kind in (LAYER, GROUP)]
-    tiles, blocks = set_blocks(*sizes, GRADIENT_CELLS)
+    pooling = small.for_gradients
     cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
     launch(
         backward_kernels.pool_gradients,
-        (max(blocks[kind] for kind in kinds), len(kinds)),
+        pooling.grid,
         *(*cells, grads.weight, grads.bias, grads.kernel),
-        *(packed(small.kinds), *sizes, small.reduced),
+        *(small.packed, *sizes, small.reduced),
         **small.formula,
-        POOLS=packed(kinds),
-        COUNT=len(kinds),
-        **tiles,
+        **pooling.constants,
         warps=8,
     )
     if for_ratios:
         gate_gradients(small, kept, grads, d_logits, d_hidden)
     if not for_input:
         return None
+    block = small.channel_block(GRADIENT_CELLS)
     launch(
         backward_kernels.moment_gradients,
-        (small.samples, ceil_div(small.channels, small.channel_block(GRADIENT_CELLS))),
-        *(*cells, d_hidden, w1, packed(small.kinds), *sizes, small.reduced, small.units),
+        (small.samples, ceil_div(small.channels, block)),
+        *(*cells, d_hidden, w1, small.packed, *sizes, small.reduced, small.units),
         **small.formula,
-        CHANNELS=small.channel_block(GRADIENT_CELLS),
+        CHANNELS=block,
         UNITS=small.unit_block,
     )
     d_mean, d_var = d_statistics[: 2 * sums[0].numel()].view_as(sums)

@@ -1,6 +1,5 @@
 """The four passes of ../passes.py as launches of Triton's kernels, which nothing waits for and graphs can record."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -8,17 +7,8 @@ from torch import Tensor
 
 from en.norm.kernels.gpu import pass_kernels
 from en.norm.kernels.gpu.blocks import TILE, Blocks, blocks_for, ceil_div, power_of_two
+from en.norm.kernels.gpu.launches import launch, on_device_of
 from en.norm.statistics import moments_dtype
-
-
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
-    """Runs a kernel on the grid; contraction to fused multiply-adds is what Triton does by default, said aloud."""
-    kernel[grid](*arguments, **constants, num_warps=warps, enable_fp_fusion=True)
-
-
-def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whichever its arguments lie on."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def moments(x: Tensor, stats: Tensor | None = None) -> Tensor:
