@@ -8,11 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from warm import Warm
+from warm import Warm, can_fork
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S, GRACE_S = 420, 3
-READ_AT_START = ("PYTHON", "OMP_")  # variables of the environment that matter before a script's first line
 HIDING = """# sitecustomize.py of a process that lacks packages
 import sys
 from importlib.machinery import PathFinder
@@ -36,7 +35,7 @@ def command(
     What needs neither torchrun nor an interpreter of its own is forked from a warm process; see warm.py.
     """
     line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
-    if not (ranks and torchrun) and not any(name.startswith(READ_AT_START) for name in environment):
+    if not (ranks and torchrun) and can_fork(environment):
         return together([Warm(line, env | place) for place in places(ranks)])
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
     line = [sys.executable, *launcher, *line]
@@ -63,16 +62,21 @@ def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
     """Waits for all; kills those that are still there some seconds after one has failed.
 
     Returns: the exit code of the first that failed, or 0, and what all wrote, the first process's first.
+    Raises: subprocess.TimeoutExpired.
     """
     end, failed = time.monotonic() + LIMIT_S, 0
-    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < end:
+    while None in (codes := [process.poll() for process in processes]):
         if not failed and any(codes):
             end, failed = time.monotonic() + GRACE_S, next(filter(None, codes))
+        if time.monotonic() > end:
+            break
         time.sleep(0.01)
     for process in processes:
         process.kill()
-    outputs = [process.communicate() for process in processes]
-    code = failed or next((process.returncode for process in processes if process.returncode), 0)
+    outputs = [process.communicate(GRACE_S) for process in processes]
+    if None in codes and not failed:
+        raise subprocess.TimeoutExpired(processes[0].args, LIMIT_S, *map("".join, zip(*outputs, strict=True)))
+    code = failed or next(filter(None, codes), 0)
     return subprocess.CompletedProcess(processes[0].args, code, *map("".join, zip(*outputs, strict=True)))
 
 

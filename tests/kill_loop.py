@@ -14,7 +14,7 @@ import psutil
 import torch
 from commands import ROOT, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from warm import Warm
+from warm import Warm, can_fork
 
 TIMES = ("images_per_second", "data_wait", "seconds")
 RECIPE = """
@@ -80,7 +80,7 @@ def start(command: list[str], cold: bool = False, **environment: str) -> Started
     """
     env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    if command[1] != "-m" and not cold:
+    if command[1] != "-m" and not cold and can_fork(environment):
         return Warm(command[1:], env)
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -97,11 +97,12 @@ def finish(process: Started, limit_s: float = 300) -> tuple[int, str]:
 
 def kill(process: Started) -> str:
     """Kills all its processes, also those in sessions of torchrun's making. Returns: what was written on stderr."""
-    launcher = psutil.Process(process.pid)
-    launcher.suspend()  # so that it starts nothing while its family is counted
-    for member in [*launcher.children(recursive=True), launcher]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        launcher.suspend()  # so that it starts nothing while its family is counted
+        for member in [*launcher.children(recursive=True), launcher]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
     return process.communicate()[1]
 
 

@@ -53,7 +53,7 @@ def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resume
     place, untouched, tmp_path, case, number
 ):
     run = tmp_path / "run"
-    process = start(line(place, case, run, "checkpoint.every_steps=3"))
+    process = start(line(place, case, run, "checkpoint.every_steps=3"), cold=True)  # whose interpreter ends, too
     assert wait_for_new_step(process, run, set())
     if number == signal.SIGINT:  # like Ctrl-C in a terminal: to the launcher and to every rank at once
         os.killpg(process.pid, number)
@@ -71,7 +71,7 @@ def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resume
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
 def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, case):
     run, draw = tmp_path / "run", random.Random(str(case))
-    process = start(line(place, case, run, "checkpoint.every_steps=3"))
+    process = start(line(place, case, run, "checkpoint.every_steps=3"), cold=True)  # whose interpreter ends, too
     assert wait_for_new_step(process, run, set())
     targets = list(ranks_of(process).values()) if case.ranks else [psutil.Process(process.pid)]
     sent = 0
