@@ -5,7 +5,9 @@ it compiles the kernels for a GPU, which needs none.
 """
 
 import concurrent.futures
+import contextlib
 import copy
+import io
 import multiprocessing
 import os
 import warnings
@@ -502,7 +504,7 @@ def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int]]:
 
     from en.norm.kernels.gpu import launches
 
-    launches.compiled.clear()
+    launches.compiled.clear(), launches.slow.clear()
     recording, layer, found = Recording(), randomized(name, shape[1]), {}
     x = images(*shape)
     places = torch.empty(x.numel() + 1)[1:].view(shape).copy_(x)
@@ -510,6 +512,7 @@ def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int]]:
     run = JITFunction.run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "works", lambda device, dtype: True)
+        patch.setattr(launches, "SLOW_S", 0)
         patch.setattr(JITFunction, "run", lambda self, *a, **k: anew.append(self.__name__) or run(self, *a, **k))
         driver.set_active(recording)
         try:
@@ -522,9 +525,16 @@ def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int]]:
     return found
 
 
+def with_errors(check, *arguments):
+    """What a check returns, and what it wrote on stderr."""
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        return check(*arguments), errors.getvalue()
+
+
 @pytest.mark.parametrize("name", ["en", "sn"])
 def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_arguments(compiled, name):
-    found = compiled(relaunched, name, (3, 8, 4, 4))
+    found, told = compiled(with_errors, relaunched, name, (3, 8, 4, 4))
+    assert told.count("en.norm compiles Triton's kernels") == 1
     first, anew = found["first"]
     assert anew == len(first) == 10
     assert found["again"] == (first, 0) == found["last"]

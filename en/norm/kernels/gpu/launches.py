@@ -6,6 +6,9 @@ found by all that its code depends on: type and alignment of tensors, integers b
 Whatever has not been launched so before goes through Triton.
 """
 
+import os
+import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,6 +20,13 @@ MOST = 100_000
 
 ALIGNED = 16
 """Bytes; a pointer to a multiple of it is loaded from in larger pieces. Triton's own number."""
+
+SLOW_S, TOLD_AT = 0.1, 2
+"""Seconds of a launch that has compiled its kernel, 0.3 as measured; the first one may have found the GPU instead."""
+
+NOTICE = "en.norm compiles Triton's kernels, once for each shape of a layer and GPU: about 20 s for a ResNet50"
+slow: list[Any] = []
+"""Kernels whose launch took so long."""
 
 ONES = (1, 1, 1)
 
@@ -36,7 +46,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, 
         ready, rest = found
         ready[grid + ONES[len(grid) :]](*arguments, *rest)
         return
+    begun = time.perf_counter()
     ready = kernel[grid](*arguments, **constants, num_warps=warps, enable_fp_fusion=True)
+    if time.perf_counter() - begun > SLOW_S:
+        slow.append(kernel)
+        if len(slow) == TOLD_AT and os.environ.get("RANK", "0") == "0":
+            print(NOTICE, file=sys.stderr, flush=True)
     if ready is not None and torch.version.hip is None:  # not interpreted; and AMD's kernels depend on sizes too
         if len(compiled) >= MOST:
             compiled.clear()
