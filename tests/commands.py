@@ -72,7 +72,8 @@ def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
             break
         time.sleep(0.01)
     for process in processes:
-        process.kill()
+        if process.poll() is None:
+            process.kill()
     outputs = [process.communicate(GRACE_S) for process in processes]
     if None in codes and not failed:
         raise subprocess.TimeoutExpired(processes[0].args, LIMIT_S, *map("".join, zip(*outputs, strict=True)))

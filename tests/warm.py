@@ -96,6 +96,9 @@ class Warm:
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
+        """Kills it and what it has started, but for what is in a session of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
