@@ -81,9 +81,11 @@ def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(processes[0].args, code, *map("".join, zip(*outputs, strict=True)))
 
 
-def succeed(script: str, *arguments: object, ranks: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+def succeed(
+    script: str, *arguments: object, ranks: int = 0, torchrun: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a script that has to end with exit code 0, its ranks without torchrun."""
-    done = command(script, *arguments, ranks=ranks, torchrun=False, **environment)
+    done = command(script, *arguments, ranks=ranks, torchrun=torchrun, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -204,7 +204,7 @@ def test_the_accuracy_of_normalizers_is_compared_over_seeds(tmp_path):
             Image.new("RGB", (16, 16), (number * 9, 90 * (label == "a"), 7)).save(
                 tmp_path / split / label / f"{number}.png"
             )
-    line = ("--device", "cpu", "--tiny", "--network", "shufflenet_v2_x0_5", "--pixels", 16, "--batch", 8, "--epochs", 2)
+    line = ("--device", "cpu", "--tiny", "--network", "shufflenet_v2_x0_5", "--pixels", 32, "--batch", 8, "--epochs", 2)
     out = tmp_path / "rows.jsonl"
     done = succeed(
         "scripts/gpu_accuracy.py", tmp_path, *line, "--seeds", 2, "--normalizers", "bn,en_paper", "--jsonl", out
