@@ -8,11 +8,8 @@ Only X and what is (N, C) or smaller is kept in between. Nothing waits for the G
 alone, so that CUDA graphs can record it.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,194 +19,13 @@ from en.norm.kernels.again import Again
 from en.norm.kernels.gpu import backward_kernels, forward_kernels, passes
 from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
 from en.norm.kernels.gpu.launches import launch, on_device_of
+from en.norm.kernels.gpu.small import Small, small_of
 from en.norm.kernels.passes import dense
-from en.norm.kernels.plan import ACTIVATIONS, RATIOS, NativePlan
+from en.norm.kernels.plan import RATIOS, NativePlan
 from en.norm.statistics import moments_dtype
 
-INSTANCE, RUNNING, BATCH, LAYER, GROUP = range(5)
-CELLS, GRADIENT_CELLS = 512, 256
-"""Cells of (N, C) in a tile of the small part, forward and backward, where more of them run out of registers."""
-
-SAMPLES, UNITS = 32, 64
-"""Samples at a time in the sums of the gate's gradients, and hidden units at a time for each sample."""
-
-
-@dataclass(frozen=True)
-class Small:
-    """A layer's small part: its sizes and how its kernels are to be made.
-
-    Attributes:
-        samples, channels, pixels: N, C and H W.
-        kinds: of the statistics, in the order of the ratios.
-        absent: place of that whose ratio is 0, or -1.
-        groups: of gn.
-        source, relu, mix_statistics, affine_rows, eps: as NativePlan's, by number.
-        reduced: G, groups of the convolution.
-        units: hidden units of the gate.
-        apart: whether the variances have logits of their own.
-    """
-
-    samples: int
-    channels: int
-    pixels: int
-    kinds: tuple[int, ...]
-    absent: int
-    groups: int
-    source: int
-    relu: bool
-    mix_statistics: bool
-    affine_rows: int
-    eps: float
-    reduced: int
-    units: int
-    apart: bool
-
-    @cached_property
-    def rows(self) -> int:
-        return power_of_two(len(self.kinds))
-
-    @cached_property
-    def formula(self) -> dict[str, Any]:
-        """What the kernels of the small part are compiled for."""
-        return {
-            "K": len(self.kinds),
-            "ROWS": self.rows,
-            "SOURCE": self.source,
-            "MIX_STATISTICS": self.mix_statistics,
-            "AFFINE_ROWS": self.affine_rows,
-            "EPS": self.eps,
-        }
-
-    @cached_property
-    def packed(self) -> int:
-        """Its kinds as one number."""
-        return packed(self.kinds)
-
-    @cached_property
-    def for_coefficients(self) -> dict[str, Any]:
-        """Constants of the kernel `coefficients`."""
-        size = self.channels // self.reduced
-        block = min(power_of_two(size), CELLS)
-        return self.formula | {
-            "ABSENT": self.absent,
-            "RELU": self.relu,
-            "COUNT": BATCH in self.kinds,
-            "CHANNELS": self.channel_block(CELLS),
-            "UNITS": self.unit_block,
-            "GROUPS": min(power_of_two(self.reduced), CELLS // block),
-            "SIZE": block,
-        }
-
-    @cached_property
-    def for_pool(self) -> "Pooling":
-        return Pooling.of(self, [kind for kind in self.kinds if kind != INSTANCE], CELLS)
-
-    @cached_property
-    def for_gradients(self) -> "Pooling":
-        return Pooling.of(self, [BATCH, *(kind for kind in self.kinds if kind in (LAYER, GROUP))], GRADIENT_CELLS)
-
-    def channel_block(self, cells: int) -> int:
-        return min(cells, power_of_two(self.channels))
-
-    @cached_property
-    def unit_block(self) -> int:
-        """Hidden units at a time: few, where each takes a block of channels."""
-        return min(UNITS // 8 if self.source == RATIOS.index("pooled") else UNITS, power_of_two(max(1, self.units)))
-
-    def buffer(self, cell_rows: int) -> int:
-        """Values in a buffer of statistics or their gradients."""
-        cells = cell_rows * self.samples * self.channels
-        return cells + 2 * (self.channels + self.samples * (1 + self.groups))
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """How sums over sets of cells are cut into programs.
-
-    Attributes:
-        grid: blocks of sets, kinds.
-        constants: kinds and tiles, of members x sets for each.
-    """
-
-    grid: tuple[int, int]
-    constants: dict[str, int]
-
-    @classmethod
-    def of(cls, small: Small, kinds: list[int], cells: int) -> "Pooling":
-        tiles, blocks = set_blocks(small.samples, small.channels, small.groups, cells)
-        grid = max((blocks[kind] for kind in kinds), default=0), len(kinds)
-        return cls(grid, {"POOLS": packed(kinds), "COUNT": len(kinds), **tiles})
-
-
-def set_blocks(samples: int, channels: int, groups: int, cells: int) -> tuple[dict[str, int], dict[int, int]]:
-    """Tiles of members x sets of bn, ln and gn, and how many blocks of sets each kind has."""
-    members = {BATCH: samples, LAYER: channels, GROUP: channels // groups}
-    sets = {BATCH: channels, LAYER: samples, GROUP: samples * groups}
-    tiles: dict[str, int] = {}
-    blocks: dict[int, int] = {}
-    for kind, name in ((BATCH, ""), (LAYER, "LAYER_"), (GROUP, "GROUP_")):
-        height = min(power_of_two(members[kind]), cells // 8 if kind == BATCH else cells)
-        width = min(power_of_two(sets[kind]), cells // height, 8 if kind == BATCH else cells)
-        tiles |= {f"{name}MEMBERS": height, f"{name}SETS": width}
-        blocks[kind] = ceil_div(sets[kind], width)
-    return tiles, blocks | {RUNNING: blocks[BATCH]}
-
-
-def packed(kinds: list[int] | tuple[int, ...]) -> int:
-    """Kinds of statistics, three bits each."""
-    return sum(kind << (3 * i) for i, kind in enumerate(kinds))
-
-
-def small_of(plan: NativePlan, x: Tensor) -> Small:
-    """The sizes of a layer's small part on x."""
-    n, c, h, w = x.shape
-    parameters = plan.parameters
-    static = plan.ratios == "static"
-    return made(
-        *(plan.normalizers, plan.training, plan.absent, plan.groups, plan.ratios, plan.activation),
-        *(plan.mix_statistics, plan.eps, plan.reduced, n, c, h * w),
-        rows=1 if plan.mix_statistics or parameters[0].numel() == c else len(plan.normalizers),
-        units=0 if static else parameters[-4].shape[0],
-        apart=static and len(parameters) > 3,
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def made(
-    normalizers: tuple[str, ...],
-    training: bool,
-    absent: int,
-    groups: int,
-    ratios: str,
-    activation: str,
-    mix_statistics: bool,
-    eps: float,
-    reduced: int,
-    samples: int,
-    channels: int,
-    pixels: int,
-    rows: int,
-    units: int,
-    apart: bool,
-) -> Small:
-    """The small part of so many samples and channels, always the same one, so that what follows from it is kept."""
-    numbers = {"bn": BATCH if training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
-    return Small(
-        samples=samples,
-        channels=channels,
-        pixels=pixels,
-        kinds=tuple(numbers[name] for name in normalizers),
-        absent=absent,
-        groups=groups,
-        source=RATIOS.index(ratios),
-        relu=activation == ACTIVATIONS[1],
-        mix_statistics=mix_statistics,
-        affine_rows=rows,
-        eps=eps,
-        reduced=reduced,
-        units=units,
-        apart=apart,
-    )
+SAMPLES = 32
+"""Samples at a time in the sums of the gate's gradients."""
 
 
 @dataclass(frozen=True)
@@ -368,13 +184,9 @@ def backward(
             (small.samples,),
             *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
             *(small.packed, *sizes, small.units),
-            **small.formula,
-            RELU=small.relu,
-            APART=small.apart,
-            CHANNELS=small.channel_block(CELLS),
-            UNITS=small.unit_block,
+            **small.for_ratio_gradients,
         )
-    pooling = small.for_gradients
+    pooling = small.for_pool_gradients
     cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
     launch(
         backward_kernels.pool_gradients,
@@ -389,14 +201,11 @@ def backward(
         gate_gradients(small, kept, grads, d_logits, d_hidden)
     if not for_input:
         return None
-    block = small.channel_block(GRADIENT_CELLS)
     launch(
         backward_kernels.moment_gradients,
-        (small.samples, ceil_div(small.channels, block)),
+        (small.samples, ceil_div(small.channels, small.for_moment_gradients["CHANNELS"])),
         *(*cells, d_hidden, w1, small.packed, *sizes, small.reduced, small.units),
-        **small.formula,
-        CHANNELS=block,
-        UNITS=small.unit_block,
+        **small.for_moment_gradients,
     )
     d_mean, d_var = d_statistics[: 2 * sums[0].numel()].view_as(sums)
     return passes.input_gradient(dy, x, stats, sums[0], kept.scale, d_mean, d_var)
