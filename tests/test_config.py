@@ -53,7 +53,8 @@ def test_every_shipped_config_loads_builds_and_is_headed_by_its_command_and_publ
 def is_published(config: Config) -> bool:
     """Whether the normalizer's options are those of the published figures."""
     defaults = {key: option.default for key, option in norm_options(config.norm.name).items()}
-    return {**defaults, **config.norm.options}.get("min_pixels", 1) == 1
+    options = defaults | config.norm.options
+    return all(options.get(key, 1) == 1 for key in ("min_pixels", "gate_scale"))
 
 
 NORMS = ("bn", "in", "ln", "gn", "sn", "en", "sn_paper", "en_paper")  # those of the papers, and as they have them

@@ -21,7 +21,7 @@ from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.published import published
 
-PAPER = {"min_pixels": 1}  # the options of sn and en with which they were published
+PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_scale": 1}}  # the options of the published forms
 
 
 def report(runs: list[str], out: Path) -> str:
@@ -49,15 +49,15 @@ NAMES = (
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
     runs = [
-        run(tmp_path / f"en{seed}", seed=seed, norm_options=PAPER, scores=scores(top1))
+        run(tmp_path / f"en{seed}", seed=seed, norm_options=PAPER["en"], scores=scores(top1))
         for seed, top1 in enumerate([77.0, 77.5, 78.3])
     ]
     runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]
     text = report(runs, tmp_path / "out")
-    names = ("en (min_pixels=1)", "bn")
+    names = ("en (min_pixels=1, gate_scale=1)", "bn")
     en, bn = (next(line for line in text.splitlines() if line.startswith(f"| {name} |")) for name in names)
     mean, std = statistics.mean([77.0, 77.5, 78.3]), statistics.stdev([77.0, 77.5, 78.3])
-    assert f"| en (min_pixels=1) | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
+    assert f"| en (min_pixels=1, gate_scale=1) | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
     assert "| bn | 1 | 76.00 | - |" in bn
     assert "Not one recipe" not in text and "not comparable" not in text
 
@@ -71,11 +71,15 @@ def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_pa
 
 
 def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    runs = [run(tmp_path / "en", norm_options=PAPER)]
-    runs += [run(tmp_path / "sn", norm="sn", norm_options=PAPER, scores=scores(77.0))]
+    runs = [run(tmp_path / "en", norm_options=PAPER["en"])]
+    runs += [run(tmp_path / "sn", norm="sn", norm_options=PAPER["sn"], scores=scores(77.0))]
     report(runs, tmp_path / "out")
     en, sn = table(tmp_path / "out", "against_published")
-    assert (en["variant"], en["status"], en["published top-1"]) == ("en (min_pixels=1)", "unverified", "78.1")
+    assert (en["variant"], en["status"], en["published top-1"]) == (
+        "en (min_pixels=1, gate_scale=1)",
+        "unverified",
+        "78.1",
+    )
     assert en["difference of top-1"] == en["difference of top-5"] == ""
     assert (sn["variant"], sn["status"], sn["published top-1"]) == ("sn (min_pixels=1)", "published", "76.92")
     assert float(sn["difference of top-1"]) == pytest.approx(0.08)
@@ -83,7 +87,7 @@ def test_an_unverified_figure_never_judges_a_run(tmp_path):
 
 def test_a_difference_from_a_published_figure_has_the_uncertainty_of_the_measured_mean(tmp_path):
     top1 = [76.7, 77.3, 77.1]
-    options = {"norm": "sn", "norm_options": PAPER}
+    options = {"norm": "sn", "norm_options": PAPER["sn"]}
     report([run(tmp_path / f"{s}", seed=s, scores=scores(top1[s]), **options) for s in range(3)], tmp_path / "out")
     (row,) = table(tmp_path / "out", "against_published")
     half = 4.302653 * statistics.stdev(top1) / math.sqrt(3)

@@ -9,12 +9,26 @@ from torch.nn import functional as F
 from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import flag, one_of, whole
+from en.norm.arguments import flag, one_of, positive, whole
 from en.norm.base import MIN_PIXELS, CombinedNormalizer
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 RATIOS = ("correlation", "pooled", "static")
 MIXES = ("outputs", "statistics")
+
+
+class Activation(nn.Module):
+    """tanh or relu of the input, times `scale`."""
+
+    def __init__(self, kind: str, scale: float) -> None:
+        super().__init__()
+        self.kind, self.scale = kind, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS[self.kind](x) * self.scale
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}, scale={self.scale:.4g}"
 
 
 class ExemplarNorm2d(CombinedNormalizer):
@@ -24,7 +38,7 @@ class ExemplarNorm2d(CombinedNormalizer):
     bn (running averages in evaluation), (H, W) for in, (C, H, W) for ln and (C/G, H, W) for gn. That the shift is not
     weighted by the ratio is our reading of the paper. The ratios lambda[n] come from the sample itself:
     x = mean of X over (H, W); xhat[n, k] = (x[n] - mu_k) / sqrt(var_k + eps); z = grouped 1 x 1 convolution of xhat
-    from C to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(tanh(FC1(v[n])))). FC2
+    from C to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(s * tanh(FC1(v[n])))). FC2
     starts at zero, so that every ratio starts at 1/K (our choice). For `in`, xhat is exactly 0, and so are its row and
     column of v.
 
@@ -36,6 +50,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: pi; the gate has pi * K hidden units, 50 * K in the paper.
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
+        gate_scale: s, above 0, by which the gate's hidden units are multiplied before its last layer. 1 is the paper's
+            form. None for 1/(pi * K), the mean over the hidden units, our choice (docs/small_maps.md): summed up, they
+            move a ratio up to pi * K times as far in a step of SGD as its bias does.
         shared_affine: one weight and bias, (C,), for all normalizers.
         ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
             static learns one vector of ratios for all samples.
@@ -63,6 +80,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: int = 50,
         convolution: bool = True,
         activation: str = "tanh",
+        gate_scale: float | None = None,
         shared_affine: bool = False,
         ratios: str = "correlation",
         mix: str = "outputs",
@@ -80,6 +98,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.hidden = whole("hidden", hidden)
         self.convolution = flag("convolution", convolution)
         self.activation = one_of("activation", activation, tuple(ACTIVATIONS))
+        units = self.hidden * len(self.normalizers)
+        self.gate_scale = 1 / units if gate_scale is None else float(positive("gate_scale", gate_scale))
         self.shared_affine = flag("shared_affine", shared_affine)
         self.ratio_source = one_of("ratios", ratios, RATIOS)
         self.mix = one_of("mix", mix, MIXES)
@@ -93,9 +113,9 @@ class ExemplarNorm2d(CombinedNormalizer):
             channels = reduced_channels(num_features, reduction)
             self.reduce = nn.Conv1d(num_features, channels, 1, groups=channels, bias=False, device=device, dtype=dtype)
         if ratios != "static":
-            first = nn.Linear(num_features if ratios == "pooled" else k * k, hidden * k, device=device, dtype=dtype)
-            last = nn.Linear(hidden * k, k, device=device, dtype=dtype)
-            self.gate = nn.Sequential(first, ACTIVATIONS[activation](), last)
+            first = nn.Linear(num_features if ratios == "pooled" else k * k, units, device=device, dtype=dtype)
+            last = nn.Linear(units, k, device=device, dtype=dtype)
+            self.gate = nn.Sequential(first, Activation(activation, self.gate_scale), last)
         self.reset_ratios()
 
     def reset_parameters(self) -> None:
@@ -178,11 +198,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         if not is_as_made(gate, nn.Sequential) or len(gate._modules) != 3:
             return False
         first, activation, last = gate._modules.values()
-        return (
-            is_as_made(first, nn.Linear)
-            and is_as_made(activation, ACTIVATIONS[self.activation])
-            and is_as_made(last, nn.Linear)
-        )
+        return is_as_made(first, nn.Linear) and is_as_made(activation, Activation) and is_as_made(last, nn.Linear)
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
@@ -191,8 +207,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         reduces = self.ratio_source == "correlation" and self.convolution
         if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
             return None
-        first, _, last = self.gate
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        first, activation, last = self.gate
+        assert isinstance(first, nn.Linear) and isinstance(activation, Activation) and isinstance(last, nn.Linear)
         gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
         reduced = self.num_features
         if reduces:
@@ -204,7 +220,8 @@ class ExemplarNorm2d(CombinedNormalizer):
             (self.weight, self.bias, *gate),
             self.ratio_source,
             self.mix == "statistics",
-            activation=self.activation,
+            activation=activation.kind,
+            gate_scale=activation.scale,
             reduced=reduced,
         )
 

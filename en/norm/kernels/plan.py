@@ -24,8 +24,8 @@ STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
 RATIOS = ("correlation", "pooled", "static")
 ACTIVATIONS = ("tanh", "relu")
 
-Settings = tuple[list[int], list[int], int, int, int, int, bool, float]
-"""kinds, groups, absent, source, reduced, activation, statistics, eps of the operators."""
+Settings = tuple[list[int], list[int], int, int, int, int, bool, float, float]
+"""kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale of the operators."""
 
 
 def chosen_parts(default: str) -> str:
@@ -60,6 +60,7 @@ class NativePlan:
         running: mean, variance and count of batches, where bn is among the normalizers.
         momentum: as for CombinedNormalizer.
         activation: of the gate.
+        gate_scale: what the gate's hidden units are multiplied by.
         reduced: G, groups of the convolution.
         absent: place of the normalizer whose ratio is 0, whatever its logit; -1 for none.
         origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
@@ -75,6 +76,7 @@ class NativePlan:
     running: tuple[Tensor, Tensor, Tensor] | None = None
     momentum: float | None = None
     activation: str = "tanh"
+    gate_scale: float = 1.0
     reduced: int = 1
     absent: int = -1
     origins: tuple[Tensor, ...] = ()
@@ -107,4 +109,5 @@ class NativePlan:
             ACTIVATIONS.index(self.activation),
             self.mix_statistics,
             self.eps,
+            self.gate_scale,
         )

@@ -12,9 +12,10 @@ namespace {
 
 enum activation : int64_t { tanh_activation, relu_activation };
 
-// Linear(inputs, hidden), activation, Linear(hidden, outputs); weights as torch's, (out, in).
+// Linear(inputs, hidden), activation times scale, Linear(hidden, outputs); weights as torch's, (out, in).
 template <class A> struct gate {
     int64_t inputs, hidden, outputs, activation, absent;
+    A scale;
     const A *w1, *b1, *w2, *b2;
 };
 
@@ -41,7 +42,7 @@ template <class A> std::vector<A> transposed(const A* matrix, int64_t rows, int6
     return out;
 }
 
-// x (N, inputs) -> hidden (N, hidden), after the activation, and ratios (N, outputs).
+// x (N, inputs) -> hidden (N, hidden), after the activation, unscaled, and ratios (N, outputs).
 template <class A>
 void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x, A* hidden, A* ratios) {
     const std::vector<A> first = transposed(g.w1, g.hidden, g.inputs);  // (inputs, hidden): vectors run along hidden
@@ -64,7 +65,7 @@ void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x
             const A* row = g.w2 + k * units;
 #pragma omp simd reduction(+ : sum)
             for (int64_t j = 0; j < units; ++j) sum += row[j] * h[j];
-            r[k] = sum + g.b2[k];
+            r[k] = g.scale * sum + g.b2[k];
         }
         softmax(g.outputs, r, g.absent);
     });
@@ -86,9 +87,9 @@ template <class A> void gate_backward(const gate<A>& g, int64_t samples, const A
         softmax_backward(g.outputs, ratios + n * g.outputs, logits);
         std::fill(dh, dh + units, A(0));
         for (int64_t k = 0; k < g.outputs; ++k) {
-            const A d = logits[k], *row = g.w2 + k * units;
+            const A d = g.scale * logits[k], *row = g.w2 + k * units;
             A* d_row = d_w2 + k * units;
-            d_b2[k] += d;
+            d_b2[k] += logits[k];
 #pragma omp simd
             for (int64_t j = 0; j < units; ++j) {
                 d_row[j] += d * h[j];

@@ -31,7 +31,7 @@ struct plan {
     int64_t source, reduced, hidden, activation;  // where the ratios come from
     bool statistics;                              // mix statistics, not outputs
     int64_t affine_rows;                          // of weight
-    double eps;
+    double eps, gate_scale;
 
     // parameters, and where their gradients go: null where there are none
     void *weight, *bias, *kernel, *w1, *b1, *w2, *b2, *logits, *var_logits;
@@ -77,7 +77,8 @@ template <class A> struct saved_parts {
 };
 
 template <class A> gate<A> gate_of(const plan& m) {
-    return {m.gate_inputs(), m.hidden, m.kinds, m.activation, m.absent, (A*)m.w1, (A*)m.b1, (A*)m.w2, (A*)m.b2};
+    return {m.gate_inputs(), m.hidden, m.kinds, m.activation, m.absent, A(m.gate_scale), (A*)m.w1, (A*)m.b1, (A*)m.w2,
+        (A*)m.b2};
 }
 
 template <class A> void same_for_all(const plan& m, const A* logits, A* ratios) {
@@ -245,7 +246,7 @@ struct setting {
     Integers kinds, groups;
     int64_t absent, source, reduced, activation;
     bool statistics;
-    double eps;
+    double eps, gate_scale;
 };
 
 using slots = std::vector<std::pair<void* plan::*, int64_t>>;
@@ -309,6 +310,7 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     m.activation = s.activation;
     m.statistics = s.statistics;
     m.eps = s.eps;
+    m.gate_scale = s.gate_scale;
     m.affine_rows = m.statistics ? 1 : parameters[0].numel() == m.channels ? 1 : K;
     m.hidden = s.source == from_logits ? 0 : parameters[first].sizes()[0];
     place(m, "a parameter", parameters, false, moments_type(x));
@@ -321,8 +323,8 @@ int64_t saved_size(const plan& m) { return saved_parts<char>(m, nullptr).end - (
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors& parameters,
     std::optional<Tensor> running_mean, std::optional<Tensor> running_var, const Integers& kinds,
     const Integers& groups, int64_t absent, int64_t source, int64_t reduced, int64_t activation, bool statistics,
-    double eps) {
-    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps});
+    double eps, double gate_scale) {
+    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale});
     const ScalarType type = moments_type(x);
     const auto has = [&](int64_t kind) { return std::find(kinds.begin(), kinds.end(), kind) != kinds.end(); };
     if (has(given)) {
@@ -349,8 +351,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const 
 
 std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, const Tensor& saved,
     const Tensors& parameters, bool for_input, const Integers& kinds, const Integers& groups, int64_t absent,
-    int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps) {
-    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps});
+    int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps, double gate_scale) {
+    plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale});
     Tensors grads;
     for (const Tensor& part : parameters) grads.push_back(torch::stable::empty_like(part));
     place(m, "a gradient", grads, true, moments_type(x));
@@ -458,12 +460,12 @@ STABLE_TORCH_LIBRARY(en_norm, m) {
     m.def(
         "layer_forward(Tensor x, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, int[] kinds, int[] "
         "groups, "
-        "int absent, int source, int reduced, int activation, bool statistics, float eps) "
+        "int absent, int source, int reduced, int activation, bool statistics, float eps, float gate_scale) "
         "-> (Tensor y, Tensor ratios, Tensor batch, Tensor saved)");
     m.def(
         "layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] "
         "groups, "
-        "int absent, int source, int reduced, int activation, bool statistics, float eps) -> (Tensor dx, Tensor[] grads)");
+        "int absent, int source, int reduced, int activation, bool statistics, float eps, float gate_scale) -> (Tensor dx, Tensor[] grads)");
     m.def("track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor batch, int values, float share) -> ()");
 }
 

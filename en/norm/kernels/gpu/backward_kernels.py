@@ -25,8 +25,9 @@ from en.norm.kernels.gpu.sets import (
 def ratio_gradients(
     statistics, sums, weight, w1, w2, ratios, hidden, d_logits, d_hidden, d_v, kinds, samples, channels, groups,
     units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, MIX_STATISTICS: tl.constexpr,
-    AFFINE_ROWS: tl.constexpr, APART: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr,
+    MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, APART: tl.constexpr, EPS: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """A sample's gradients of the logits, of the gate's hidden units before activation, and of v plus its transpose.
 
@@ -71,7 +72,7 @@ def ratio_gradients(
             known = unit < units
             after = tl.load(hidden + n * units + unit, mask=known, other=0)
             weights = tl.load(w2 + k * units + unit[None, :], mask=(k < K) & known[None, :], other=0)
-            d_before = tl.sum(d_out[:, None] * weights, 0)
+            d_before = GATE_SCALE * tl.sum(d_out[:, None] * weights, 0)
             if RELU:
                 d_before = tl.where(after > 0, d_before, 0)
             else:
@@ -264,7 +265,8 @@ def moment_gradients(
 @triton.jit
 def gate_gradients(
     inputs, hidden, d_hidden, d_logits, d_w1, d_b1, d_w2, d_b2, samples, units, width,
-    K: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr, UNITS: tl.constexpr, INPUTS: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr, GATE_SCALE: tl.constexpr, UNITS: tl.constexpr,
+    INPUTS: tl.constexpr,
 ):  # fmt: skip
     """The gate's gradients, summed over samples: a block of w1 each, and the others where its second axis begins."""
     A: tl.constexpr = inputs.dtype.element_ty
@@ -293,7 +295,9 @@ def gate_gradients(
     tl.store(d_w1 + at, first, mask=known[:, None] & (i < width))
     if tl.program_id(1) == 0:
         tl.store(d_b1 + unit, tl.sum(first_bias, 0), mask=known)
-        tl.store(d_w2 + row[:, None] * units + unit[None, :], last, mask=(row < K)[:, None] & known[None, :])
+        tl.store(
+            d_w2 + row[:, None] * units + unit[None, :], GATE_SCALE * last, mask=(row < K)[:, None] & known[None, :]
+        )
         if tl.program_id(0) == 0:
             tl.store(d_b2 + row, tl.sum(last_bias, 0), mask=row < K)
 

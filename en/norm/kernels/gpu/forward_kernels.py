@@ -141,10 +141,10 @@ def correlate(
 @triton.jit
 def logits_of(
     inputs, v, w1, b1, w2, b2, hidden, n, channels, units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, CHANNELS: tl.constexpr,
-    UNITS: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """The gate's output (ROWS,) for a sample, from v or from its pooled inputs; the hidden units are stored."""
+    """The gate's output (ROWS,) for a sample, from v or its pooled inputs; stores the hidden units, unscaled."""
     A: tl.constexpr = hidden.dtype.element_ty
     row = tl.arange(0, ROWS)
     out = tl.load(b2 + row, mask=row < K, other=0)
@@ -172,7 +172,8 @@ def logits_of(
             after = tanh(before)
         tl.store(hidden + n * units + unit, after, mask=known)
         used = (row < K)[:, None] & known[None, :]
-        out += tl.sum(tl.load(w2 + row[:, None] * units + unit[None, :], mask=used, other=0) * after[None, :], 1)
+        weights = tl.load(w2 + row[:, None] * units + unit[None, :], mask=used, other=0)
+        out += GATE_SCALE * tl.sum(weights * after[None, :], 1)
     return out
 
 
@@ -181,8 +182,8 @@ def coefficients(
     statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, scale,
     shift, kinds, samples, channels, groups, reduced, units,
     K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr,
-    MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr, EPS: tl.constexpr,
-    CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr,
+    EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C)."""
     n = tl.cast(tl.program_id(0), tl.int64)
@@ -204,8 +205,9 @@ def coefficients(
         else:
             found = 0
         out = logits_of(
-            statistics, found, w1, b1, w2, b2, hidden, n, channels, units, K, ROWS, SOURCE, RELU, CHANNELS, UNITS
-        )
+            statistics, found, w1, b1, w2, b2, hidden, n, channels, units,
+            K, ROWS, SOURCE, RELU, GATE_SCALE, CHANNELS, UNITS,
+        )  # fmt: skip
         mean_ratio = softmax(out, present)
         var_ratio = mean_ratio
     tl.store(ratios + n * K + row, mean_ratio, mask=row < K)

@@ -229,6 +229,7 @@ def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor
         (ceil_div(small.units, units), ceil_div(width, block)),
         *(inputs, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
         **ratios,
+        GATE_SCALE=small.gate_scale,
         UNITS=units,
         INPUTS=block,
     )

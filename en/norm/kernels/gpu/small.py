@@ -27,7 +27,7 @@ class Small:
         kinds: of the statistics, in the order of the ratios.
         absent: place of that whose ratio is 0, or -1.
         groups: of gn.
-        source, relu, mix_statistics, affine_rows, eps: as NativePlan's, by number.
+        source, relu, mix_statistics, affine_rows, eps, gate_scale: as NativePlan's, by number.
         reduced: G, groups of the convolution.
         units: hidden units of the gate.
         apart: whether the variances have logits of their own.
@@ -44,6 +44,7 @@ class Small:
     mix_statistics: bool
     affine_rows: int
     eps: float
+    gate_scale: float
     reduced: int
     units: int
     apart: bool
@@ -77,6 +78,7 @@ class Small:
         return self.formula | {
             "ABSENT": self.absent,
             "RELU": self.relu,
+            "GATE_SCALE": self.gate_scale,
             "COUNT": BATCH in self.kinds,
             "CHANNELS": self.channel_block(CELLS),
             "UNITS": self.unit_block,
@@ -92,7 +94,8 @@ class Small:
     def for_ratio_gradients(self) -> dict[str, Any]:
         """Constants of the kernel `ratio_gradients`."""
         blocks = {"CHANNELS": self.channel_block(CELLS), "UNITS": self.unit_block}
-        return self.formula | {"RELU": self.relu, "APART": self.apart} | blocks
+        ratios = {"RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
+        return self.formula | ratios | blocks
 
     @cached_property
     def for_moment_gradients(self) -> dict[str, Any]:
@@ -172,6 +175,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
         mix_statistics=plan.mix_statistics,
         affine_rows=1 if plan.mix_statistics or plan.parameters[0].numel() == x.shape[1] else len(kinds),
         eps=plan.eps,
+        gate_scale=plan.gate_scale,
         reduced=plan.reduced,
         units=0 if static else plan.parameters[-4].shape[0],
         apart=static and len(plan.parameters) > 3,
