@@ -34,12 +34,14 @@ def without_in(layer: ExemplarNorm2d | SwitchableNorm2d, logits: Tensor, x: Tens
     return torch.stack([logits[i] - math.inf if small and name == "in" else logits[i] for i, name in enumerate(names)])
 
 
-def literal_gate(layer: ExemplarNorm2d, inputs: Tensor) -> Tensor:
+def literal_gate(layer: ExemplarNorm2d, inputs: Tensor, x: Tensor) -> Tensor:
     """Logits (K,) of one sample's inputs: FC2(s * activation(FC1(inputs)))."""
     (first, first_bias), (last, last_bias) = ((part.weight, part.bias) for part in (layer.gate[0], layer.gate[2]))
     before = (first * inputs).sum(1) + first_bias
     hidden = torch.where(before > 0, before, 0) if layer.activation == "relu" else torch.tanh(before)
-    return layer.gate_scale * (last * hidden).sum(1) + last_bias
+    if x.shape[2] * x.shape[3] < layer.gate_pixels:
+        hidden = hidden / math.sqrt(len(hidden))
+    return (last * hidden).sum(1) + last_bias
 
 
 def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
         return torch.softmax(without_in(layer, layer.ratio_logits, x), 0).expand(len(x), k)
     pooled = x.mean((2, 3))
     if layer.ratio_source == "pooled":
-        logits = [literal_gate(layer, row) for row in pooled]
+        logits = [literal_gate(layer, row, x) for row in pooled]
         return torch.stack([torch.softmax(without_in(layer, row, x), 0) for row in logits])
     rows = []
     for name in layer.normalizers:
@@ -59,7 +61,7 @@ def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     ratios = []
     for n in range(len(x)):
         z = torch.stack([row[n] for row in rows])
-        ratios.append(torch.softmax(without_in(layer, literal_gate(layer, (z @ z.T).flatten()), x), 0))
+        ratios.append(torch.softmax(without_in(layer, literal_gate(layer, (z @ z.T).flatten(), x), x), 0))
     return torch.stack(ratios)
 
 

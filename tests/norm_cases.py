@@ -9,8 +9,8 @@ from en.norm import NORMALIZERS, Normalizer, RunningNormalizer, build_norm, norm
 VARIANTS: list[dict[str, object]] = [
     {"convolution": False},
     {"activation": "relu"},
-    {"gate_scale": 1},
-    {"gate_scale": 0.3, "activation": "relu", "ratios": "pooled"},
+    {"gate_pixels": 10**4},
+    {"gate_pixels": 10**4, "activation": "relu", "ratios": "pooled"},
     {"shared_affine": True},
     {"ratios": "pooled"},
     {"ratios": "static"},

@@ -54,7 +54,7 @@ def is_published(config: Config) -> bool:
     """Whether the normalizer's options are those of the published figures."""
     defaults = {key: option.default for key, option in norm_options(config.norm.name).items()}
     options = defaults | config.norm.options
-    return all(options.get(key, 1) == 1 for key in ("min_pixels", "gate_scale"))
+    return all(options.get(key, 1) == 1 for key in ("min_pixels", "gate_pixels"))
 
 
 NORMS = ("bn", "in", "ln", "gn", "sn", "en", "sn_paper", "en_paper")  # those of the papers, and as they have them

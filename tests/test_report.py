@@ -21,7 +21,7 @@ from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.published import published
 
-PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_scale": 1}}  # the options of the published forms
+PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_pixels": 1}}  # the options of the published forms
 
 
 def report(runs: list[str], out: Path) -> str:
@@ -54,10 +54,10 @@ def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
     ]
     runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]
     text = report(runs, tmp_path / "out")
-    names = ("en (min_pixels=1, gate_scale=1)", "bn")
+    names = ("en (min_pixels=1, gate_pixels=1)", "bn")
     en, bn = (next(line for line in text.splitlines() if line.startswith(f"| {name} |")) for name in names)
     mean, std = statistics.mean([77.0, 77.5, 78.3]), statistics.stdev([77.0, 77.5, 78.3])
-    assert f"| en (min_pixels=1, gate_scale=1) | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
+    assert f"| en (min_pixels=1, gate_pixels=1) | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
     assert "| bn | 1 | 76.00 | - |" in bn
     assert "Not one recipe" not in text and "not comparable" not in text
 
@@ -76,7 +76,7 @@ def test_an_unverified_figure_never_judges_a_run(tmp_path):
     report(runs, tmp_path / "out")
     en, sn = table(tmp_path / "out", "against_published")
     assert (en["variant"], en["status"], en["published top-1"]) == (
-        "en (min_pixels=1, gate_scale=1)",
+        "en (min_pixels=1, gate_pixels=1)",
         "unverified",
         "78.1",
     )

@@ -9,26 +9,22 @@ from torch.nn import functional as F
 from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.arguments import flag, one_of, positive, whole
+from en.norm.arguments import flag, one_of, whole
 from en.norm.base import MIN_PIXELS, CombinedNormalizer
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
 MIXES = ("outputs", "statistics")
+GATE_PIXELS = 5  # of a map on which the gate is as published, by default
 
 
-class Activation(nn.Module):
-    """tanh or relu of the input, times `scale`."""
+class Gate(nn.Sequential):
+    """Linear, activation, Linear: what the ratios' softmax is taken of, (N, K), from (N, inputs)."""
 
-    def __init__(self, kind: str, scale: float) -> None:
-        super().__init__()
-        self.kind, self.scale = kind, scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ACTIVATIONS[self.kind](x) * self.scale
-
-    def extra_repr(self) -> str:
-        return f"{self.kind}, scale={self.scale:.4g}"
+    def forward(self, inputs: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """The logits; the hidden units are multiplied by `scale` before the last layer."""
+        first, activation, last = self
+        return called(last, scaled(activation(called(first, inputs)), scale))
 
 
 class ExemplarNorm2d(CombinedNormalizer):
@@ -50,9 +46,6 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: pi; the gate has pi * K hidden units, 50 * K in the paper.
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
-        gate_scale: s, above 0, by which the gate's hidden units are multiplied before its last layer. 1 is the paper's
-            form. None for 1/(pi * K), the mean over the hidden units, our choice (docs/small_maps.md): summed up, they
-            move a ratio up to pi * K times as far in a step of SGD as its bias does.
         shared_affine: one weight and bias, (C,), for all normalizers.
         ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
             static learns one vector of ratios for all samples.
@@ -62,6 +55,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         eps, momentum, sync: as for batch normalization.
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone. 1 is the
             paper's form; the default is our choice (docs/small_maps.md).
+        gate_pixels: H * W from which on s = 1, the paper's form; on smaller maps s = 1/sqrt(pi * K), so that a step of
+            SGD moves a ratio about as far through all hidden units as through its bias, instead of up to pi * K times
+            as far. 1 is the paper's form; the default is our choice (docs/small_maps.md).
         start: the normalizer that the ratios begin on, as a bias of the gate's last layer: bn for a network that has
             been trained with it. None: all alike.
         device, dtype: of parameters and buffers.
@@ -80,7 +76,6 @@ class ExemplarNorm2d(CombinedNormalizer):
         hidden: int = 50,
         convolution: bool = True,
         activation: str = "tanh",
-        gate_scale: float | None = None,
         shared_affine: bool = False,
         ratios: str = "correlation",
         mix: str = "outputs",
@@ -89,6 +84,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         momentum: float | None = 0.1,
         sync: bool = False,
         min_pixels: int = MIN_PIXELS,
+        gate_pixels: int = GATE_PIXELS,
         start: str | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -98,14 +94,14 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.hidden = whole("hidden", hidden)
         self.convolution = flag("convolution", convolution)
         self.activation = one_of("activation", activation, tuple(ACTIVATIONS))
-        units = self.hidden * len(self.normalizers)
-        self.gate_scale = 1 / units if gate_scale is None else float(positive("gate_scale", gate_scale))
+        self.gate_pixels = whole("gate_pixels", gate_pixels)
         self.shared_affine = flag("shared_affine", shared_affine)
         self.ratio_source = one_of("ratios", ratios, RATIOS)
         self.mix = one_of("mix", mix, MIXES)
         self._observer: Callable[[Tensor], None] | None = None
 
         k = len(self.normalizers)
+        units = self.hidden * k
         self.add_affine(1 if shared_affine or mix == "statistics" else k, device, dtype)
         if ratios == "static":
             self.ratio_logits = nn.Parameter(torch.zeros(k, device=device, dtype=dtype))
@@ -115,7 +111,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         if ratios != "static":
             first = nn.Linear(num_features if ratios == "pooled" else k * k, units, device=device, dtype=dtype)
             last = nn.Linear(units, k, device=device, dtype=dtype)
-            self.gate = nn.Sequential(first, Activation(activation, self.gate_scale), last)
+            self.gate = Gate(first, ACTIVATIONS[activation](), last)
         self.reset_ratios()
 
     def reset_parameters(self) -> None:
@@ -173,15 +169,33 @@ class ExemplarNorm2d(CombinedNormalizer):
             logits = self.ratio_logits.to(pooled.dtype).expand(offsets.shape[:2])
         else:
             inputs = pooled if self.ratio_source == "pooled" else self.correlations(offsets, variances).flatten(1)
-            logits = self.gate_logits(inputs)
+            logits = self.gate_logits(inputs, pixels)
         return torch.softmax(self.admitted(logits, pixels), dim=1)
 
-    def gate_logits(self, inputs: Tensor) -> Tensor:
-        """(N, K) of (N, K * K), or (N, C) for pooled ratios; by calling the gate where anything in it was changed."""
+    def gate_logits(self, inputs: Tensor, pixels: int | torch.SymInt) -> Tensor:
+        """(N, K) of (N, K * K), or (N, C) for pooled ratios; by calling the gate where anything in it was changed.
+
+        What was put in the gate's place knows nothing of `gate_pixels`.
+        """
+        scale: float | Tensor
+        if isinstance(pixels, int):
+            scale = self.gate_scale(pixels)
+        else:  # a size that a compiled or exported graph leaves open
+            small = inputs.new_full((), pixels) < self.gate_pixels
+            scale = torch.where(small, self.gate_scale(0), 1.0).to(inputs.dtype)
+        gate = self._modules["gate"]
+        assert gate is not None
+        if not isinstance(gate, Gate):
+            return called(gate, inputs)
         if not self.gate_is_as_made():
-            return called(self.gate, inputs)
-        first, activation, last = self.gate
-        return linear(last, activation(linear(first, inputs)))
+            return called(gate, inputs, scale)
+        first, activation, last = gate
+        return linear(last, scaled(activation(linear(first, inputs)), scale))
+
+    def gate_scale(self, pixels: int) -> float:
+        """s of the formula on maps of so many pixels."""
+        units: int = self.hidden * len(self.normalizers)
+        return 1.0 if pixels >= self.gate_pixels else float(units**-0.5)
 
     def correlations(self, offsets: Tensor, variances: Tensor) -> Tensor:
         """v of the formula, (N, K, K)."""
@@ -195,10 +209,14 @@ class ExemplarNorm2d(CombinedNormalizer):
 
     def gate_is_as_made(self) -> bool:
         gate = self._modules["gate"]
-        if not is_as_made(gate, nn.Sequential) or len(gate._modules) != 3:
+        if not is_as_made(gate, Gate) or len(gate._modules) != 3:
             return False
         first, activation, last = gate._modules.values()
-        return is_as_made(first, nn.Linear) and is_as_made(activation, Activation) and is_as_made(last, nn.Linear)
+        return (
+            is_as_made(first, nn.Linear)
+            and is_as_made(activation, ACTIVATIONS[self.activation])
+            and is_as_made(last, nn.Linear)
+        )
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
@@ -207,8 +225,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         reduces = self.ratio_source == "correlation" and self.convolution
         if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
             return None
-        first, activation, last = self.gate
-        assert isinstance(first, nn.Linear) and isinstance(activation, Activation) and isinstance(last, nn.Linear)
+        first, _, last = self.gate
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
         reduced = self.num_features
         if reduces:
@@ -220,8 +238,8 @@ class ExemplarNorm2d(CombinedNormalizer):
             (self.weight, self.bias, *gate),
             self.ratio_source,
             self.mix == "statistics",
-            activation=activation.kind,
-            gate_scale=activation.scale,
+            activation=self.activation,
+            gate_scale=self.gate_scale(pixels),
             reduced=reduced,
         )
 
@@ -241,11 +259,15 @@ def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.M
     )
 
 
-def called(layer: nn.Module, inputs: Tensor) -> Tensor:
+def called(layer: nn.Module, inputs: Tensor, *more: object) -> Tensor:
     """The layer's output in the precision of its inputs, called in that of its parameters."""
     dtype = next((parameter.dtype for parameter in layer.parameters()), inputs.dtype)
-    outputs: Tensor = layer(inputs.to(dtype))
+    outputs: Tensor = layer(inputs.to(dtype), *more)
     return outputs.to(inputs.dtype)
+
+
+def scaled(values: Tensor, scale: float | Tensor) -> Tensor:
+    return values if isinstance(scale, float) and scale == 1 else values * scale
 
 
 def linear(layer: nn.Module, inputs: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from en.tasks import TASKS, Label
 Figure = dict[str, Any]
 UNVERIFIED = "unverified"
 CHANGES_NO_FIGURE = ("sync",)  # options of a normalizer with which it is still the one that was published
-AS_PUBLISHED = {"min_pixels": 1, "gate_scale": 1}  # options whose published values are not the defaults
+AS_PUBLISHED = {"min_pixels": 1, "gate_pixels": 1}  # options whose published values are not the defaults
 
 
 class Setting(Section):

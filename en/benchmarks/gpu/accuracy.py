@@ -19,7 +19,7 @@ from en.norm import NORMALIZERS
 from en.reports.statistics import difference, estimate
 
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "en_paper": ("en", {"min_pixels": 1, "gate_scale": 1}),
+    "en_paper": ("en", {"min_pixels": 1, "gate_pixels": 1}),
     "sn_paper": ("sn", {"min_pixels": 1}),
 }
 """Published forms, whose defaults differ from ours."""
