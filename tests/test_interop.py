@@ -378,8 +378,10 @@ def test_layers_put_into_the_gate_are_called_and_learn(dtype):
 
 
 @pytest.mark.parametrize("place", ["gate", "gate.0", "gate.1", "gate.2", "reduce"])
-def test_a_hook_on_any_part_of_the_ratios_is_called_and_changes_nothing_else(place):
-    layer, x, seen = randomized("en", 6).double(), images(2, 6, 4, 4, dtype=torch.float64), []
+@pytest.mark.parametrize("gate_pixels", [1, 17])
+def test_a_hook_on_any_part_of_the_ratios_is_called_and_changes_nothing_else(place, gate_pixels):
+    layer = randomized("en", 6, gate_pixels=gate_pixels).double()
+    x, seen = images(2, 6, 4, 4, dtype=torch.float64), []
     expected = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))
     handle = layer.get_submodule(place).register_forward_hook(lambda *_: seen.append(place))
     grads = torch.autograd.grad(layer(x).square().sum(), list(layer.parameters()))

@@ -238,6 +238,21 @@ def test_in_has_no_ratio_on_maps_of_fewer_pixels_than_min_pixels(options):
         torch.testing.assert_close(record["0"].sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("ratios", ["correlation", "pooled"])
+@pytest.mark.parametrize("hidden", [7, 50])
+def test_below_gate_pixels_a_step_moves_a_logit_through_the_hidden_units_no_farther_than_through_the_bias(
+    ratios, hidden
+):
+    layer = randomized("en", 6, ratios=ratios, hidden=hidden, gate_pixels=5).double()
+    samples = 30 * images(3, 6, 1, 1, dtype=torch.float64)[:, :, 0, 0]
+    inputs = samples if ratios == "pooled" else samples[:, :3, None] * samples[:, None, :3]
+    for pixels, farthest in ((4, 1.0), (5, 3.0 * hidden)):
+        logit = layer.gate_logits(inputs.flatten(1), pixels)[0, 0]
+        grads = torch.autograd.grad(logit, [layer.gate[2].weight, layer.gate[2].bias])
+        through_units, through_bias = (grad.square().sum().item() for grad in grads)  # of a step of SGD at rate 1
+        assert through_bias == 1 and 0.5 * farthest < through_units <= farthest
+
+
 def test_record_ratios_collects_every_layer_and_every_pass_and_then_stops():
     model = nn.Sequential(
         nn.Conv2d(3, 6, 1), randomized("en", 6), nn.ReLU(), randomized("en", 6, normalizers=["bn", "ln"])

@@ -145,7 +145,10 @@ def test_onnx_runtime_computes_what_the_older_exporter_wrote_for_any_number_of_i
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::DeprecationWarning")  # the exporter's own
 @pytest.mark.parametrize("name", ["bn", "en"])
 def test_onnx_runtime_computes_what_the_newer_exporter_wrote_for_any_size(name):
-    model, auto = network(name, **({"min_pixels": 20} if name == "en" else {})), torch.export.Dim.AUTO
+    model, auto = (
+        network(name, **({"min_pixels": 20, "gate_pixels": 20} if name == "en" else {})),
+        torch.export.Dim.AUTO,
+    )
     sizes = ({0: auto, 2: auto, 3: auto},)
     program = torch.onnx.export(model, (images(2, 3, 5, 6),), dynamo=True, dynamic_shapes=sizes, verbose=False)
     for shape in [(5, 3, 9, 11), (3, 3, 4, 4)]:  # on the second, `in` has no ratio

@@ -218,6 +218,9 @@ class ExemplarNorm2d(CombinedNormalizer):
             and is_as_made(last, nn.Linear)
         )
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, gate_pixels={self.gate_pixels}"
+
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":
             parameters = (self.weight, self.bias, self.ratio_logits)
