@@ -15,6 +15,7 @@ from timm.models.byobnet import MobileOneBlock, RepVggBlock
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.utils import reparameterize_model
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import update_bn
 from torchvision.models import resnet18
 
@@ -360,10 +361,14 @@ class LoRA(nn.Module):
         return self.layer(x) + self.up(self.down(x))
 
 
+GATE_PIXELS = pytest.mark.parametrize("gate_pixels", [1, 17])  # of which the first leaves the tests' maps as published
+
+
+@GATE_PIXELS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_layers_put_into_the_gate_are_called_and_learn(dtype):
+def test_layers_put_into_the_gate_are_called_and_learn(dtype, gate_pixels):
     torch.manual_seed(0)
-    layer, x = build_norm("en", 6), images(2, 6, 4, 4)
+    layer, x = randomized("en", 6, gate_pixels=gate_pixels), images(2, 6, 4, 4)
     twin = copy.deepcopy(layer)
     adapter = LoRA(layer.gate[2])
     layer.gate[2] = adapter
@@ -378,7 +383,7 @@ def test_layers_put_into_the_gate_are_called_and_learn(dtype):
 
 
 @pytest.mark.parametrize("place", ["gate", "gate.0", "gate.1", "gate.2", "reduce"])
-@pytest.mark.parametrize("gate_pixels", [1, 17])
+@GATE_PIXELS
 def test_a_hook_on_any_part_of_the_ratios_is_called_and_changes_nothing_else(place, gate_pixels):
     layer = randomized("en", 6, gate_pixels=gate_pixels).double()
     x, seen = images(2, 6, 4, 4, dtype=torch.float64), []
@@ -391,9 +396,61 @@ def test_a_hook_on_any_part_of_the_ratios_is_called_and_changes_nothing_else(pla
     assert seen == [place]
 
 
+class Wrapper(nn.Module):
+    """Passes on what it gets."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def compiled_gate(layer):
+    layer.gate = torch.compile(layer.gate, backend="eager")
+
+
+def checkpointed_gate(layer):
+    layer.gate = checkpoint_wrapper(layer.gate)
+
+
+def wrapped_gate(layer):
+    layer.gate = Wrapper(layer.gate)
+
+
+def wrapped_last_layer(layer):
+    layer.gate[2] = Wrapper(layer.gate[2])
+
+
+def longer_gate(layer):
+    layer.gate.insert(2, nn.Dropout(0.0))
+    layer.gate.append(nn.Identity())
+
+
+def gate_with_a_hook_before_it(layer):
+    layer.gate.register_forward_pre_hook(lambda module, arguments: arguments[0])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own
+@GATE_PIXELS
+@pytest.mark.parametrize(
+    "change",
+    [compiled_gate, checkpointed_gate, wrapped_gate, wrapped_last_layer, longer_gate, gate_with_a_hook_before_it],
+)
+def test_a_gate_that_computes_the_same_in_another_way_changes_nothing(change, gate_pixels):
+    layer, x = randomized("en", 6, gate_pixels=gate_pixels).double(), images(2, 6, 4, 4, dtype=torch.float64)
+    y = layer(x)
+    expected = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+    change(layer)
+    torch.testing.assert_close(layer(x), y)
+    torch.testing.assert_close(torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())), expected)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")  # torch.ao's own
-def test_a_gate_that_torch_quantizes_runs_and_stays_close():
-    layer, x = nn.Sequential(randomized("en", 6)).eval(), images(2, 6, 4, 4)
+@GATE_PIXELS
+def test_a_gate_that_torch_quantizes_runs_and_stays_close(gate_pixels):
+    layer, x = nn.Sequential(randomized("en", 6, gate_pixels=gate_pixels)).eval(), images(2, 6, 4, 4)
     quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(layer), {nn.Linear})
     assert type(quantized[0].gate[2]) is not nn.Linear
     torch.testing.assert_close(quantized(x), layer(x), rtol=0.1, atol=0.1)

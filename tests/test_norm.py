@@ -243,7 +243,7 @@ def test_in_has_no_ratio_on_maps_of_fewer_pixels_than_min_pixels(options):
 def test_below_gate_pixels_a_step_moves_a_logit_through_the_hidden_units_no_farther_than_through_the_bias(
     ratios, hidden
 ):
-    layer = randomized("en", 6, ratios=ratios, hidden=hidden, gate_pixels=5).double()
+    layer = randomized("en", 6, ratios=ratios, hidden=hidden).double()
     samples = 30 * images(3, 6, 1, 1, dtype=torch.float64)[:, :, 0, 0]
     inputs = samples if ratios == "pooled" else samples[:, :3, None] * samples[:, None, :3]
     for pixels, farthest in ((4, 1.0), (5, 3.0 * hidden)):

@@ -11,20 +11,12 @@ from torch.types import Device
 from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
 from en.norm.base import MIN_PIXELS, CombinedNormalizer
+from en.norm.statistics import is_tracing
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
 MIXES = ("outputs", "statistics")
 GATE_PIXELS = 5  # of a map on which the gate is as published, by default
-
-
-class Gate(nn.Sequential):
-    """Linear, activation, Linear: what the ratios' softmax is taken of, (N, K), from (N, inputs)."""
-
-    def forward(self, inputs: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        """The logits; the hidden units are multiplied by `scale` before the last layer."""
-        first, activation, last = self
-        return called(last, scaled(activation(called(first, inputs)), scale))
 
 
 class ExemplarNorm2d(CombinedNormalizer):
@@ -111,7 +103,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         if ratios != "static":
             first = nn.Linear(num_features if ratios == "pooled" else k * k, units, device=device, dtype=dtype)
             last = nn.Linear(units, k, device=device, dtype=dtype)
-            self.gate = Gate(first, ACTIVATIONS[activation](), last)
+            self.gate = nn.Sequential(first, ACTIVATIONS[activation](), last)
         self.reset_ratios()
 
     def reset_parameters(self) -> None:
@@ -175,22 +167,23 @@ class ExemplarNorm2d(CombinedNormalizer):
     def gate_logits(self, inputs: Tensor, pixels: int | torch.SymInt) -> Tensor:
         """(N, K) of (N, K * K), or (N, C) for pooled ratios; by calling the gate where anything in it was changed.
 
-        What was put in the gate's place knows nothing of `gate_pixels`.
+        s is applied to what the gate gives beyond its last bias, which is the same, and leaves alone how it is called.
         """
+        bias: Tensor | None
+        if self.gate_is_as_made():
+            first, activation, last = self.gate
+            logits, bias = linear(last, activation(linear(first, inputs))), last.get_parameter("bias")
+        else:
+            logits, bias = called(self.gate, inputs), last_bias(self.gate, len(self.normalizers))
         scale: float | Tensor
         if isinstance(pixels, int):
             scale = self.gate_scale(pixels)
+            if scale == 1:
+                return logits
         else:  # a size that a compiled or exported graph leaves open
             small = inputs.new_full((), pixels) < self.gate_pixels
-            scale = torch.where(small, self.gate_scale(0), 1.0).to(inputs.dtype)
-        gate = self._modules["gate"]
-        assert gate is not None
-        if not isinstance(gate, Gate):
-            return called(gate, inputs)
-        if not self.gate_is_as_made():
-            return called(gate, inputs, scale)
-        first, activation, last = gate
-        return linear(last, scaled(activation(linear(first, inputs)), scale))
+            scale = torch.where(small, inputs.new_full((), self.gate_scale(0)), inputs.new_ones(()))
+        return logits * scale if bias is None else torch.lerp(bias.to(logits.dtype).expand_as(logits), logits, scale)
 
     def gate_scale(self, pixels: int) -> float:
         """s of the formula on maps of so many pixels."""
@@ -209,7 +202,7 @@ class ExemplarNorm2d(CombinedNormalizer):
 
     def gate_is_as_made(self) -> bool:
         gate = self._modules["gate"]
-        if not is_as_made(gate, Gate) or len(gate._modules) != 3:
+        if not is_as_made(gate, nn.Sequential) or len(gate._modules) != 3:
             return False
         first, activation, last = gate._modules.values()
         return (
@@ -262,15 +255,21 @@ def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.M
     )
 
 
-def called(layer: nn.Module, inputs: Tensor, *more: object) -> Tensor:
+def called(layer: nn.Module, inputs: Tensor) -> Tensor:
     """The layer's output in the precision of its inputs, called in that of its parameters."""
     dtype = next((parameter.dtype for parameter in layer.parameters()), inputs.dtype)
-    outputs: Tensor = layer(inputs.to(dtype), *more)
+    outputs: Tensor = layer(inputs.to(dtype))
     return outputs.to(inputs.dtype)
 
 
-def scaled(values: Tensor, scale: float | Tensor) -> Tensor:
-    return values if isinstance(scale, float) and scale == 1 else values * scale
+def last_bias(gate: nn.Module, size: int) -> Tensor | None:
+    """The last bias of that size in a gate, in whatever it may be wrapped; quantized layers have a method for it."""
+    for layer in reversed(list(gate.modules())):
+        bias = getattr(layer, "bias", None)
+        bias = bias() if callable(bias) else bias
+        if isinstance(bias, Tensor) and (is_tracing() or bias.shape == (size,)):
+            return bias
+    return None
 
 
 def linear(layer: nn.Module, inputs: Tensor) -> Tensor:
