@@ -57,7 +57,8 @@ class ExemplarNorm2d(CombinedNormalizer):
     `weight_rows` and `bias_rows`, (K, C), are views of them by normalizer. `reduce.weight` (G, C/G, 1), `gate.0`
     Linear(K*K, pi*K), `gate.2` Linear(pi*K, K); `ratio_logits` (K,) instead of reduce and gate for static ratios;
     `gate.0` Linear(C, pi*K) and no reduce for pooled ones. Other modules may be put in place of `reduce` and of `gate`
-    or its parts, and hooks on them: they are then called as modules, and the layer runs without code of its own.
+    or its parts, and hooks on them: they are then called as modules, and the layer runs without code of its own. s is
+    then applied to what the gate gives beyond its last bias.
     """
 
     def __init__(
