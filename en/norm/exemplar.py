@@ -173,7 +173,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         bias: Tensor | None
         if self.gate_is_as_made():
             first, activation, last = self.gate
-            logits, bias = linear(last, activation(linear(first, inputs))), last.get_parameter("bias")
+            assert isinstance(last, nn.Linear)
+            logits, bias = linear(last, activation(linear(first, inputs))), last.bias
         else:
             logits, bias = called(self.gate, inputs), last_bias(self.gate, len(self.normalizers))
         scale: float | Tensor
