@@ -11,7 +11,6 @@ from torch.types import Device
 from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
 from en.norm.base import MIN_PIXELS, CombinedNormalizer
-from en.norm.statistics import is_tracing
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")
@@ -47,9 +46,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         eps, momentum, sync: as for batch normalization.
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone. 1 is the
             paper's form; the default is our choice (docs/small_maps.md).
-        gate_pixels: H * W from which on s = 1, the paper's form; on smaller maps s = 1/sqrt(pi * K), so that a step of
-            SGD moves a ratio about as far through all hidden units as through its bias, instead of up to pi * K times
-            as far. 1 is the paper's form; the default is our choice (docs/small_maps.md).
+        gate_pixels: H * W from which on the gate is as published, s = 1; on smaller maps it learns more slowly, s =
+            1/sqrt(pi * K): a step of SGD then moves a logit no farther through all hidden units than through its bias,
+            instead of up to pi * K times as far. 1 is the paper's form; the default is our choice (docs/small_maps.md).
         start: the normalizer that the ratios begin on, as a bias of the gate's last layer: bn for a network that has
             been trained with it. None: all alike.
         device, dtype: of parameters and buffers.
@@ -269,7 +268,7 @@ def last_bias(gate: nn.Module, size: int) -> Tensor | None:
     for layer in reversed(list(gate.modules())):
         bias = getattr(layer, "bias", None)
         bias = bias() if callable(bias) else bias
-        if isinstance(bias, Tensor) and (is_tracing() or bias.shape == (size,)):
+        if isinstance(bias, Tensor) and (statistics.is_tracing() or bias.shape == (size,)):
             return bias
     return None
 
