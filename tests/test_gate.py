@@ -1,4 +1,4 @@
-"""EN's gate hooked, wrapped, lengthened, replaced or quantized, on maps where it is as published and on smaller ones."""
+"""EN's gate hooked, wrapped, lengthened or quantized, on maps where it is as published and on smaller ones."""
 
 import copy
 
