@@ -35,7 +35,7 @@ def workers_of(child: int, out: Path) -> list[psutil.Process]:
     """Waits until a preparation writes; returns its workers."""
     partial = out / "train.beton.partial"
     while not (partial.exists() and partial.stat().st_size > 0):
-        assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE
+        assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE, f"the preparation ended with {ended(child)}"
         time.sleep(0.02)
     return psutil.Process(child).children()
 
