@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from reprlib import Repr
 from typing import NoReturn
 
+from en.progress import tell
+
 MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
@@ -111,7 +113,7 @@ def is_reporter() -> bool:
 def warn(message: str) -> None:
     """Prints a warning, once a node."""
     if is_reporter():
-        print(f"warning: {in_one_line(message)}", file=sys.stderr, flush=True)
+        tell(f"warning: {in_one_line(message)}")
 
 
 def message_of(error: UserError) -> str:
@@ -168,19 +170,19 @@ def exit_on_error(command: Callable[[], None], extras: str = "train") -> None:
             command()
     except UserError as error:
         if is_reporter() or not error.common:
-            print(f"error: {message_of(error)}", file=sys.stderr, flush=True)
+            tell(f"error: {message_of(error)}")
         sys.exit(error.exit_code)
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(stop, file=sys.stderr, flush=True)
+            tell(str(stop))
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        tell("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if not isinstance(error, RunError) and not out_of_memory(error):
             raise
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        print(f"error: {in_one_line(f'{rank}{error}')}", file=sys.stderr, flush=True)
+        tell(f"error: {in_one_line(f'{rank}{error}')}")
         sys.stdout.flush()
         os._exit(FAILURE)  # a thread that hangs in a read would keep sys.exit from ending the process

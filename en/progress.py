@@ -12,8 +12,9 @@ PLAIN_LINE_EVERY_S = 30.0
 
 
 def tell(line: str) -> None:
-    """Prints a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints a line on stderr at once, in one write: lines of several processes never run together."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def bar() -> "Bar":
@@ -71,8 +72,4 @@ class Progress:
         if self._shown and self.done and now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
             left = (now - self._started) / self.done * (self.total - self.done)
-            print(
-                f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip())

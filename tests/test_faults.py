@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -223,3 +224,16 @@ def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(
     code, errors = finish(process, limit_s=150)
     reports = [text for text in errors.splitlines() if text.startswith("error: ")]
     assert code != 0 and len(reports) == 2 and all("rank 2 left the run" in text for text in reports), errors
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("raised", ["UserError", "RunError", "KeyboardInterrupt"])
+def test_an_error_is_one_write_so_that_lines_of_several_ranks_never_run_together(unbuffered, raised):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps one write from the next
+    code = f"from en.errors import *\ndef fail(): raise {raised}('cause')\nexit_on_error(fail)"
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
+    with ours:
+        with theirs:
+            subprocess.run([sys.executable, "-c", code], env=env, stderr=theirs, timeout=60, check=False)
+        writes = list(iter(lambda: ours.recv(9999), b""))
+    assert writes == ([b"interrupted\n"] if raised == "KeyboardInterrupt" else [b"error: cause\n"])

@@ -17,6 +17,7 @@ from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.sources import read_folders
 from en.errors import UserError
+from en.progress import tell
 
 CROP, RAW_SIDE, BATCH = 224, 256, 64
 FFCV, RAW, FOLDER = "ffcv", f"ffcv, raw {RAW_SIDE}", "folder"
@@ -64,7 +65,7 @@ def epochs(root: Path, workers: int) -> dict[str, Callable[[], object]]:
     try:
         cases[STOCK] = partial(consume, makers(root, workers)[STOCK]())
     except ImportError as error:
-        print(f"{STOCK}: left out: {error}", file=sys.stderr)
+        tell(f"{STOCK}: left out: {error}")
     return cases
 
 
