@@ -24,6 +24,7 @@ from en.norm import (
     Normalizer,
     RunningNormalizer,
     build_norm,
+    combined,
     convert_sync,
     freeze,
     load_batch_norm,
@@ -33,7 +34,6 @@ from en.norm import (
     unfreeze,
     update_statistics,
 )
-from en.norm import base as norm_base
 
 every_mixture = pytest.mark.parametrize("name", ["sn", "en"])
 every_running = pytest.mark.parametrize("name", ["bn", "sn", "en"])
@@ -108,8 +108,8 @@ def test_a_warm_start_computes_what_the_network_with_bn_does_the_closer_the_furt
     name, options, monkeypatch
 ):
     model, far = trained(network()), []
-    for ahead in (0.0, norm_base.HEAD_START, 50.0):
-        monkeypatch.setattr(norm_base, "HEAD_START", ahead)
+    for ahead in (0.0, combined.HEAD_START, 50.0):
+        monkeypatch.setattr(combined, "HEAD_START", ahead)
         warm = replace_norm(copy.deepcopy(model), name, start="bn", **options)
         far.append((warm(PHOTOS) - model(PHOTOS)).abs().max().item())
     assert far[2] < 1e-4 < far[1] < far[0]

@@ -10,7 +10,7 @@ from torch.types import Device
 
 from en.norm import kernels, statistics
 from en.norm.arguments import flag, one_of, whole
-from en.norm.base import MIN_PIXELS, CombinedNormalizer
+from en.norm.combined import MIN_PIXELS, CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 RATIOS = ("correlation", "pooled", "static")

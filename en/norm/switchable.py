@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from en.norm import kernels, statistics
-from en.norm.base import MIN_PIXELS, CombinedNormalizer
+from en.norm.combined import MIN_PIXELS, CombinedNormalizer
 
 
 class SwitchableNorm2d(CombinedNormalizer):
