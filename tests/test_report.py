@@ -18,6 +18,7 @@ from report_runs import LINE, logged, run, scores
 
 from en.commands.report import main
 from en.errors import UserError
+from en.norm.registry import norm_defaults
 from en.reports.files import write_report
 from en.reports.published import published
 
@@ -60,6 +61,15 @@ def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
     assert f"| en (min_pixels=1, gate_pixels=1) | 3 | {mean:.2f} ± {std:.2f} |" in en and "8 x some GPU, 8 ranks" in en
     assert "| bn | 1 | 76.00 | - |" in bn
     assert "Not one recipe" not in text and "not comparable" not in text
+
+
+def test_defaults_of_a_normalizer_are_not_shown_and_runs_under_other_defaults_are_told_apart(tmp_path):
+    then, now = norm_defaults("en") | {"gate_pixels": 1}, norm_defaults("en")
+    assert then != now
+    runs = [run(tmp_path / f"{name}{seed}", seed=seed, norm_options=options, scores=scores(70.0 + seed))
+            for name, options in {"then": then, "now": now}.items() for seed in range(3)]  # fmt: skip
+    text = report(runs, tmp_path / "out")
+    assert "| en | 3 | 71.00" in text and "| en (gate_pixels=1) | 3 | 71.00" in text
 
 
 def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_v
 from en.config.section import PathText, Section, Text, is_plain
 from en.data.resolution import Resolution
 from en.errors import shown
-from en.norm import build_norm
+from en.norm.registry import build_norm, norm_defaults
 from en.tasks import Task, build_task
 
 Positive = Annotated[float, Field(gt=0)]
@@ -55,6 +55,11 @@ class NormConfig(Section):
     def options(self) -> dict[str, Any]:
         """The chosen normalizer's constructor arguments."""
         return dict(self.model_extra or {})
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """Those and the defaults of the others, which may be other ones tomorrow."""
+        return norm_defaults(self.name) | self.options
 
     @model_validator(mode="after")
     def _builds(self) -> "NormConfig":

@@ -32,6 +32,13 @@ def norm_options(name: str) -> dict[str, inspect.Parameter]:
     return {key: parameter for key, parameter in parameters.items() if key not in NO_OPTIONS}
 
 
+def norm_defaults(name: str) -> dict[str, object]:
+    """The options of a normalizer with their defaults as a file has them, lists for tuples; of an unknown one, none."""
+    options = norm_options(name) if name in NORMALIZERS else {}
+    values = {key: option.default for key, option in options.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:
     """A normalizer for (N, num_features, H, W), freshly initialized.
 

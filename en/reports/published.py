@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from en.config.section import Count, Section
-from en.norm.registry import NORMALIZERS, norm_options
+from en.norm.registry import norm_defaults
 from en.reports.tables import Cell, Note, Table, interval, mean, number, words
 from en.reports.variants import Variant, heading, plain
 from en.runs.summary import Name
@@ -105,9 +105,8 @@ def incomparable(variant: Variant) -> list[str]:
 def own_options(variant: Variant) -> list[str]:
     """`key=value` for the options of normalizer and network that are not those of the published figure."""
     s = variant.summary
-    known = norm_options(s.norm) if s.norm in NORMALIZERS else {}
-    defaults = {key: as_list(option.default) for key, option in known.items()}
-    published = defaults | {key: value for key, value in AS_PUBLISHED.items() if key in known}
+    defaults = norm_defaults(s.norm)
+    published = defaults | {key: value for key, value in AS_PUBLISHED.items() if key in defaults}
     own = [
         f"{key}={plain(value)}"
         for key, value in (defaults | s.norm_options).items()
@@ -115,11 +114,6 @@ def own_options(variant: Variant) -> list[str]:
     ]
     config = variant.runs[0].config.items()
     return own + [f"{key}={plain(value)}" for key, value in config if key.startswith("model.options.")]
-
-
-def as_list(default: object) -> object:
-    """An option's default as a configuration writes it."""
-    return list(default) if isinstance(default, tuple) else default
 
 
 def against_table(variants: Sequence[Variant]) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 from en.config.strict_yaml import Tree
 from en.errors import shown
+from en.norm.registry import norm_defaults
 from en.reports.runs import OF_ONE_RUN, Run, frozen
 from en.reports.statistics import Estimate, estimate
 from en.runs.summary import Summary
@@ -164,7 +165,9 @@ def summary_of(run: Run) -> Summary:
 def facts(run: Run) -> Tree:
     """All that is the same in runs that differ in seed alone."""
     s = summary_of(run)
-    options = ", ".join(f"{key}={plain(value)}" for key, value in s.norm_options.items())
+    defaults = norm_defaults(s.norm)
+    own = {key: value for key, value in s.norm_options.items() if key not in defaults or defaults[key] != value}
+    options = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
     return {
         "model": s.model,
         "norm": s.norm + (f" ({options})" if options else ""),

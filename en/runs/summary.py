@@ -15,7 +15,7 @@ class Summary(Section):
     """A run up to its last finished epoch.
 
     Attributes:
-        model, norm, norm_options, task: of the configuration.
+        model, norm, task: of the configuration; norm_options: all of the normalizer's, defaults of that day included.
         dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
         seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
         scores: the task's metrics after the last finished epoch.

@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -51,17 +52,34 @@ def progress_of(run: Planned) -> Progress:
 def epochs_of(run: Planned) -> int:
     """How many epochs of a run are finished, by its summary."""
     try:
-        return Summary.model_validate_json((run.folder / "summary.json").read_bytes()).epochs_done
+        return summary_of(run).epochs_done
     except (OSError, ValidationError):
         return 0
 
 
+def summary_of(run: Planned) -> Summary:
+    """Raises OSError or ValidationError where the run has no readable one."""
+    return Summary.model_validate_json((run.folder / "summary.json").read_bytes())
+
+
+def options_then(run: Planned) -> dict[str, Any]:
+    """All options of the normalizer with which the run's epochs were trained, as far as its summary tells."""
+    try:
+        return {f"norm.{key}": value for key, value in summary_of(run).norm_options.items()}
+    except (OSError, ValidationError):
+        return {}
+
+
 def refuse_another(run: Planned) -> None:
-    """Raises UserError where the run's folder was begun with another configuration."""
+    """Raises UserError where the run's folder was begun with another configuration, or other defaults."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    then, now = (flatten(config.model_dump()) for config in (load_config(str(path), []), run.config))
+    then, now = (
+        flatten(config.model_dump()) | {f"norm.{key}": value for key, value in config.norm.all_options.items()}
+        for config in (load_config(str(path), []), run.config)
+    )
+    then |= options_then(run)
     for key in {**now, **then}:
         if key in OF_NO_RESULT or key.partition(".")[0] in OF_NO_RESULT_SECTIONS or then.get(key) == now.get(key):
             continue

@@ -264,7 +264,7 @@ class Run:
         return Summary(
             model=config.model.name,
             norm=config.norm.name,
-            norm_options=config.norm.options,
+            norm_options=config.norm.all_options,
             task=self.task.name,
             dataset=self.train_images.name,
             classes=len(self.classes),
