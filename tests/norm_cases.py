@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from en.norm import NORMALIZERS, Normalizer, RunningNormalizer, build_norm, norm_options
 
@@ -79,3 +79,23 @@ def images(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Te
     scale = torch.rand(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype) + 0.5
     shift = torch.randn(shape[0], shape[1], 1, 1, generator=generator, dtype=dtype)
     return torch.randn(*shape, generator=generator, dtype=dtype) * scale + shift
+
+
+PHOTOS = images(4, 3, 32, 32)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)
+    )
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """The network in evaluation, with random affine values and the averages of three batches."""
+    torch.manual_seed(0)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5), nn.init.normal_(layer.bias)
+    for seed in range(3):
+        model.train()(images(4, 3, 32, 32, seed=seed))
+    return model.eval()

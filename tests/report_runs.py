@@ -1,11 +1,13 @@
-"""Run folders as training leaves them, made without training."""
+"""Run folders as training leaves them, made without training, and their report."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 from en.config.reading import dump
 from en.config.schema import Config
+from en.reports.files import write_report
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",
@@ -19,6 +21,7 @@ CONFIG = {
     "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"},
     "train": {"epochs": 100, "batch_size": 256}, "optim": {"lr": 0.1},
 }  # fmt: skip
+PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_pixels": 1}}  # the options of the published forms
 LINE = "python train.py recipe.yaml"
 
 
@@ -58,3 +61,14 @@ def logged(folder: Path, norm: str, seed: int, rows: list[dict[str, Any]], epoch
     if not rows:
         (folder / "summary.json").unlink()
     return path
+
+
+def report(runs: list[str], out: Path) -> str:
+    """The report in Markdown."""
+    write_report(runs, out)
+    return (out / "report.md").read_text()
+
+
+def table(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / "tables" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

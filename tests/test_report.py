@@ -1,51 +1,19 @@
 """What a report says of runs, of published figures and of what went wrong."""
 
-import csv
-import html
 import json
 import math
-import re
 import statistics
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
-import yaml
 from commands import command, refused
-from report_runs import LINE, logged, run, scores
+from report_runs import LINE, PAPER, logged, report, run, scores, table
 
 from en.commands.report import main
 from en.errors import UserError
 from en.norm.registry import norm_defaults
 from en.reports.files import write_report
-from en.reports.published import published
-
-PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_pixels": 1}}  # the options of the published forms
-
-
-def report(runs: list[str], out: Path) -> str:
-    """The report in Markdown."""
-    write_report(runs, out)
-    return (out / "report.md").read_text()
-
-
-def table(out: Path, name: str) -> list[dict[str, str]]:
-    with (out / "tables" / f"{name}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-NAMES = (
-    "a|b",
-    "`c`",
-    "*d* _e_ **f**",
-    "<script>g</script>",
-    "[h](http://i)",
-    "j\nk | l |\n# m",
-    "$n$ ~o~ \\| p",
-    "&lt;",
-)
 
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
@@ -72,64 +40,6 @@ def test_defaults_of_a_normalizer_are_not_shown_and_runs_under_other_defaults_ar
     assert "| en | 3 | 71.00" in text and "| en (gate_pixels=1) | 3 | 71.00" in text
 
 
-def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
-    text = report([run(tmp_path / "a")], tmp_path / "out").partition("### Published")[2]
-    for row in published().figures:
-        lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
-        assert bool(lines) == (row["model"] == "resnet50")
-        assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
-
-
-def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    runs = [run(tmp_path / "en", norm_options=PAPER["en"])]
-    runs += [run(tmp_path / "sn", norm="sn", norm_options=PAPER["sn"], scores=scores(77.0))]
-    report(runs, tmp_path / "out")
-    en, sn = table(tmp_path / "out", "against_published")
-    assert (en["variant"], en["status"], en["published top-1"]) == (
-        "en (min_pixels=1, gate_pixels=1)",
-        "unverified",
-        "78.1",
-    )
-    assert en["difference of top-1"] == en["difference of top-5"] == ""
-    assert (sn["variant"], sn["status"], sn["published top-1"]) == ("sn (min_pixels=1)", "published", "76.92")
-    assert float(sn["difference of top-1"]) == pytest.approx(0.08)
-
-
-def test_a_difference_from_a_published_figure_has_the_uncertainty_of_the_measured_mean(tmp_path):
-    top1 = [76.7, 77.3, 77.1]
-    options = {"norm": "sn", "norm_options": PAPER["sn"]}
-    report([run(tmp_path / f"{s}", seed=s, scores=scores(top1[s]), **options) for s in range(3)], tmp_path / "out")
-    (row,) = table(tmp_path / "out", "against_published")
-    half = 4.302653 * statistics.stdev(top1) / math.sqrt(3)
-    gap = statistics.fmean(top1) - 76.92
-    found = [float(row[f"{key}"]) for key in row if key.startswith(("difference of top-1", "its 95 % interval, top-1"))]
-    assert found == pytest.approx([gap, gap - half, gap + half], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
-        ({"task": "regression"}, "another task (regression)"),
-        ({"eval_resolution": 256}, "another resolution (256 pixels)"),
-        ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
-        ({"norm_options": {"groups": 16, "min_pixels": 1}}, "options of its own (groups=16)"),
-        ({"norm_options": {}}, "options of its own (min_pixels=65)"),
-    ],
-)
-def test_what_cannot_be_compared_is_said_in_plain_words(tmp_path, changes, words):
-    report([run(tmp_path / "a", norm="sn", **changes)], tmp_path / "out")
-    (row,) = table(tmp_path / "out", "against_published")
-    assert row["status"].startswith("not comparable: ") and words in row["status"]
-    assert row["difference of top-1"] == ""
-
-
-def test_options_that_are_the_defaults_or_change_no_figure_can_be_compared(tmp_path):
-    options = {"normalizers": ["bn", "in", "ln"], "sync": True, "eps": 1e-5, "min_pixels": 1}
-    report([run(tmp_path / "a", norm="sn", norm_options=options)], tmp_path / "out")
-    assert [row["status"] for row in table(tmp_path / "out", "against_published")] == ["published"]
-
-
 def test_runs_of_different_recipes_are_pointed_out_and_marked(tmp_path):
     runs = [run(tmp_path / "a"), run(tmp_path / "b", {"optim": {"lr": 0.2}, "norm": {"name": "bn"}}, norm="bn")]
     assert "**Not one recipe**: the runs differ in optim.lr" in report(runs, tmp_path / "out")
@@ -152,11 +62,6 @@ def test_keys_that_change_no_step_do_not_keep_seeds_apart(tmp_path):
     assert "Not one recipe" not in report(runs, tmp_path / "out")
     (row,) = table(tmp_path / "out", "measured")
     assert row["n"] == "2" and row["hardware"] == "8 x some GPU, 8 ranks; 8 x another GPU, 8 ranks"
-
-
-def test_a_network_without_published_figures_says_so(tmp_path):
-    text = report([run(tmp_path / "a", model="resnet18")], tmp_path / "out")
-    assert "No published figure is on file for resnet18" in text
 
 
 def rows(norm: str, seed: int, epochs: int = 4) -> list[dict[str, float]]:
@@ -333,106 +238,6 @@ def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_p
     assert 'alt="bn leads &#34;below&#34;"' in page
 
 
-class Cells(HTMLParser):
-    """The texts of a page's cells, row by row, and of its paragraphs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.paragraphs: list[str] = []
-        self._open = ""
-
-    def handle_starttag(self, tag: str, attributes: object) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self._open = "cell"
-            self.rows[-1].append("")
-        elif tag in ("p", "h1"):
-            self._open = "paragraph"
-            self.paragraphs.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th", "p", "h1"):
-            self._open = ""
-
-    def handle_data(self, text: str) -> None:
-        if self._open == "cell":
-            self.rows[-1][-1] += text
-        elif self._open == "paragraph":
-            self.paragraphs[-1] += text
-
-
-@pytest.fixture(scope="module", params=range(len(NAMES)))
-def hostile(request, tmp_path_factory):
-    """A report of two runs in which every name is a hostile one: that name, and where the report is."""
-    name, tmp_path = NAMES[request.param], tmp_path_factory.mktemp("hostile")
-    changes = {"model": name, "norm": name, "norm_options": {name: name}, "dataset": name, "hardware": name}
-    folder = tmp_path / name.replace("/", "-")
-    report([run(folder, **changes), run(tmp_path / "second", seed=1, **changes)], tmp_path / "out")
-    return name.replace("\n", "\\n"), tmp_path / "out"
-
-
-def expected(name: str) -> dict[str, str]:
-    """The cells of the table of what was measured in which the name stands."""
-    return {
-        "variant": f"{name} ({name}={name})", "network": name, "data": f"{name}, 224 px", "hardware": f"{name}, 8 ranks"
-    }  # fmt: skip
-
-
-def test_names_stand_in_markdown_letter_for_letter(hostile):
-    def rendered(cell: str) -> str:
-        assert not re.search(r"(?<!&)[`*<>\[\]\\$~]|(?<!\w)_|_(?!\w)", cell), cell
-        return html.unescape(cell)
-
-    name, out = hostile
-    lines = (out / "report.md").read_text().partition("## Measured")[2].splitlines()
-    head, _, row = [line for line in lines if line.startswith("|")][:3]
-    cells = dict(zip(*([cell.strip() for cell in line[1:-1].split("|")] for line in (head, row)), strict=True))
-    assert {key: rendered(cells[key]) for key in expected(name)} == expected(name)
-    assert f"No published figure is on file for {name}." in map(html.unescape, lines)
-    for line in lines:
-        assert line.startswith(("#", "|", "!", "**")) or not re.search(r"[`*<>\[\]\\$~]", line), line
-
-
-def test_names_stand_in_the_page_letter_for_letter(hostile):
-    name, out = hostile
-    page = Cells()
-    page.feed((out / "report.html").read_text())
-    cells = dict(zip(*page.rows[:2], strict=True))
-    assert {key: cells[key] for key in expected(name)} == expected(name)
-    assert f"No published figure is on file for {name}." in page.paragraphs
-    assert (out / "report.html").read_text().count("<script") == 1
-
-
-def test_names_stand_in_csv_and_latex_letter_for_letter(hostile):
-    name, out = hostile
-    (row,) = table(out, "measured")
-    assert {key: row[key] for key in expected(name)} == expected(name)
-    head, line = [line for line in (out / "tables" / "measured.tex").read_text().splitlines() if line.endswith("\\\\")]
-    head, line = (line.removesuffix("\\\\") for line in (head, line))
-    cells = [[of_latex(cell) for cell in re.split(r"(?<!\\)&", part)] for part in (head, line)]
-    found = dict(zip(*cells, strict=True))
-    assert {key: found[key] for key in expected(name)} == expected(name)
-
-
-def of_latex(cell: str) -> str:
-    """What LaTeX sets; it fails at a character that LaTeX would take as a command."""
-    words = {r"\textbackslash ": "\\", r"\textasciitilde ": "~", r"\textasciicircum ": "^", r"\space ": " "}
-    words |= {f"\\{char}": char for char in "&%$#_{}"}
-    text = ""
-    for part in re.findall(r"\\text\w+ |\\space |\\.|.", cell.strip()):
-        assert part in words or part not in "\\&%$#_{}~^", cell
-        text += words.get(part, part)
-    return text
-
-
-def test_names_stand_in_the_figures_letter_for_letter(hostile):
-    name, out = hostile
-    found = ElementTree.parse(out / "figures" / "compute.svg").iter("{http://www.w3.org/2000/svg}text")
-    assert f"{name} ({name}={name})" in {"".join(text.itertext()).strip() for text in found}
-
-
 DAMAGE = [
     ("summary.json", "{}", "summary.json: model: missing"),
     ("summary.json", "", "summary.json: expected JSON"),
@@ -510,12 +315,6 @@ def test_without_the_extra_the_command_says_what_is_missing(tmp_path, monkeypatc
     with pytest.raises(SystemExit, match="2"):
         show(monkeypatch, 80, tmp_path, "--out", tmp_path / "out")
     assert "error: pandas: not installed: expected exemplar-norm[train,report]" in capsys.readouterr().err
-
-
-def test_every_published_figure_has_a_source_and_a_status():
-    for row in published().figures:
-        assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
-    assert yaml.safe_dump(published().figures)
 
 
 def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):

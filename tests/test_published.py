@@ -1,0 +1,79 @@
+"""Published figures beside what was measured."""
+
+import math
+import statistics
+
+import pytest
+import yaml
+from report_runs import PAPER, report, run, scores, table
+
+from en.reports.published import published
+
+
+def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
+    text = report([run(tmp_path / "a")], tmp_path / "out").partition("### Published")[2]
+    for row in published().figures:
+        lines = [line for line in text.splitlines() if f"| {row['top1']:,} |" in line and row["source"] in line]
+        assert bool(lines) == (row["model"] == "resnet50")
+        assert all(("**unverified**" in line) == (row["status"] == "unverified") for line in lines)
+
+
+def test_an_unverified_figure_never_judges_a_run(tmp_path):
+    runs = [run(tmp_path / "en", norm_options=PAPER["en"])]
+    runs += [run(tmp_path / "sn", norm="sn", norm_options=PAPER["sn"], scores=scores(77.0))]
+    report(runs, tmp_path / "out")
+    en, sn = table(tmp_path / "out", "against_published")
+    assert (en["variant"], en["status"], en["published top-1"]) == (
+        "en (min_pixels=1, gate_pixels=1)",
+        "unverified",
+        "78.1",
+    )
+    assert en["difference of top-1"] == en["difference of top-5"] == ""
+    assert (sn["variant"], sn["status"], sn["published top-1"]) == ("sn (min_pixels=1)", "published", "76.92")
+    assert float(sn["difference of top-1"]) == pytest.approx(0.08)
+
+
+def test_a_difference_from_a_published_figure_has_the_uncertainty_of_the_measured_mean(tmp_path):
+    top1 = [76.7, 77.3, 77.1]
+    options = {"norm": "sn", "norm_options": PAPER["sn"]}
+    report([run(tmp_path / f"{s}", seed=s, scores=scores(top1[s]), **options) for s in range(3)], tmp_path / "out")
+    (row,) = table(tmp_path / "out", "against_published")
+    half = 4.302653 * statistics.stdev(top1) / math.sqrt(3)
+    gap = statistics.fmean(top1) - 76.92
+    found = [float(row[f"{key}"]) for key in row if key.startswith(("difference of top-1", "its 95 % interval, top-1"))]
+    assert found == pytest.approx([gap, gap - half, gap + half], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": "Fashion-MNIST", "classes": 10, "images": 10_000}, "other data (Fashion-MNIST, 10 classes"),
+        ({"task": "regression"}, "another task (regression)"),
+        ({"eval_resolution": 256}, "another resolution (256 pixels)"),
+        ({"epochs_done": 3}, "unfinished (3 of 100 epochs)"),
+        ({"norm_options": {"groups": 16, "min_pixels": 1}}, "options of its own (groups=16)"),
+        ({"norm_options": {}}, "options of its own (min_pixels=65)"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_plain_words(tmp_path, changes, words):
+    report([run(tmp_path / "a", norm="sn", **changes)], tmp_path / "out")
+    (row,) = table(tmp_path / "out", "against_published")
+    assert row["status"].startswith("not comparable: ") and words in row["status"]
+    assert row["difference of top-1"] == ""
+
+
+def test_options_that_are_the_defaults_or_change_no_figure_can_be_compared(tmp_path):
+    options = {"normalizers": ["bn", "in", "ln"], "sync": True, "eps": 1e-5, "min_pixels": 1}
+    report([run(tmp_path / "a", norm="sn", norm_options=options)], tmp_path / "out")
+    assert [row["status"] for row in table(tmp_path / "out", "against_published")] == ["published"]
+
+
+def test_a_network_without_published_figures_says_so(tmp_path):
+    text = report([run(tmp_path / "a", model="resnet18")], tmp_path / "out")
+    assert "No published figure is on file for resnet18" in text
+
+
+def test_every_published_figure_has_a_source_and_a_status():
+    for row in published().figures:
+        assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
+    assert yaml.safe_dump(published().figures)
