@@ -26,11 +26,6 @@ from en.norm import (
 every_running = pytest.mark.parametrize("name", ["bn", "sn", "en"])
 
 
-# ---- networks that have been trained with batch normalization ----
-
-
-# ---- what other libraries do to batch normalization ----
-
 CONVERSIONS = [
     nn.SyncBatchNorm.convert_sync_batchnorm,
     convert_sync_batchnorm,
@@ -150,12 +145,6 @@ def test_a_library_that_decays_whatever_has_two_axes_leaves_every_weight_and_bia
     ours = param_groups(model, 0.1)
     assert [group["weight_decay"] for group in ours] == [0.1, 0.0]
     assert {id(p) for p in ours[0]["params"]} == {id(model[0].weight), id(model[3].weight)}
-
-
-# ---- how libraries make layers, and change them ----
-
-
-# ---- several ranks: tests/sync_worker.py has the statistics ----
 
 
 def test_dropout_within_a_normalizer_rests_while_statistics_are_taken_anew():

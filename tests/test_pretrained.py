@@ -23,8 +23,6 @@ from en.norm import (
     replace_norm,
 )
 
-every_mixture = pytest.mark.parametrize("name", ["sn", "en"])
-
 
 @every_norm
 @pytest.mark.parametrize("make", [network, lambda: timm.create_model("test_efficientnet")], ids=["torch", "timm"])
@@ -68,7 +66,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_changes_nothing(c
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@every_mixture
+@pytest.mark.parametrize("name", ["sn", "en"])
 @pytest.mark.parametrize("options", [{}, {"normalizers": ["in", "ln", "bn"]}], ids=["", "last"])
 def test_a_warm_start_computes_what_the_network_with_bn_does_the_closer_the_further_bn_is_ahead(
     name, options, monkeypatch
