@@ -31,11 +31,12 @@ def endless(tmp_path: Path) -> Source:
     return Source("endless", ["noise"], {"train": samples, "val": samples})
 
 
-def workers_of(child: int, out: Path) -> list[psutil.Process]:
+def workers_of(child: int, out: Path, said: pytest.CaptureFixture[str]) -> list[psutil.Process]:
     """Waits until a preparation writes; returns its workers."""
     partial = out / "train.beton.partial"
     while not (partial.exists() and partial.stat().st_size > 0):
-        assert psutil.Process(child).status() != psutil.STATUS_ZOMBIE, f"the preparation ended with {ended(child)}"
+        if psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            pytest.fail(f"the preparation ended with {ended(child)}: {said.readouterr()}")
         time.sleep(0.02)
     return psutil.Process(child).children()
 
@@ -45,10 +46,10 @@ def have_ended(processes: list[psutil.Process]) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def test_a_killed_preparation_leaves_no_workers_and_nothing_that_opens(tmp_path, folders, forked):
+def test_a_killed_preparation_leaves_no_workers_and_nothing_that_opens(tmp_path, folders, capfd, forked):
     source, out = endless(tmp_path), tmp_path / "out"
     child = forked(lambda: prepare(source, out, Storage("raw"), 2, False))
-    workers = workers_of(child, out)
+    workers = workers_of(child, out, capfd)
     with pytest.raises(UserError, match="another preparation"):
         prepare(read_source(str(folders)), out, Storage(), 1, False)
     os.kill(child, signal.SIGKILL)
@@ -67,7 +68,7 @@ def test_a_stopped_preparation_ends_in_one_line_and_leaves_nothing(tmp_path, mon
     (tmp_path / "list.txt").write_text(rows)
     monkeypatch.setattr("sys.argv", ["prepare_data.py", str(tmp_path / "list.txt"), str(out), "--workers", "2"])
     child = forked(main)
-    workers = workers_of(child, out)
+    workers = workers_of(child, out, capfd)
     for process in (*workers, psutil.Process(child)) if number == signal.SIGINT else (psutil.Process(child),):
         process.send_signal(number)  # Ctrl-C goes to all
     assert ended(child) == code
