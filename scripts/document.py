@@ -35,7 +35,7 @@ WORDS = {
     "configs/imagenet": "ResNet50 and ShuffleNetV2 (x0.5, x1.0) with each normalizer, headed by command and figure",
     "configs/imagenet/bases": "the recipes that they share",
     "configs/quickstart": "the quickstart's recipe",
-    "configs/small": "two networks on CIFAR-10 and on photographs, for comparing normalizers on few cores",
+    "configs/small": "small sets and networks, for comparing normalizers on few cores",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
     "docs": "how each thing is done, and what was measured",
     "scripts": "everything else that is run",

@@ -149,5 +149,8 @@ def test_one_run_of_the_plan_is_shown_as_arguments_of_train_py(suite, tmp_path):
     assert shown[0] == str(suite.parent / "base.yaml") and "task.label_smoothing=0.1" in shown and "seed=0" in shown
     done = command("train.py", *shown, "--print-config")
     assert done.returncode == 0 and "label_smoothing: 0.1" in done.stdout and "o ut/smooth-s0" in done.stdout
+    (suite.parent / "other.yaml").write_text((suite.parent / "base.yaml").read_text())
+    elsewhere = command("scripts/ablate.py", suite, "--base", suite.parent / "other.yaml", "--show", "2").stdout
+    assert f'run_dir="runs/{suite.stem}-other/smooth-s0"' in elsewhere
     assert "--show 6: expected 0 to 2" in refused(command("scripts/ablate.py", suite, "--show", "6"))
     assert "sbatch" in refused(command("scripts/ablate.py", suite, "--out", tmp_path / "out", "--slurm", PATH=""))

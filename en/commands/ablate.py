@@ -16,7 +16,8 @@ def arguments_of_command() -> argparse.Namespace:
     parser.add_argument("suite", metavar="SUITE", type=Path, help="a YAML file, see configs/ablations/")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="over the configuration of every run")
     parser.add_argument("--base", metavar="CONFIG", type=Path, help="another configuration than the suite's")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the runs, default runs/SUITE")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the runs, default runs/SUITE, or "
+                        "runs/SUITE-CONFIG with --base")  # fmt: skip
     parser.add_argument("--at-once", metavar="N", type=whole_number(1, 1000), default=1, help="runs at the same time")
     parser.add_argument("--ranks", metavar="N", type=whole_number(1, 1000), help="processes of each run, "
                         "default one for each GPU, or one")  # fmt: skip
@@ -35,7 +36,8 @@ def ablate() -> None:
     from en.suites.state import costs_of, progress_of, seconds_left
     from en.suites.table import show_plan
 
-    out = arguments.out or Path("runs") / arguments.suite.stem
+    names = [path.stem for path in (arguments.suite, arguments.base) if path]
+    out = arguments.out or Path("runs") / "-".join(names)
     runs = plan(arguments.suite, out, arguments.overrides, arguments.base)
     if arguments.show is not None:
         if arguments.show >= len(runs):
@@ -60,8 +62,8 @@ def ablate() -> None:
         return
     failed = run_all(left, launcher)
     if failed:
-        names = ", ".join(run.name for run in failed)
-        raise RunError(f"{len(failed)} of {len(left)} runs failed: {names}; the same command tries them again")
+        of_failed = ", ".join(run.name for run in failed)
+        raise RunError(f"{len(failed)} of {len(left)} runs failed: {of_failed}; the same command tries them again")
 
 
 def submit(arguments: argparse.Namespace, indices: list[int], out: Path) -> None:
