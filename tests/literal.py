@@ -61,7 +61,10 @@ def literal_ratios(layer: ExemplarNorm2d, x: Tensor) -> Tensor:
     ratios = []
     for n in range(len(x)):
         z = torch.stack([row[n] for row in rows])
-        ratios.append(torch.softmax(without_in(layer, literal_gate(layer, (z @ z.T).flatten(), x), x), 0))
+        v = z @ z.T
+        if layer.ratio_source == "relative":
+            v = v / (torch.trace(v) + layer.eps)
+        ratios.append(torch.softmax(without_in(layer, literal_gate(layer, v.flatten(), x), x), 0))
     return torch.stack(ratios)
 
 

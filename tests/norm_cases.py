@@ -12,6 +12,8 @@ VARIANTS: list[dict[str, object]] = [
     {"gate_pixels": 10**4},
     {"gate_pixels": 10**4, "activation": "relu", "ratios": "pooled"},
     {"shared_affine": True},
+    {"ratios": "relative"},
+    {"ratios": "relative", "convolution": False, "gate_pixels": 10**4, "activation": "relu"},
     {"ratios": "pooled"},
     {"ratios": "static"},
     {"mix": "statistics"},

@@ -13,7 +13,7 @@ from en.norm.arguments import flag, one_of, whole
 from en.norm.combined import MIN_PIXELS, CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-RATIOS = ("correlation", "pooled", "static")
+RATIOS = ("correlation", "relative", "pooled", "static")
 MIXES = ("outputs", "statistics")
 GATE_PIXELS = 5  # of a map on which the gate is as published, by default
 
@@ -38,8 +38,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
         shared_affine: one weight and bias, (C,), for all normalizers.
-        ratios: correlation; pooled takes the gate's input from x instead of v, as conditional normalization does;
-            static learns one vector of ratios for all samples.
+        ratios: correlation (the paper's); relative takes v / (trace(v) + eps), which has one size in every layer, so
+            that ratios differ more between samples (our choice); pooled takes the gate's input from x instead of v, as
+            conditional normalization does; static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
@@ -48,7 +49,8 @@ class ExemplarNorm2d(CombinedNormalizer):
             paper's form; the default is our choice (docs/small_maps.md).
         gate_pixels: H * W from which on the gate is as published, s = 1; on smaller maps it learns more slowly, s =
             1/sqrt(pi * K): a step of SGD then moves a logit no farther through all tanh units than through its bias,
-            instead of up to pi * K times as far, and ratios differ less between samples. 1 is the paper's form; the default is our choice (docs/small_maps.md).
+            instead of up to pi * K times as far, and ratios differ less between samples. 1 is the paper's form; the
+            default is our choice (docs/small_maps.md).
         start: the normalizer that the ratios begin on, as a bias of the gate's last layer: bn for a network that has
             been trained with it. None: all alike.
         device, dtype: of parameters and buffers.
@@ -97,7 +99,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.add_affine(1 if shared_affine or mix == "statistics" else k, device, dtype)
         if ratios == "static":
             self.ratio_logits = nn.Parameter(torch.zeros(k, device=device, dtype=dtype))
-        if ratios == "correlation" and convolution:
+        if self.is_correlated and convolution:
             channels = reduced_channels(num_features, reduction)
             self.reduce = nn.Conv1d(num_features, channels, 1, groups=channels, bias=False, device=device, dtype=dtype)
         if ratios != "static":
@@ -121,6 +123,11 @@ class ExemplarNorm2d(CombinedNormalizer):
             return
         self.gate[2].get_parameter("weight").zero_()
         self.gate[2].get_parameter("bias").copy_(self.first_logits())
+
+    @property
+    def is_correlated(self) -> bool:
+        """Whether the gate's input is v, relative or not."""
+        return self.ratio_source in ("correlation", "relative")
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and files hold: all but who is watching the ratios."""
@@ -197,9 +204,11 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self.convolution and not is_as_made(self.reduce, nn.Conv1d):
             xhat = offsets * torch.rsqrt(variances + self.added_eps)
             z = called(self.reduce, xhat.view(n * k, c, 1)).view(n, k, -1)
-            return torch.bmm(z, z.transpose(1, 2))
-        kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (offsets.new_ones(c), c)
-        return statistics.correlations(offsets, variances, kernel.to(offsets.dtype).view(c), groups, self.added_eps)
+        else:
+            kernel, groups = (self.reduce.weight, self.reduce.groups) if self.convolution else (offsets.new_ones(c), c)
+            kernel = kernel.to(offsets.dtype).view(c)
+            z = statistics.grouped_sums(offsets, variances, kernel, groups, self.added_eps)
+        return statistics.correlations(z, self.added_eps if self.ratio_source == "relative" else None)
 
     def gate_is_as_made(self) -> bool:
         gate = self._modules["gate"]
@@ -219,7 +228,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self.ratio_source == "static":
             parameters = (self.weight, self.bias, self.ratio_logits)
             return self.plan_with(pixels, parameters, "static", self.mix == "statistics")
-        reduces = self.ratio_source == "correlation" and self.convolution
+        reduces = self.is_correlated and self.convolution
         if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
             return None
         first, _, last = self.gate
@@ -228,7 +237,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         reduced = self.num_features
         if reduces:
             gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
-        elif self.ratio_source == "correlation":
+        elif self.is_correlated:
             gate = (self.weight.new_ones(self.num_features), *gate)
         return self.plan_with(
             pixels,

@@ -105,11 +105,16 @@ def statistics(
     return torch.stack(offsets, dim=1), torch.stack(variances, dim=1)
 
 
-def correlations(offsets: Tensor, variances: Tensor, kernel: Tensor, groups: int, eps: float) -> Tensor:
-    """v = z z^T (N, K, K), z[g] = sum over the channels of group g of kernel * offset / sqrt(var + eps); kernel (C)."""
+def correlations(z: Tensor, eps: float | None) -> Tensor:
+    """v = z z^T (N, K, K) of z (N, K, G); with an eps, v / (trace(v) + eps)."""
+    v = torch.bmm(z, z.transpose(1, 2))
+    return v if eps is None else v / (z.square().sum((1, 2))[:, None, None] + eps)
+
+
+def grouped_sums(offsets: Tensor, variances: Tensor, kernel: Tensor, groups: int, eps: float) -> Tensor:
+    """z (N, K, G), the sums over the channels of each group of kernel * offset / sqrt(var + eps); kernel (C)."""
     xhat = offsets * torch.rsqrt(variances + eps)
-    z = (xhat * kernel).view(*xhat.shape[:2], groups, xhat.shape[2] // groups).sum(3)
-    return torch.bmm(z, z.transpose(1, 2))
+    return (xhat * kernel).view(*xhat.shape[:2], groups, xhat.shape[2] // groups).sum(3)
 
 
 def mix_outputs(

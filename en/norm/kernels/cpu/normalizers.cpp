@@ -21,7 +21,8 @@
 
 namespace {
 
-enum source : int64_t { from_correlations, from_pooled, from_logits };  // SN's ratios are logits, two sets of them
+// SN's ratios are logits, two sets of them. As `source` of a layer, relative means correlations over their trace.
+enum source : int64_t { from_correlations, from_pooled, from_logits, relative };
 
 struct plan {
     int64_t samples, channels, pixels, threads;
@@ -29,6 +30,7 @@ struct plan {
     int64_t kinds, kind[4], groups[4];            // the statistics that are mixed
     int64_t absent;                               // of them, the one whose ratio is 0, or -1
     int64_t source, reduced, hidden, activation;  // where the ratios come from
+    bool relative;                                // correlations over their trace
     bool statistics;                              // mix statistics, not outputs
     int64_t affine_rows;                          // of weight
     double eps, gate_scale;
@@ -122,7 +124,7 @@ template <class T> void forward(const plan& m) {
         if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
     } else {
         if (m.source == from_correlations)
-            correlations(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
+            correlations(s, m.reduced, m.relative, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
         gate_forward(gate_of<A>(m), m.samples, m.threads, m.source == from_pooled ? mean : p.v, p.hidden, p.ratios);
     }
     const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
@@ -169,8 +171,8 @@ template <class T> void backward(const plan& m) {
         gate_backward(gate_of<A>(m), m.samples, gate_input, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1,
             (A*)m.d_w2, (A*)m.d_b2, d_inputs);
         if (m.source == from_correlations)
-            correlations_backward(
-                s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, d_inputs, d_offset, d_var, (A*)m.d_kernel);
+            correlations_backward(s, m.reduced, m.relative, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v,
+                d_inputs, d_offset, d_var, (A*)m.d_kernel);
     }
     statistics_backward(s, p.offset, d_offset, d_var, d_mean, d_cell_var, d_batch);
     if (m.source == from_pooled)
@@ -277,14 +279,15 @@ void place(plan& m, const char* name, const Tensors& parts, bool gradients, Scal
 
 plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     const shape cells = shape_of(x);
-    const int64_t K = s.kinds.size(), first = s.source == from_correlations ? 3 : 2;  // first: of w1
+    const int64_t source = s.source == relative ? int64_t(from_correlations) : s.source;
+    const int64_t K = s.kinds.size(), first = source == from_correlations ? 3 : 2;  // first: of w1
     STD_TORCH_CHECK(
         0 < K && K <= 4 && s.groups.size() == s.kinds.size(), "en_norm: expected 1 to 4 kinds and as many groups");
     STD_TORCH_CHECK(
-        from_correlations <= s.source && s.source <= from_logits, "en_norm: source ", s.source, ": expected 0 to 2");
+        from_correlations <= s.source && s.source <= relative, "en_norm: source ", s.source, ": expected 0 to 3");
     STD_TORCH_CHECK(int64_t(parameters.size()) >= 3 &&
-                        (s.source == from_logits || int64_t(parameters.size()) > first) &&
-                        (s.source == from_logits || parameters[first].dim() == 2),
+                        (source == from_logits || int64_t(parameters.size()) > first) &&
+                        (source == from_logits || parameters[first].dim() == 2),
         "en_norm: expected more parameters, of which w1 has two axes");
     plan m{};
     m.samples = cells.samples;
@@ -301,18 +304,19 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
         m.kind[k] = s.kinds[k];
         m.groups[k] = s.groups[k];
     }
-    STD_TORCH_CHECK(s.reduced > 0 && (s.source != from_correlations || m.channels % s.reduced == 0),
+    STD_TORCH_CHECK(s.reduced > 0 && (source != from_correlations || m.channels % s.reduced == 0),
         "en_norm: expected `reduced` to divide the channels");
     STD_TORCH_CHECK(-1 <= s.absent && s.absent < K, "en_norm: absent ", s.absent, ": expected -1 to ", K - 1);
     m.absent = s.absent;
-    m.source = s.source;
+    m.source = source;
+    m.relative = s.source == relative;
     m.reduced = s.reduced;
     m.activation = s.activation;
     m.statistics = s.statistics;
     m.eps = s.eps;
     m.gate_scale = s.gate_scale;
     m.affine_rows = m.statistics ? 1 : parameters[0].numel() == m.channels ? 1 : K;
-    m.hidden = s.source == from_logits ? 0 : parameters[first].sizes()[0];
+    m.hidden = source == from_logits ? 0 : parameters[first].sizes()[0];
     place(m, "a parameter", parameters, false, moments_type(x));
     m.x = x.data_ptr();
     return m;

@@ -23,11 +23,11 @@ from en.norm.kernels.gpu.sets import (
 
 @triton.jit
 def ratio_gradients(
-    statistics, sums, weight, w1, w2, ratios, hidden, d_logits, d_hidden, d_v, kinds, samples, channels, groups,
-    units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr,
-    MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, APART: tl.constexpr, EPS: tl.constexpr,
-    CHANNELS: tl.constexpr, UNITS: tl.constexpr,
+    statistics, sums, weight, w1, w2, ratios, z, v, hidden, d_logits, d_hidden, d_v, kinds, samples, channels,
+    groups, reduced, units,
+    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELATIVE: tl.constexpr, RELU: tl.constexpr,
+    GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, APART: tl.constexpr,
+    EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """A sample's gradients of the logits, of the gate's hidden units before activation, and of v plus its transpose.
 
@@ -83,8 +83,18 @@ def ratio_gradients(
                 weights = tl.load(w1 + unit[:, None, None] * (K * K) + i * K + j, mask=used, other=0)
                 found += tl.sum(d_before[:, None, None] * weights, 0)
         if SOURCE == CORRELATION:
+            at = n * K * K + k * K + row[None, :]
             square = (k < K) & (row < K)[None, :]
-            tl.store(d_v + n * K * K + k * K + row[None, :], found + tl.trans(found), mask=square)
+            both = found + tl.trans(found)
+            if RELATIVE:  # a change of v's size changes nothing: without the gradient's part along v, over the trace
+                along = tl.sum(found * tl.load(v + at, mask=square, other=0))
+                squares = tl.zeros([CHANNELS], A)
+                for start in range(0, K * reduced, CHANNELS):
+                    place = start + tl.arange(0, CHANNELS)
+                    part = tl.load(z + n * K * reduced + place, mask=place < K * reduced, other=0)
+                    squares += part * part
+                both = (both - tl.where(k == row[None, :], 2 * along, 0)) / (tl.sum(squares) + EPS)
+            tl.store(d_v + at, both, mask=square)
 
 
 @triton.jit

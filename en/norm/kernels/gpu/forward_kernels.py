@@ -114,9 +114,13 @@ def pool(
 @triton.jit
 def correlate(
     statistics, kernel, z, kinds, n, samples, channels, groups, reduced,
-    K: tl.constexpr, ROWS: tl.constexpr, EPS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, RELATIVE: tl.constexpr, EPS: tl.constexpr, GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
-    """v = z z^T of a sample, K x K of (ROWS, ROWS), with z stored: by group, the sum of kernel * xhat."""
+    """v = z z^T of a sample, K x K of (ROWS, ROWS), where RELATIVE over its trace plus EPS.
+
+    z is stored: by group, the sum of kernel * xhat.
+    """
     A: tl.constexpr = statistics.dtype.element_ty
     row = tl.arange(0, ROWS)[:, None]
     k = row[:, :, None]
@@ -135,6 +139,8 @@ def correlate(
         used = (row < K) & (group[None, :] < reduced)
         tl.store(z + (n * K + row) * reduced + group[None, :], sums, mask=used)
         v += tl.sum(sums[:, None, :] * sums[None, :, :], 2)
+    if RELATIVE:
+        v = v / (tl.sum(tl.where(row == tl.arange(0, ROWS)[None, :], v, 0)) + EPS)
     return v
 
 
@@ -181,9 +187,10 @@ def logits_of(
 def coefficients(
     statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, scale,
     shift, kinds, samples, channels, groups, reduced, units,
-    K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr,
-    GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr,
-    EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELATIVE: tl.constexpr,
+    RELU: tl.constexpr, GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr,
+    COUNT: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
     """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C)."""
     n = tl.cast(tl.program_id(0), tl.int64)
@@ -198,8 +205,9 @@ def coefficients(
     else:
         if SOURCE == CORRELATION:
             found = correlate(
-                statistics, kernel, z, kinds, n, samples, channels, groups, reduced, K, ROWS, EPS, GROUPS, SIZE
-            )
+                statistics, kernel, z, kinds, n, samples, channels, groups, reduced,
+                K, ROWS, RELATIVE, EPS, GROUPS, SIZE,
+            )  # fmt: skip
             square = (row < K)[:, None] & (row < K)[None, :]
             tl.store(v + n * K * K + row[:, None] * K + row[None, :], found, mask=square)
         else:

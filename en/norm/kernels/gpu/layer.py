@@ -182,8 +182,8 @@ def backward(
         launch(
             backward_kernels.ratio_gradients,
             (small.samples,),
-            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden, d_logits, d_hidden, d_v),
-            *(small.packed, *sizes, small.units),
+            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.z, kept.v, kept.hidden),
+            *(d_logits, d_hidden, d_v, small.packed, *sizes, small.reduced, small.units),
             **small.for_ratio_gradients,
         )
     pooling = small.for_pool_gradients

@@ -27,7 +27,8 @@ class Small:
         kinds: of the statistics, in the order of the ratios.
         absent: place of that whose ratio is 0, or -1.
         groups: of gn.
-        source, relu, mix_statistics, affine_rows, eps, gate_scale: as NativePlan's, by number.
+        source, relu, mix_statistics, affine_rows, eps, gate_scale: as NativePlan's, by number; relative correlations
+            are correlations, and `relative`.
         reduced: G, groups of the convolution.
         units: hidden units of the gate.
         apart: whether the variances have logits of their own.
@@ -40,6 +41,7 @@ class Small:
     absent: int
     groups: int
     source: int
+    relative: bool
     relu: bool
     mix_statistics: bool
     affine_rows: int
@@ -77,6 +79,7 @@ class Small:
         block = min(power_of_two(size), CELLS)
         return self.formula | {
             "ABSENT": self.absent,
+            "RELATIVE": self.relative,
             "RELU": self.relu,
             "GATE_SCALE": self.gate_scale,
             "COUNT": BATCH in self.kinds,
@@ -94,7 +97,7 @@ class Small:
     def for_ratio_gradients(self) -> dict[str, Any]:
         """Constants of the kernel `ratio_gradients`."""
         blocks = {"CHANNELS": self.channel_block(CELLS), "UNITS": self.unit_block}
-        ratios = {"RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
+        ratios = {"RELATIVE": self.relative, "RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
         return self.formula | ratios | blocks
 
     @cached_property
@@ -162,7 +165,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
     """The sizes of a layer's small part on x."""
     numbers = {"bn": BATCH if plan.training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
     kinds = tuple(numbers[name] for name in plan.normalizers)
-    static = plan.ratios == "static"
+    static, relative = plan.ratios == "static", plan.ratios == "relative"
     small = Small(
         samples=x.shape[0],
         channels=x.shape[1],
@@ -170,7 +173,8 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
         kinds=kinds,
         absent=plan.absent,
         groups=plan.groups,
-        source=RATIOS.index(plan.ratios),
+        source=RATIOS.index("correlation" if relative else plan.ratios),
+        relative=relative,
         relu=plan.activation == ACTIVATIONS[1],
         mix_statistics=plan.mix_statistics,
         affine_rows=1 if plan.mix_statistics or plan.parameters[0].numel() == x.shape[1] else len(kinds),
