@@ -114,3 +114,13 @@ def test_a_gate_that_torch_quantizes_runs_and_stays_close(gate_pixels):
     quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(layer), {nn.Linear})
     assert type(quantized[0].gate[2]) is not nn.Linear
     torch.testing.assert_close(quantized(x), layer(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+def test_relative_ratios_follow_what_the_gate_sees_and_not_how_large_it_is(convolution):
+    seen = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))  # of one sample
+    offsets = torch.stack([size * seen for size in (1e-3, 1.0, 1e3)])
+    for ratios in ("correlation", "relative"):
+        layer = randomized("en", 6, ratios=ratios, convolution=convolution, eps=1e-12).double()
+        found = layer.ratios(offsets[:, 0], offsets, torch.ones_like(offsets), 100)
+        assert torch.allclose(found, found[:1], rtol=1e-4) == (ratios == "relative")
