@@ -21,7 +21,6 @@ CONFIG = {
     "model": {"name": "resnet50"}, "norm": {"name": "en"}, "data": {"root": "x"},
     "train": {"epochs": 100, "batch_size": 256}, "optim": {"lr": 0.1},
 }  # fmt: skip
-PAPER = {"sn": {"min_pixels": 1}, "en": {"min_pixels": 1, "gate_pixels": 1}}  # the options of the published forms
 LINE = "python train.py recipe.yaml"
 
 

@@ -16,7 +16,7 @@ from en.config.schema import Config
 from en.config.strict_yaml import read_yaml
 from en.distributed.ranks import Ranks, process_group
 from en.errors import UserError, exit_on_error, is_reporter
-from en.norm import NORMALIZERS, norm_options
+from en.norm import AS_PUBLISHED, NORMALIZERS
 from en.reports.published import published
 
 CONFIGS = [path for path in sorted(ROOT.glob("configs/*/*.yaml")) if path.parent.name != "ablations"]
@@ -52,9 +52,7 @@ def test_every_shipped_config_loads_builds_and_is_headed_by_its_command_and_publ
 
 def is_published(config: Config) -> bool:
     """Whether the normalizer's options are those of the published figures."""
-    defaults = {key: option.default for key, option in norm_options(config.norm.name).items()}
-    options = defaults | config.norm.options
-    return all(options.get(key, 1) == 1 for key in ("min_pixels", "gate_pixels"))
+    return AS_PUBLISHED.get(config.norm.name, {}).items() <= config.norm.all_options.items()
 
 
 NORMS = ("bn", "in", "ln", "gn", "sn", "en", "sn_paper", "en_paper")  # those of the papers, and as they have them

@@ -5,8 +5,9 @@ import statistics
 
 import pytest
 import yaml
-from report_runs import PAPER, report, run, scores, table
+from report_runs import report, run, scores, table
 
+from en.norm.registry import AS_PUBLISHED
 from en.reports.published import published
 
 
@@ -19,8 +20,8 @@ def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_pa
 
 
 def test_an_unverified_figure_never_judges_a_run(tmp_path):
-    runs = [run(tmp_path / "en", norm_options=PAPER["en"])]
-    runs += [run(tmp_path / "sn", norm="sn", norm_options=PAPER["sn"], scores=scores(77.0))]
+    runs = [run(tmp_path / "en", norm_options=AS_PUBLISHED["en"])]
+    runs += [run(tmp_path / "sn", norm="sn", norm_options=AS_PUBLISHED["sn"], scores=scores(77.0))]
     report(runs, tmp_path / "out")
     en, sn = table(tmp_path / "out", "against_published")
     assert (en["variant"], en["status"], en["published top-1"]) == (
@@ -35,7 +36,7 @@ def test_an_unverified_figure_never_judges_a_run(tmp_path):
 
 def test_a_difference_from_a_published_figure_has_the_uncertainty_of_the_measured_mean(tmp_path):
     top1 = [76.7, 77.3, 77.1]
-    options = {"norm": "sn", "norm_options": PAPER["sn"]}
+    options = {"norm": "sn", "norm_options": AS_PUBLISHED["sn"]}
     report([run(tmp_path / f"{s}", seed=s, scores=scores(top1[s]), **options) for s in range(3)], tmp_path / "out")
     (row,) = table(tmp_path / "out", "against_published")
     half = 4.302653 * statistics.stdev(top1) / math.sqrt(3)

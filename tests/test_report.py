@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from commands import command, refused
-from report_runs import LINE, PAPER, logged, report, run, scores, table
+from report_runs import LINE, logged, report, run, scores, table
 
 from en.commands.report import main
 from en.errors import UserError
-from en.norm.registry import norm_defaults
+from en.norm.registry import AS_PUBLISHED, norm_defaults
 from en.reports.files import write_report
 
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
     runs = [
-        run(tmp_path / f"en{seed}", seed=seed, norm_options=PAPER["en"], scores=scores(top1))
+        run(tmp_path / f"en{seed}", seed=seed, norm_options=AS_PUBLISHED["en"], scores=scores(top1))
         for seed, top1 in enumerate([77.0, 77.5, 78.3])
     ]
     runs += [run(tmp_path / "bn", norm="bn", scores=scores(76.0))]

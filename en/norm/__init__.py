@@ -7,13 +7,14 @@ from en.norm.exemplar import ExemplarNorm2d
 from en.norm.freezing import freeze, unfreeze
 from en.norm.pretrained import load_batch_norm
 from en.norm.ratios import record_ratios
-from en.norm.registry import NORMALIZERS, build_norm, norm_options
+from en.norm.registry import AS_PUBLISHED, NORMALIZERS, build_norm, norm_options
 from en.norm.replace import replace_norm
 from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 from en.norm.sync import convert_sync
 
 __all__ = [
+    "AS_PUBLISHED",
     "NORMALIZERS",
     "ExemplarNorm2d",
     "Normalizer",

@@ -20,6 +20,12 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
     "en": ExemplarNorm2d,
 }
 
+AS_PUBLISHED: dict[str, dict[str, object]] = {
+    "sn": {"min_pixels": 1},
+    "en": {"min_pixels": 1, "gate_pixels": 1, "ratios": "correlation"},
+}
+"""The options of the papers' forms where they are not the defaults: `build_norm("en", C, **AS_PUBLISHED["en"])`."""
+
 NO_OPTIONS = ("self", "num_features", "device", "dtype")
 """Arguments of the constructors that are given by the network that the layer is put into."""
 

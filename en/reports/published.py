@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from en.config.section import Count, Section
-from en.norm.registry import norm_defaults
+from en.norm.registry import AS_PUBLISHED, norm_defaults
 from en.reports.tables import Cell, Note, Table, interval, mean, number, words
 from en.reports.variants import Variant, heading, plain
 from en.runs.summary import Name
@@ -18,7 +18,6 @@ from en.tasks import TASKS, Label
 Figure = dict[str, Any]
 UNVERIFIED = "unverified"
 CHANGES_NO_FIGURE = ("sync",)  # options of a normalizer with which it is still the one that was published
-AS_PUBLISHED = {"min_pixels": 1, "gate_pixels": 1}  # options whose published values are not the defaults
 
 
 class Setting(Section):
@@ -106,7 +105,7 @@ def own_options(variant: Variant) -> list[str]:
     """`key=value` for the options of normalizer and network that are not those of the published figure."""
     s = variant.summary
     defaults = norm_defaults(s.norm)
-    published = defaults | {key: value for key, value in AS_PUBLISHED.items() if key in defaults}
+    published = defaults | AS_PUBLISHED.get(s.norm, {})
     own = [
         f"{key}={plain(value)}"
         for key, value in (defaults | s.norm_options).items()

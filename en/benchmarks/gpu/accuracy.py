@@ -15,14 +15,12 @@ from en.benchmarks.gpu.pictures import Pictures, generated, read_pictures
 from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.timing import finish
 from en.errors import UserError
-from en.norm import NORMALIZERS
+from en.norm import AS_PUBLISHED, NORMALIZERS
 from en.reports.statistics import difference, estimate
 
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "en_paper": ("en", {"min_pixels": 1, "gate_pixels": 1}),
-    "sn_paper": ("sn", {"min_pixels": 1}),
+    f"{name}_paper": (name, options) for name, options in AS_PUBLISHED.items()
 }
-"""Published forms, whose defaults differ from ours."""
 
 LABELS = tuple(name for name in (*NORMALIZERS, *PUBLISHED) if name != "ssn")  # whose r follows the steps of a recipe
 BASE = "bn"
