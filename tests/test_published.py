@@ -25,7 +25,7 @@ def test_an_unverified_figure_never_judges_a_run(tmp_path):
     report(runs, tmp_path / "out")
     en, sn = table(tmp_path / "out", "against_published")
     assert (en["variant"], en["status"], en["published top-1"]) == (
-        "en (min_pixels=1, gate_pixels=1, ratios=correlation)",
+        "en (min_pixels=1, gate_pixels=1)",
         "unverified",
         "78.1",
     )

@@ -13,7 +13,7 @@ from en.norm.arguments import flag, one_of, whole
 from en.norm.combined import MIN_PIXELS, CombinedNormalizer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-RATIOS = ("relative", "correlation", "pooled", "static")
+RATIOS = ("correlation", "relative", "pooled", "static")
 MIXES = ("outputs", "statistics")
 GATE_PIXELS = 5  # of a map on which the gate is as published, by default
 
@@ -25,9 +25,9 @@ class ExemplarNorm2d(CombinedNormalizer):
     bn (running averages in evaluation), (H, W) for in, (C, H, W) for ln and (C/G, H, W) for gn. That the shift is not
     weighted by the ratio is our reading of the paper. The ratios lambda[n] come from the sample itself:
     x = mean of X over (H, W); xhat[n, k] = (x[n] - mu_k) / sqrt(var_k + eps); z = grouped 1 x 1 convolution of xhat
-    from C to G channels; v[n] = z[n] z[n]^T, the K x K correlations, in our default over their size, trace(v[n]) + eps;
-    lambda[n] = softmax(FC2(s * tanh(FC1(v[n])))). FC2 starts at zero, so that every ratio starts at 1/K (our choice).
-    For `in`, xhat is exactly 0, and so are its row and column of v.
+    from C to G channels; v[n] = z[n] z[n]^T, the K x K correlations; lambda[n] = softmax(FC2(s * tanh(FC1(v[n])))). FC2
+    starts at zero, so that every ratio starts at 1/K (our choice). For `in`, xhat is exactly 0, and so are its row and
+    column of v.
 
     Args:
         num_features: C.
@@ -38,10 +38,9 @@ class ExemplarNorm2d(CombinedNormalizer):
         convolution: False takes z = xhat.
         activation: tanh (the paper's) or relu.
         shared_affine: one weight and bias, (C,), for all normalizers.
-        ratios: relative takes v / (trace(v) + eps), which has one size in every layer, so that ratios differ more
-            between samples (our choice: docs/small_maps.md); correlation takes v as it is, the paper's form; pooled
-            takes the gate's input from x instead of v, as conditional normalization does; static learns one vector of
-            ratios for all samples.
+        ratios: correlation (the paper's); relative takes v / (trace(v) + eps), which has one size in every layer, so
+            that ratios differ more between samples (our choice); pooled takes the gate's input from x instead of v, as
+            conditional normalization does; static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
@@ -72,7 +71,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         convolution: bool = True,
         activation: str = "tanh",
         shared_affine: bool = False,
-        ratios: str = "relative",
+        ratios: str = "correlation",
         mix: str = "outputs",
         groups: int | None = None,
         eps: float = 1e-5,

@@ -24,7 +24,7 @@ from en.runs.position import Position
 from en.runs.summary import Summary
 
 STEPS = "checkpoints"
-FORMAT = 4  # of the file's content; counted up with each change of it, or of what a configuration in it means
+FORMAT = 3  # of the file's content; counted up with each change of it, or of what a configuration in it means
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Plain = dict[str, JsonValue]
