@@ -22,7 +22,7 @@ NORMALIZERS: dict[str, type[Normalizer]] = {
 
 AS_PUBLISHED: dict[str, dict[str, object]] = {
     "sn": {"min_pixels": 1},
-    "en": {"min_pixels": 1, "gate_pixels": 1, "ratios": "correlation"},
+    "en": {"min_pixels": 1, "gate_pixels": 1},
 }
 """The options of the papers' forms where they are not the defaults: `build_norm("en", C, **AS_PUBLISHED["en"])`."""
 
