@@ -12,9 +12,8 @@ PLAIN_LINE_EVERY_S = 30.0
 
 
 def tell(line: str) -> None:
-    """Prints a line on stderr at once, in one write: lines of several processes never run together."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """Prints a line on stderr at once, in one write, so that lines of several processes do not run together."""
+    print(f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
 def bar() -> "Bar":

@@ -227,13 +227,18 @@ def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("raised", ["UserError", "RunError", "KeyboardInterrupt"])
-def test_an_error_is_one_write_so_that_lines_of_several_ranks_never_run_together(unbuffered, raised):
+@pytest.mark.parametrize(
+    ("raised", "code"), [("UserError", 2), ("RunError", 1), ("Stopped", 75), ("KeyboardInterrupt", 130)]
+)
+def test_an_error_is_one_write_so_that_lines_of_several_ranks_never_run_together(unbuffered, raised, code):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps one write from the next
-    code = f"from en.errors import *\ndef fail(): raise {raised}('cause')\nexit_on_error(fail)"
+    script = f"from en.errors import *\ndef fail(): raise {raised}('cause')\nexit_on_error(fail)"
     env = os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)}
     with ours:
         with theirs:
-            subprocess.run([sys.executable, "-c", code], env=env, stderr=theirs, timeout=60, check=False)
+            done = subprocess.run([sys.executable, "-c", script], env=env, stderr=theirs, timeout=60, check=False)
         writes = list(iter(lambda: ours.recv(9999), b""))
-    assert writes == ([b"interrupted\n"] if raised == "KeyboardInterrupt" else [b"error: cause\n"])
+    line = {"Stopped": "cause", "KeyboardInterrupt": "interrupted"}.get(raised, "error: cause")
+    assert (done.returncode, writes) == (code, [f"{line}\n".encode()])
+    closed = ["bash", "-c", '"$0" -c "$1" 2>&-', sys.executable, script]
+    assert subprocess.run(closed, env=env, timeout=60, check=False).returncode == code

@@ -131,7 +131,13 @@ def compare_in_small_tiles(options) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"reduction": 21}, {"convolution": False}, {"ratios": "pooled"}, {"mix": "statistics", "reduction": 7}],
+    [
+        {"reduction": 21},
+        {"convolution": False},
+        {"ratios": "relative"},
+        {"ratios": "pooled"},
+        {"mix": "statistics", "reduction": 7},
+    ],
     ids=str,
 )
 def test_more_samples_channels_and_hidden_units_than_a_tile_holds_are_walked_over(interpreted, options):

@@ -135,6 +135,8 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     assert "holds a run with optim.lr=0.01: expected 0.5" in refused(
         command("scripts/ablate.py", *arguments, "optim.lr=0.5")
     )
+    written_out = command("scripts/ablate.py", *arguments, "norm.eps=1e-5", "--dry-run")  # the default, in words
+    assert written_out.returncode == 0 and "3 runs, 2 finished" in written_out.stdout
     summary = out / "plain-s0" / "summary.json"
     summary.write_text(summary.read_text().replace('"eps": 1e-05', '"eps": 0.25'))  # another day's default
     assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(command("scripts/ablate.py", *arguments))

@@ -266,7 +266,9 @@ def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recip
     data = f"data.root={betons}"
     assert f"run_dir={finished}" in refused(command("train.py", recipe, data, f"run_dir={finished}"))
     assert "nowhere" in refused(command("train.py", recipe, data, "--resume", tmp_path / "nowhere"))
-    assert "norm=" in refused(command("train.py", recipe, data, "norm.name=sn", "--resume", finished))
+    assert "norm.name=sn: expected" in refused(command("train.py", recipe, data, "norm.name=sn", "--resume", finished))
+    assert "norm.eps=0.5" in refused(command("train.py", recipe, data, "norm.eps=0.5", "--resume", finished))
+    succeed("train.py", recipe, data, "norm.eps=1e-5", "--resume", finished)  # the default, written out
     assert "batch_size=25" in refused(
         command("train.py", recipe, data, "train.batch_size=25", "train.accumulation=5", RANK="0", WORLD_SIZE="2")
     )
@@ -283,4 +285,4 @@ def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recip
     assert "malicious.pt" in refused(command("eval.py", tmp_path / "malicious.pt"))
     assert not (tmp_path / "ran").exists()
     assert "lrr" in refused(command("eval.py", finished, "optim.lrr=3"))
-    assert "expected the weights" in refused(command("eval.py", finished, "norm.name=gn"))
+    assert "expected the weights" in refused(command("eval.py", finished, "norm.shared_affine=true"))

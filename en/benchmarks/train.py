@@ -122,7 +122,7 @@ def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, fo
             ranks=[{"losses": EpochRecord(torch.device("cpu")).state_dict(), "buffers": learner.buffers()}],
             best=None,
             summary=None,
-            config=config.model_dump(),
+            config=config.complete(),
             classes=loader.classes,
             data=describe_data("ffcv", loader, loader),
             circumstances={},

@@ -172,6 +172,10 @@ class Config(Section):
         None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
     )
 
+    def complete(self) -> dict[str, Any]:
+        """All values, with today's defaults of the normalizer's options that are not given: what runs differ by."""
+        return completed(self.model_dump())
+
     @property
     def training_resolution(self) -> Resolution:
         """Sides of the training images, epoch by epoch."""
@@ -200,3 +204,12 @@ class Config(Section):
             limit = f"data.resolution={self.data.resolution}"
             raise ValueError(f"train.progressive.start_resolution={start}: expected at most {limit}")
         return self
+
+
+def completed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's values with the defaults of those of its normalizer's options that it lacks."""
+    norm = tree.get("norm")
+    if not isinstance(norm, dict):
+        return tree
+    name = norm.get("name")
+    return tree | {"norm": {"name": name} | norm_defaults(str(name)) | norm}

@@ -39,7 +39,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         activation: tanh (the paper's) or relu.
         shared_affine: one weight and bias, (C,), for all normalizers.
         ratios: correlation (the paper's); relative takes v / (trace(v) + eps), which has one size in every layer, so
-            that ratios differ more between samples (our choice); pooled takes the gate's input from x instead of v, as
+            that ratios differ more between samples, if two of bn, ln and gn are among the normalizers: else v has one
+            entry, and they hardly differ (our choice); pooled takes the gate's input from x instead of v, as
             conditional normalization does; static learns one vector of ratios for all samples.
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
@@ -222,7 +223,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, gate_pixels={self.gate_pixels}"
+        return f"{super().extra_repr()}, gate_pixels={self.gate_pixels}, ratios={self.ratio_source}"
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         if self.ratio_source == "static":

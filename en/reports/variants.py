@@ -166,11 +166,12 @@ def facts(run: Run) -> Tree:
     """All that is the same in runs that differ in seed alone."""
     s = summary_of(run)
     defaults = norm_defaults(s.norm)
-    own = {key: value for key, value in s.norm_options.items() if key not in defaults or defaults[key] != value}
-    options = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
+    options = defaults | s.norm_options  # in one order, whatever the configuration's was
+    own = {key: value for key, value in options.items() if key not in defaults or defaults[key] != value}
+    text = ", ".join(f"{key}={plain(value)}" for key, value in own.items())
     return {
         "model": s.model,
-        "norm": s.norm + (f" ({options})" if options else ""),
+        "norm": s.norm + (f" ({text})" if text else ""),
         "task": s.task,
         "data": f"{s.dataset} ({s.classes} classes, {s.images:,} images)",
         "resolution": resolution(s),

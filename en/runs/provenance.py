@@ -63,7 +63,7 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
 
 def ranks_facts(config: Config, data: Mapping[str, Any]) -> Row:
     """What ranks that work together have to have in common: configuration, code, torch and data."""
-    keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in OF_A_NODE}
+    keys = {key: value for key, value in flatten(config.complete()).items() if key not in OF_A_NODE}
     return keys | {"code": code_digest(), "torch": str(torch.__version__)} | flatten({"data": dict(data)})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from en.config.reading import flatten
-from en.config.schema import Config
+from en.config.schema import Config, completed
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
@@ -91,10 +91,11 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
     """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch."""
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    for name in FIXED:
-        now, then = (value_of(name, tree) for tree in (config.model_dump(), saved.config))
-        if now != then:
-            raise UserError(f"{name}={now}: expected what {origin} began with, {then}")
+    for part in FIXED:
+        now, then = (flatten({part: value_of(part, tree)}) for tree in (config.complete(), completed(saved.config)))
+        for key in {**now, **then}:
+            if now.get(key) != then.get(key):
+                raise UserError(f"{key}={now.get(key)}: expected what {origin} began with, {then.get(key)}")
     refuse_other_data(saved.data, data, config.data.root, origin)
     changed = changes(saved, config)
     position = saved.position
@@ -130,7 +131,7 @@ def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
 
 def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys whose values have changed since the checkpoint was written, with both values."""
-    then, now = flatten(saved.config), flatten(config.model_dump())
+    then, now = flatten(completed(saved.config)), flatten(config.complete())
     keys = [key for key in {**now, **then} if key not in PLACES]
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
 

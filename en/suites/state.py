@@ -75,11 +75,8 @@ def refuse_another(run: Planned) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    then, now = (
-        flatten(config.model_dump()) | {f"norm.{key}": value for key, value in config.norm.all_options.items()}
-        for config in (load_config(str(path), []), run.config)
-    )
-    then |= options_then(run)
+    then, now = (flatten(config.complete()) for config in (load_config(str(path), []), run.config))
+    then |= {key: value for key, value in options_then(run).items() if key in then}
     for key in {**now, **then}:
         if key in OF_NO_RESULT or key.partition(".")[0] in OF_NO_RESULT_SECTIONS or then.get(key) == now.get(key):
             continue

@@ -206,7 +206,7 @@ class Run:
             ranks=gather(own, self.group) if record else [],
             best=self.best,
             summary=summary,
-            config=self.config.model_dump(),
+            config=self.config.complete(),
             classes=self.classes,
             data=self.data,
             circumstances=self.circumstances,

@@ -40,7 +40,8 @@ def compiled_library(source: Path, symbol: str) -> ctypes.CDLL:
         compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
         if compiler is None:
             raise OSError("there is no g++ and no clang++")
-        print(f"en.norm compiles {source.name}, once for this processor: about 10 s", file=sys.stderr, flush=True)
+        notice = f"en.norm compiles {source.name}, once for this processor: about 10 s\n"
+        print(notice, end="", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         headers, libraries = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
         command = [compiler, *FLAGS, headers, str(source), libraries, "-ltorch_cpu", "-o", str(target)]

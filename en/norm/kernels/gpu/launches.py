@@ -51,7 +51,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, 
     if time.perf_counter() - begun > SLOW_S:
         slow.append(kernel)
         if len(slow) == TOLD_AT and os.environ.get("RANK", "0") == "0":
-            print(NOTICE, file=sys.stderr, flush=True)
+            print(f"{NOTICE}\n", end="", file=sys.stderr, flush=True)
     if ready is not None and torch.version.hip is None:  # not interpreted; and AMD's kernels depend on sizes too
         if len(compiled) >= MOST:
             compiled.clear()
