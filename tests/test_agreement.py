@@ -16,6 +16,7 @@ from en.config.reading import load_config
 from en.data import LOADERS
 from en.errors import UserError
 from en.reports.files import write_report
+from en.runs import checkpoint
 from en.training.run import Run
 from en.training.signals import StopRequest
 
@@ -43,10 +44,10 @@ BREAKS = {
     "train.batch_size=12": "train.batch_size=12: expected the 24",
     "data.loader=folder": "data.loader=folder: expected the ffcv",
     "seed=1": "seed=1: expected what",
-    "model.dropout=0.1": "model=",
-    "norm.hidden=7": "norm=",
-    "optim.momentum=0.5": "optim=",
-    "schedule.warmup_epochs=0": "schedule=",
+    "model.dropout=0.1": "model.dropout=0.1: expected what",
+    "norm.hidden=7": "norm.hidden=7: expected what",
+    "optim.momentum=0.5": "optim.momentum=0.5: expected what",
+    "schedule.warmup_epochs=0": "schedule.warmup_epochs=0.0: expected what",
 }
 
 
@@ -57,6 +58,18 @@ def test_a_change_that_breaks_the_current_epoch_is_refused_with_both_values(plac
         begin(place, midway, override, *more)
     assert BREAKS[override] in str(refusal.value) and "\n" not in str(refusal.value)
     begin(place, midway)
+
+
+def test_a_run_resumes_where_a_default_is_written_out_and_not_where_a_default_has_changed(place, midway, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    begin(place, run, "norm.hidden=50")
+    newest = checkpoint.step_paths(run)[0]
+    saved = checkpoint.load(newest)
+    saved.config["norm"]["eps"] = 0.25  # the default of another day
+    checkpoint.save(saved, newest)
+    with pytest.raises(UserError, match=r"norm\.eps=1e-05: expected what .* began with, 0\.25"):
+        begin(place, run)
 
 
 @pytest.mark.parametrize("at", ["midway", "end"])
