@@ -31,15 +31,25 @@ def test_the_verdict_pairs_the_two_best_over_seeds():
     half = T_4 * statistics.stdev(gaps) / math.sqrt(5)
     gap, spread = statistics.mean(gaps), statistics.stdev(MEASURED["scores"]["en"])
     assert verdict(MEASURED["scores"], MEASURED["seeds"]) == (
-        f"Over 5 seeds en is {gap:.2f} points above bn, the next; that is larger than the spread between seeds "
-        f"({spread:.2f}, 95 % interval of the paired difference {gap - half:+.2f} to {gap + half:+.2f}): it wins."
+        f"Over 5 seeds en is {gap:.2f} points above bn, the next: larger than the spread between seeds ({spread:.2f}), "
+        f"and the 95 % interval of the paired difference, {gap - half:+.2f} to {gap + half:+.2f}, does not contain 0: "
+        "en wins."
     )
 
 
 def test_a_difference_within_the_spread_is_no_win():
     close = {"bn": [76.0, 77.0, 75.0, 76.5, 76.2], "en": [76.1, 76.0, 76.3, 75.7, 77.0]}
     said = verdict(close, MEASURED["seeds"])
-    assert "not larger than the spread" in said and said.endswith("neither is shown to win.")
+    assert "not larger than the spread" in said and ", and the" in said
+    assert said.endswith("contains 0: neither is shown to win.")
+
+
+def test_a_difference_beyond_the_spread_is_no_win_where_its_interval_contains_0():
+    few = {"bn": [88.28, 88.18, 88.28], "en": [87.98, 88.15, 88.14]}
+    assert verdict(few, [0, 1, 2]) == (
+        "Over 3 seeds bn is 0.16 points above en, the next: larger than the spread between seeds (0.10), but the 95 % "
+        "interval of the paired difference, -0.18 to +0.49, contains 0: neither is shown to win."
+    )
 
 
 def test_a_report_shows_its_runs_beside_the_measured_ones(tmp_path, monkeypatch, capsys):

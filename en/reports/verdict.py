@@ -80,7 +80,11 @@ def verdict(scores: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> str:
     gap = difference(*(dict(zip(seeds, scores[name], strict=True)) for name in (second, first)))
     spread = max(statistics.stdev(scores[name]) for name in (first, second))
     lead = f"Over {len(seeds)} seeds {first} is {gap.mean:.2f} points above {second}, the next"
-    size = "larger" if gap.mean > spread else "not larger"
-    ends = "" if gap.low is None else f", 95 % interval of the paired difference {gap.low:+.2f} to {gap.high:+.2f}"
-    sure = "" if gap.low is None else ": it wins" if gap.low > 0 else ": neither is shown to win"
-    return f"{lead}; that is {size} than the spread between seeds ({spread:.2f}{ends}){sure}."
+    size = f"{'larger' if gap.mean > spread else 'not larger'} than the spread between seeds ({spread:.2f})"
+    if gap.low is None:
+        return f"{lead}: {size}."
+    wins = gap.low > 0
+    joint = "and" if wins == (gap.mean > spread) else "but"
+    interval = f"the 95 % interval of the paired difference, {gap.low:+.2f} to {gap.high:+.2f},"
+    end = f"does not contain 0: {first} wins" if wins else "contains 0: neither is shown to win"
+    return f"{lead}: {size}, {joint} {interval} {end}."
