@@ -25,6 +25,13 @@ from en.norm import kernels
 
 torch.set_num_threads(1)  # one process a core runs tests, and two that share theirs wait for each other
 
+GOOD = """
+model: {name: resnet18}
+norm: {name: en}
+data: {root: images}
+train: {epochs: 3, batch_size: 32}
+optim: {lr: 1e-1}
+"""
 PER_CLASS = {"train": 24, "val": 5}
 CLASSES = 4
 
@@ -152,3 +159,11 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
 
 def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    """The file of a configuration in which everything is right."""
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return str(path)

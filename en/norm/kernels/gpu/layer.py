@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from en.norm.kernels.again import Again
-from en.norm.kernels.gpu import backward_kernels, forward_kernels, passes
+from en.norm.kernels.gpu import backward_kernels, forward_kernels, gate_kernels, passes
 from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
 from en.norm.kernels.gpu.launches import launch, on_device_of
 from en.norm.kernels.gpu.small import Small, small_of
@@ -216,16 +216,14 @@ def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor
     ratios = {"K": len(small.kinds), "ROWS": small.rows, "SAMPLES": min(SAMPLES, power_of_two(small.samples))}
     if grads.logits is not None:
         sets = 2 if small.apart else 1
-        launch(
-            backward_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios
-        )
+        launch(gate_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios)
         return
     pooled = small.source == RATIOS.index("pooled")
     width = small.channels if pooled else len(small.kinds) ** 2
     inputs = kept.statistics if pooled else kept.v
     units, block = min(8, power_of_two(small.units)), min(16, power_of_two(width))
     launch(
-        backward_kernels.gate_gradients,
+        gate_kernels.gate_gradients,
         (ceil_div(small.units, units), ceil_div(width, block)),
         *(inputs, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
         **ratios,
