@@ -1,6 +1,7 @@
 """Preparation and the two loaders on real image files."""
 
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
+from en.data.folder import end_of_a_worker
 from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES
@@ -222,6 +224,19 @@ def test_a_stalled_ffcv_loader_is_an_error_within_its_time_limit(betons):
         next(iter(loader.train_epoch(0, 16)))
     assert time.monotonic() - started < 10
     release.set()
+
+
+def test_a_folder_worker_that_ends_only_after_an_error_is_still_named_as_its_cause(folders):
+    loader = LOADERS["folder"](folders, "train", reading(workers=1))
+    batches = loader.train_epoch(0, 16)
+    next(batches)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own, which may or may not come first
+    worker = loader._workers()[0]
+    assert end_of_a_worker([worker]) == ""
+    threading.Timer(0.3, worker.kill).start()
+    assert end_of_a_worker([worker]) == f"DataLoader worker (pid {worker.pid}) was killed by signal 9 (Killed)"
+    loader.close()
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
 
 TRAIN, EVAL = 0, 1
-GRACE_S = 2.0  # after data.timeout_s, for the DataLoader to raise an error of its own
+GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
 
@@ -172,11 +173,14 @@ class FolderLoader:
             OSError,
         ) as error:  # a worker that died, or none that answered within the time limit
             limit = self._reading.timeout_s
-            stalled = (
-                f"DataLoader workers gave nothing for {limit} s" if time.monotonic() - self._asked_at > limit else ""
-            )
-            reason = stalled or (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{self._root}: the data loader failed: {reason} (data.timeout_s)") from error
+            if time.monotonic() - self._asked_at > limit:
+                reason = f"DataLoader workers gave nothing for {limit} s (data.timeout_s)"
+            else:
+                reason = end_of_a_worker(self._workers()) or (str(error).splitlines() or [type(error).__name__])[0]
+            raise RunError(f"{self._root}: the data loader failed: {reason}") from error
+
+    def _workers(self) -> list[BaseProcess]:
+        return getattr(self._loader._iterator, "_workers", [])
 
     def _next(self, batches: Iterator[Batch | str]) -> Batch | str | None:
         """The next batch; None after the last.
@@ -184,10 +188,8 @@ class FolderLoader:
         The DataLoader's own time limit does not hold while it receives what a worker has announced. So its workers are
         killed soon after, which ends that too.
         """
-        workers = getattr(
-            self._loader._iterator, "_workers", []
-        )  # not self, which the thread would keep alive for a moment
-        watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, kill, [workers])
+        # The workers and not self, which the thread would keep alive for a moment.
+        watchdog = threading.Timer(self._reading.timeout_s + GRACE_S, kill, [self._workers()])
         watchdog.daemon = True
         watchdog.start()
         self._asked_at = time.monotonic()
@@ -200,3 +202,19 @@ class FolderLoader:
 def kill(workers: list[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
+
+
+def end_of_a_worker(workers: list[BaseProcess]) -> str:
+    """How the first worker that has ended did so; empty if all live.
+
+    A worker's sockets close before it counts as ended, so that the error of a receiver may come first.
+    """
+    ended = wait([worker.sentinel for worker in workers], GRACE_S)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join(GRACE_S)  # a sentinel closes as early as a socket
+        code = worker.exitcode
+        if code is not None:
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+            return f"DataLoader worker (pid {worker.pid}) {how}"
+    return ""
