@@ -176,7 +176,8 @@ def run_all(runs: Sequence[Planned], launcher: Launcher) -> list[Planned]:
     Raises: Stopped after a signal, when all runs have ended with a checkpoint.
     """
     epochs = sum(run.config.train.epochs for run in runs)
-    with Stop() as stop, Progress("epochs of the suite", epochs) as progress, Pool(runs, launcher) as pool:
+    shown = Progress("epochs of the suite", epochs, before=sum(map(epochs_of, runs)))
+    with Stop() as stop, shown as progress, Pool(runs, launcher) as pool:
         while pool.busy:
             pool.fill()
             time.sleep(LOOK_S)

@@ -131,8 +131,8 @@ class Run:
         """Trains an epoch from a position on, evaluates, logs it and saves checkpoints."""
         config, ranks = self.config, self.ranks
         steps = train_epoch(config, self.learner, self.train_images, self.to_device, record, start, ranks)
-        with Progress(f"epoch {start.epoch + 1}/{config.train.epochs}", self.steps, ranks.is_first) as progress:
-            progress.advance(start.step)
+        label = f"epoch {start.epoch + 1}/{config.train.epochs}"
+        with Progress(label, self.steps, ranks.is_first, before=start.step) as progress:
             for done in steps:
                 progress.advance(1, self.after_step(done, record))
         training = self.training_row(record, start)
