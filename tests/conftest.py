@@ -1,6 +1,7 @@
 """What tests share: real images as class folders and .beton files, runs to compare with, and forks of this process."""
 
 import io
+import gc
 import os
 import signal
 import traceback
@@ -138,6 +139,7 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
         if child:
             children.append(child)
             return child
+        gc.freeze()  # garbage such as an earlier test's process group joins threads that a fork lacks, and crashes it
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         code = 1
