@@ -1,7 +1,7 @@
 """What tests share: real images as class folders and .beton files, runs to compare with, and forks of this process."""
 
-import io
 import gc
+import io
 import os
 import signal
 import traceback
