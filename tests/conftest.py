@@ -135,11 +135,12 @@ def forked() -> Iterator[Callable[[Callable[[], object]], int]]:
     children = []
 
     def fork(work: Callable[[], object]) -> int:
+        gc.freeze()  # garbage such as an earlier test's process group joins threads that a fork lacks, and crashes it
         child = os.fork()
         if child:
+            gc.unfreeze()
             children.append(child)
             return child
-        gc.freeze()  # garbage such as an earlier test's process group joins threads that a fork lacks, and crashes it
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         code = 1

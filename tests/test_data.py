@@ -18,7 +18,6 @@ from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
-from en.data.folder import end_of_a_worker
 from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES
@@ -226,17 +225,35 @@ def test_a_stalled_ffcv_loader_is_an_error_within_its_time_limit(betons):
     release.set()
 
 
-def test_a_folder_worker_that_ends_only_after_an_error_is_still_named_as_its_cause(folders):
+def test_a_folder_worker_that_ends_only_after_an_error_is_still_named_as_its_cause(folders, monkeypatch):
     loader = LOADERS["folder"](folders, "train", reading(workers=1))
     batches = loader.train_epoch(0, 16)
     next(batches)
+    (worker,) = loader._workers()
+
+    def fail(_: object) -> None:
+        threading.Timer(0.3, worker.kill).start()
+        raise ConnectionResetError(104, "Connection reset by peer")  # what a receiver sees of a worker that dies
+
+    monkeypatch.setattr(loader, "_next", fail)
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own, which may or may not come first
-    worker = loader._workers()[0]
-    assert end_of_a_worker([worker]) == ""
-    threading.Timer(0.3, worker.kill).start()
-    assert end_of_a_worker([worker]) == f"DataLoader worker (pid {worker.pid}) was killed by signal 9 (Killed)"
-    loader.close()
-    signal.signal(signal.SIGCHLD, handler)
+    try:
+        with pytest.raises(RunError, match=rf"DataLoader worker \(pid {worker.pid}\) was killed by signal 9"):
+            next(batches)
+    finally:
+        loader.close()
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_an_error_of_the_folder_loader_without_a_worker_that_ended_is_told_as_it_is(folders, monkeypatch):
+    loader = LOADERS["folder"](folders, "train", reading(workers=0))
+
+    def fail(_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(loader, "_next", fail)
+    with pytest.raises(RunError, match=r"the data loader failed: \[Errno 24\] Too many open files"):
+        next(loader.train_epoch(0, 16))
 
 
 def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):

@@ -161,23 +161,25 @@ class FolderLoader:
 
     def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
         self._keys.batches = keys
+        self._asked_at = time.monotonic()
         try:
             batches = iter(self._loader)
             while (batch := self._next(batches)) is not None:
                 if isinstance(batch, str):
                     raise RunError(batch)
                 yield batch
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-        ) as error:  # a worker that died, or none that answered within the time limit
-            limit = self._reading.timeout_s
-            if time.monotonic() - self._asked_at > limit:
-                reason = f"DataLoader workers gave nothing for {limit} s (data.timeout_s)"
-            else:
-                reason = end_of_a_worker(self._workers()) or (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"{self._root}: the data loader failed: {reason}") from error
+        except (RuntimeError, EOFError, OSError) as error:
+            raise RunError(f"{self._root}: the data loader failed: {self._cause(error)}") from error
+
+    def _cause(self, error: Exception) -> str:
+        """What the DataLoader failed of: a worker that ended, workers that gave nothing, or what the error says."""
+        limit, passed, workers = self._reading.timeout_s, time.monotonic() - self._asked_at, self._workers()
+        killed_here = passed > limit + GRACE_S
+        if not killed_here and (end := end_of_a_worker(workers, GRACE_S if passed <= limit else 0)):
+            return end
+        if workers and passed > limit:
+            return f"DataLoader workers gave nothing for {limit} s (data.timeout_s)"
+        return (str(error).splitlines() or [type(error).__name__])[0]
 
     def _workers(self) -> list[BaseProcess]:
         return getattr(self._loader._iterator, "_workers", [])
@@ -204,12 +206,12 @@ def kill(workers: list[BaseProcess]) -> None:
         worker.kill()
 
 
-def end_of_a_worker(workers: list[BaseProcess]) -> str:
-    """How the first worker that has ended did so; empty if all live.
+def end_of_a_worker(workers: list[BaseProcess], within_s: float) -> str:
+    """How the first worker that has ended did so, or ends within that time; empty if there is none.
 
     A worker's sockets close before it counts as ended, so that the error of a receiver may come first.
     """
-    ended = wait([worker.sentinel for worker in workers], GRACE_S)
+    ended = wait([worker.sentinel for worker in workers], within_s) if workers else []
     for worker in workers:
         if worker.sentinel in ended:
             worker.join(GRACE_S)  # a sentinel closes as early as a socket
