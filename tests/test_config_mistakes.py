@@ -278,3 +278,8 @@ def test_the_command_ends_with_code_2_and_one_line(good, tmp_path):
     assert "expected a whole number from 1" in refused(command("scripts/benchmark.py", "norm", "--threads", 10**10))
     assert "--json" in refused(command("scripts/benchmark.py", "norm", "--json", tmp_path))
     assert "File name too long" in refused(command("scripts/benchmark.py", "norm", "--json", "x" * 5_000))
+
+
+def test_a_data_set_of_one_class_is_refused(good):
+    with pytest.raises(UserError, match="^task.name=classification: expected images of at least 2 classes, found 1$"):
+        build_network(load_config(good, []), 1)

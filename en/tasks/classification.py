@@ -75,6 +75,8 @@ class Classification(Task):
         return total, len(targets)
 
     def metrics(self, classes: int) -> MetricCollection:
+        if classes < 2:
+            raise ValueError(f"expected images of at least 2 classes, found {classes}")
         metrics = {"top1": Accuracy(classes, top_k=1, average="micro"), "loss": CrossEntropy(nan_strategy="disable")}
         if classes > 5:
             metrics["top5"] = Accuracy(classes, top_k=5, average="micro")
