@@ -281,5 +281,5 @@ def test_the_command_ends_with_code_2_and_one_line(good, tmp_path):
 
 
 def test_a_data_set_of_one_class_is_refused(good):
-    with pytest.raises(UserError, match="^task.name=classification: expected images of at least 2 classes, found 1$"):
+    with pytest.raises(UserError, match=r"^task\.name=classification: expected images of at least 2 classes, found 1$"):
         build_network(load_config(good, []), 1)
