@@ -1,5 +1,6 @@
 """A configuration made into loaders, a network and its input."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import OptionError, check_output
+from en.norm.trained_maps import maps_of, set_maps
 
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
@@ -44,9 +46,13 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
     return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
 
 
-def build_network(config: Config, classes: int) -> nn.Module:
+def build_network(config: Config, classes: int, trained_at: int | None = None) -> nn.Module:
     """The configured network, initialized from the seed alone.
 
+    Its layers mix what belongs to the final size of the training images, from the first step on.
+
+    Args:
+        trained_at: side of that, pixels; None for data.resolution.
     Raises: UserError for one that cannot be built, does not take the configured sizes, or whose output its task does
         not take.
     """
@@ -69,6 +75,9 @@ def build_network(config: Config, classes: int) -> nn.Module:
         check_output(network, partial(config.task.check_output, classes=classes), sides, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
+    side = trained_at or config.data.resolution
+    twin, image = copy.deepcopy(network).to("meta"), torch.empty(1, 3, side, side, device="meta")
+    set_maps(network, maps_of(twin, image))
     return network
 
 

@@ -7,10 +7,11 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from reprlib import Repr
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from en.progress import tell
 
@@ -116,6 +117,16 @@ def warn(message: str) -> None:
         tell(f"warning: {in_one_line(message)}")
 
 
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Shows a warning of this package as one line; those of others as Python does, with the place in the code."""
+    if category.__module__.partition(".")[0] == "en":
+        warn(str(message))
+    else:
+        tell(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+
+
 def message_of(error: UserError) -> str:
     """The error's message, preceded by this rank's number where no other rank seems to have met it.
 
@@ -165,6 +176,7 @@ def exit_on_error(command: Callable[[], None], extras: str = "train") -> None:
     Args:
         extras: of this package that the command needs.
     """
+    warnings.showwarning = show_warning
     try:
         with naming_unusable_paths(), naming_missing_packages(extras):
             command()

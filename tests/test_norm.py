@@ -205,9 +205,9 @@ def test_parameter_names_and_shapes_of_en_are_those_of_the_contract():
     assert state == {
         "weight": (192,), "bias": (192,), "reduce.weight": (2, 32, 1),
         "gate.0.weight": (150, 9), "gate.0.bias": (150,), "gate.2.weight": (3, 150), "gate.2.bias": (3,),
-        "running_mean": (64,), "running_var": (64,), "num_batches_tracked": (),
+        "running_mean": (64,), "running_var": (64,), "num_batches_tracked": (), "trained_pixels": (),
     }  # fmt: skip
-    assert not [name for name, _ in build_norm("en", 64, normalizers=["in", "ln"]).named_buffers()]
+    assert [name for name, _ in build_norm("en", 64, normalizers=["in", "ln"]).named_buffers()] == ["trained_pixels"]
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 16, 32, 1000])
@@ -230,7 +230,7 @@ def test_every_ratio_starts_at_one_over_k_and_the_instance_row_of_v_is_zero():
 
 @pytest.mark.parametrize("options", [{}, {"ratios": "static"}, {"ratios": "pooled"}], ids=str)
 def test_in_has_no_ratio_on_maps_of_fewer_pixels_than_min_pixels(options):
-    layer = randomized("en", 6, min_pixels=20, **options)
+    layer = randomized("en", 6, min_pixels=20, **options).eval()
     for side, takes_part in ((4, False), (5, True)):
         with record_ratios(nn.Sequential(layer)) as record:
             layer(images(3, 6, 4, side))

@@ -25,7 +25,9 @@ from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.evaluation.evaluate import evaluate
+from en.evaluation.trained import open_trained
 from en.norm import NORMALIZERS, replace_norm
+from en.norm.trained_maps import mixed_layers
 
 VAL = PER_CLASS["val"] * CLASSES
 RECIPE = """
@@ -123,6 +125,25 @@ def test_eval_takes_a_checkpoint_overrides_and_recalibration(finished, folders):
     assert plain["images"] == VAL and plain["loss"] == pytest.approx(rows(finished)[-1]["loss"], rel=0.2)
     fresh = last_json(succeed("eval.py", finished, "--recalibrate", 3))
     assert fresh["images"] == VAL and fresh["loss"] != rows(finished)[-1]["loss"]
+
+
+def test_the_final_size_of_the_training_images_decides_what_layers_mix_at_any_other(recipe, betons, tmp_path):
+    """128 pixels give resnet18 maps of 8 x 8 and more in layers 1 to 3; the run begins at 32, and is scored at 256."""
+    run = tmp_path / "run"
+    grows = ["train.progressive={start_resolution: 32, until_epoch: 2}", "data.resolution=128", "train.epochs=1"]
+    succeed("train.py", recipe, f"data.root={betons}", f"run_dir={run}", *grows, "train.batch_size=48")
+    sizes = {name: int(value) for name, value in weights(run).items() if name.endswith("trained_pixels")}
+    assert len(sizes) == 20 and (sizes["bn1.trained_pixels"], sizes["layer3.1.bn2.trained_pixels"]) == (64**2, 8**2)
+    mixed = {"bn, in, ln": 10, "bn, ln": 10}
+    assert json.loads((run / "summary.json").read_text())["mixed"] == mixed
+    trained = open_trained(str(run), ["data.resolution=256", "data.eval_resolution=256"], Ranks(0, 1, 0, 1), ["val"])
+    trained.close()
+    assert mixed_layers(trained.model) == mixed
+    done = succeed("eval.py", run, "--at", 128, 256)
+    log, (same, larger) = rows(run)[-1], map(json.loads, done.stdout.splitlines())
+    assert (same["resolution"], same["loss"], same["top1"]) == (128, pytest.approx(log["loss"], 1e-5), log["top1"])
+    assert (larger["resolution"], larger["images"]) == (256, VAL) and larger["loss"] != same["loss"]
+    assert done.stderr.count("docs/compatibility.md") == 1, done.stderr
 
 
 def test_fewer_images_than_ranks_are_counted_exactly(finished, folders, tmp_path):

@@ -1,6 +1,7 @@
-"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N]; also eval.py; either under torchrun.
+"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIDE ...]; also eval.py, and torchrun.
 
-A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images.
+A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images. With
+--at there is such a line for each size of the images, with its resolution.
 """
 
 import argparse
@@ -20,14 +21,24 @@ def evaluate() -> None:
         default=0,
         help="take running averages over N batches",
     )
+    parser.add_argument(
+        "--at",
+        metavar="SIDE",
+        nargs="+",
+        type=whole_number(1, 8192),
+        help="sizes of the images, pixels, for data.eval_resolution; --recalibrate takes crops of that size too",
+    )
     arguments = parser.parse_intermixed_args()
 
     from en.distributed.ranks import Ranks
     from en.evaluation.score import score
 
-    scores = score(arguments.checkpoint, arguments.overrides, arguments.recalibrate)
-    if Ranks.from_environment().is_first:
-        print(json.dumps(scores), flush=True)
+    for side in arguments.at or [None]:
+        keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
+        overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
+        scores = score(arguments.checkpoint, overrides, arguments.recalibrate)
+        if Ranks.from_environment().is_first:
+            print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)
 
 
 def main() -> None:

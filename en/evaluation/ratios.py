@@ -14,6 +14,7 @@ from en.distributed.ranks import Ranks, choose_device, sum_over_ranks
 from en.errors import RunError, UserError
 from en.evaluation.trained import Trained
 from en.norm import ExemplarNorm2d, record_ratios
+from en.norm.trained_maps import mixed_layers
 from en.progress import Progress
 from en.runs.ratios import Layer, Ratios
 
@@ -125,4 +126,5 @@ def describe(trained: Trained, split: str) -> dict[str, str]:
         "images": f"{loader.samples:,}",
         "classes": f"{len(loader.classes):,}",
         "resolution": f"{config.eval_resolution} pixels",
+        "mixed": "; ".join(f"{names} in {n} layers" for names, n in mixed_layers(trained.model).items()),
     }

@@ -56,6 +56,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
-    model = build_network(config, len(saved.classes))
+    # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
+    model = build_network(config, len(saved.classes), validate(saved.config, str(path)).data.resolution)
     checkpoint.load_weights(model, saved.ema or saved.model, path)
     return Trained(path, saved, config, model, loaders)

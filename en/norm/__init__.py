@@ -2,6 +2,7 @@
 
 from en.norm.averages import update_statistics
 from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.combined import MapsWarning
 from en.norm.decay import param_groups
 from en.norm.exemplar import ExemplarNorm2d
 from en.norm.freezing import freeze, unfreeze
@@ -12,17 +13,20 @@ from en.norm.replace import replace_norm
 from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 from en.norm.sync import convert_sync
+from en.norm.trained_maps import fix_maps
 
 __all__ = [
     "AS_PUBLISHED",
     "NORMALIZERS",
     "ExemplarNorm2d",
+    "MapsWarning",
     "Normalizer",
     "RunningNormalizer",
     "SparseSwitchableNorm2d",
     "SwitchableNorm2d",
     "build_norm",
     "convert_sync",
+    "fix_maps",
     "freeze",
     "load_batch_norm",
     "norm_options",

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.types import Device
 
+from en.norm.pretrained import AVERAGES
+
 
 @torch.no_grad()
 def update_statistics(model: nn.Module, batches: Iterable[Any], device: Device = None) -> int:
@@ -57,4 +59,4 @@ def averages(layer: _BatchNorm) -> list[Tensor]:
     """The buffers of a batch normalization that batches change."""
     if getattr(layer, "frozen", False) or not layer.track_running_stats:
         return []
-    return [buffer for _, buffer in layer.named_buffers(recurse=False)]
+    return [layer.get_buffer(name) for name in AVERAGES]

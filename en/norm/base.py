@@ -99,6 +99,9 @@ class Normalizer(nn.Module):
         """Copies of the buffers that `coefficients` reads in training and a forward pass changes: none."""
         return {}
 
+    def see(self, x: Tensor) -> None:
+        """Called with every input before anything is computed of it; not in graphs that are recorded."""
+
     def observe(self, ratios: Tensor) -> None:
         """Called with the ratios (N, K) of every forward pass, detached."""
 

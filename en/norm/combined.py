@@ -1,6 +1,8 @@
 """A normalizer that combines several kinds of statistics: what EN, SN and SSN share."""
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,32 @@ HEAD_START = 3.0
 """How far, before the softmax, `start` puts one normalizer ahead of the others."""
 
 
+UNREAD: tuple[Tensor | None, int, int] = (None, -1, 0)
+WITHOUT_MAPS = (
+    "weights without trained_pixels, the size of the maps that en, sn and ssn were trained on: assumed is what the "
+    "network says already or, where it says nothing, the maps that each layer sees; see en.norm.fix_maps"
+)
+OTHER_MAPS = (
+    "en, sn or ssn is evaluated on maps whose sides differ by more than a quarter from those that it was trained on, "
+    "where it was measured to lose more than bn: see docs/compatibility.md"
+)
+MIXED_SIZES = (
+    "en, sn or ssn is trained on maps whose sides differ by more than a quarter from those of its first batch, which "
+    "decided what it mixes: call en.norm.fix_maps(model, images) before"
+)
+TOLERANCE = 0.25  # of the sides of a map, without a warning
+
+
+class MapsWarning(UserWarning):
+    """Maps are of another size than those that a layer was trained on, or that size is not known."""
+
+
 class CombinedNormalizer(RunningNormalizer):
     """A normalizer that combines several kinds of statistics.
+
+    What it mixes is decided by the maps that it is trained on, and stays: their size is kept with the weights, as the
+    buffer `trained_pixels`. The first batch in training mode that has gradients says it, or fix_maps(). A layer that
+    was never trained goes by the maps that it sees.
 
     Args:
         normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
@@ -25,6 +51,11 @@ class CombinedNormalizer(RunningNormalizer):
         min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone.
         start: the one of them that the ratios begin on; None for all alike.
     """
+
+    trained_pixels: Tensor
+    _read: tuple[Tensor | None, int, int] = UNREAD
+    _warned = False
+    _by_batch = False
 
     def __init__(
         self,
@@ -45,6 +76,23 @@ class CombinedNormalizer(RunningNormalizer):
         self.groups = check_groups(groups, num_features)
         self.min_pixels = whole("min_pixels", min_pixels)
         self.start = start if start is None else one_of("start", start, known)
+        self.register_buffer("trained_pixels", torch.zeros((), dtype=torch.long, device=device))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.fix_pixels(0)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and files hold: all but what was read of a buffer that they have as another tensor."""
+        return {name: part for name, part in vars(self).items() if name != "_read"}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._read = UNREAD
+        key, missing_keys = f"{prefix}trained_pixels", rest[2]
+        if key in missing_keys and f"{prefix}weight" in state_dict:
+            missing_keys.remove(key)
+            warnings.warn(WITHOUT_MAPS, MapsWarning, stacklevel=2)
 
     def first_logits(self) -> Tensor:
         """What the ratios' softmax is taken of at the start, (K,)."""
@@ -68,21 +116,70 @@ class CombinedNormalizer(RunningNormalizer):
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 
+    @torch.no_grad()
+    def fix_pixels(self, pixels: int) -> None:
+        """Takes H * W of the maps that the layer is trained on; 0 forgets it."""
+        self.trained_pixels.fill_(pixels)
+        self._read, self._by_batch = UNREAD, False
+
+    def known_pixels(self) -> int:
+        """H * W of the maps that the layer was trained on; 0 where it was not.
+
+        Reading a buffer waits for a GPU, so it is read only where it has changed; in training, where DDP writes into
+        all buffers before each step, only until it is known.
+        """
+        buffer = self.trained_pixels
+        read, version, pixels = self._read
+        if read is buffer and ((pixels and self.training) or version == version_of(buffer)):
+            return pixels
+        self._read = buffer, version_of(buffer), int(buffer)
+        return self._read[2]
+
+    def see(self, x: Tensor) -> None:
+        """Learns from the first batch of training what the layer mixes; warns, once, of maps of another size."""
+        known, pixels = self.known_pixels(), x.shape[2] * x.shape[3]
+        if known:
+            of_concern = self._by_batch if self.training else not self._warned
+            if of_concern and abs((pixels / known) ** 0.5 - 1) > TOLERANCE:
+                self._by_batch, self._warned = False, True
+                warnings.warn(MIXED_SIZES if self.training else OTHER_MAPS, MapsWarning, stacklevel=2)
+        elif self.training and torch.is_grad_enabled() and len(x):
+            self.fix_pixels(pixels)
+            self._by_batch = True
+
+    def plain(self, x: Tensor) -> Tensor:
+        y = super().plain(x)
+        if self.training and torch.is_grad_enabled() and (statistics.is_tracing() or len(x)):
+            with torch.no_grad():
+                self.trained_pixels.copy_(self.deciding(x.shape[2] * x.shape[3]))
+        return y
+
+    def deciding(self, pixels: int | torch.SymInt) -> Tensor:
+        """H * W of the maps that decide what is mixed: those of training or, where there were none, of so many pixels.
+
+        On the device and without a look at its value, for graphs that are recorded.
+        """
+        known = self.trained_pixels
+        return torch.where(known > 0, known, known.new_full((), pixels))
+
+    def deciding_for(self, mean: Tensor, pixels: int) -> int | Tensor:
+        """The same for `coefficients`: a number wherever nothing looks into the operations on `mean`."""
+        looked_into = torch.compiler.is_compiling() or kernels.is_looked_into(mean)
+        return self.deciding(pixels) if looked_into else self.known_pixels() or pixels
+
     @property
     def dispensable(self) -> int:
         """The place of `in` among the ratios, where maps may be too small for it and others are there; else -1."""
         in_place = self.min_pixels > 1 and len(self.normalizers) > 1 and "in" in self.normalizers
         return self.normalizers.index("in") if in_place else -1
 
-    def admitted(self, logits: Tensor, pixels: int | torch.SymInt) -> Tensor:
+    def admitted(self, logits: Tensor, pixels: int | Tensor) -> Tensor:
         """The logits of the ratios (..., K), that of `in` -inf where maps of so many pixels are too small for it."""
-        place = self.dispensable
-        if place < 0 or (isinstance(pixels, int) and pixels >= self.min_pixels):
+        place, small = self.dispensable, pixels < self.min_pixels
+        if place < 0 or small is False:
             return logits
         absent = torch.arange(len(self.normalizers), device=logits.device) == place
-        if not isinstance(pixels, int):  # a size that a compiled or exported graph leaves open
-            absent = absent & (logits.new_full((), pixels) < self.min_pixels)
-        return logits.masked_fill(absent, -torch.inf)
+        return logits.masked_fill(absent & small, -torch.inf)
 
     def plan_with(
         self,
@@ -117,9 +214,26 @@ class CombinedNormalizer(RunningNormalizer):
             activation=activation,
             gate_scale=gate_scale,
             reduced=reduced,
-            absent=self.dispensable if pixels < self.min_pixels else -1,
+            absent=self.dispensable if (self.known_pixels() or pixels) < self.min_pixels else -1,
             origins=origins,
         )
 
+    @property
+    def mixed(self) -> tuple[str, ...] | None:
+        """The normalizers that take part on the maps that the layer was trained on; None where it was not."""
+        pixels = 0 if self.trained_pixels.is_meta else self.known_pixels()
+        if not pixels:
+            return None
+        absent = self.dispensable if pixels < self.min_pixels else -1
+        return tuple(name for place, name in enumerate(self.normalizers) if place != absent)
+
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, normalizers={self.normalizers}, min_pixels={self.min_pixels}"
+        pixels = 0 if self.trained_pixels.is_meta else self.known_pixels()
+        of_maps = f"mixes {', '.join(self.mixed or ())} of maps of {pixels} pixels" if pixels else "not trained"
+        options = f"normalizers={self.normalizers}, min_pixels={self.min_pixels}"
+        return f"{super().extra_repr()}, {options}, {of_maps}"
+
+
+def version_of(buffer: Tensor) -> int:
+    """Changes whenever somebody writes into the buffer; not for what inference mode made, of which torch keeps none."""
+    return -1 if buffer.is_inference() else buffer._version

@@ -131,8 +131,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         return self.ratio_source in ("correlation", "relative")
 
     def __getstate__(self) -> dict[str, object]:
-        """What copies and files hold: all but who is watching the ratios."""
-        return {**vars(self), "_observer": None}
+        """Copies and files do not hold who is watching the ratios."""
+        return {**super().__getstate__(), "_observer": None}
 
     @property
     def weight_rows(self) -> Tensor:
@@ -146,7 +146,7 @@ class ExemplarNorm2d(CombinedNormalizer):
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
-        ratios = self.ratios(mean, offsets, variances, pixels)
+        ratios = self.ratios(mean, offsets, variances, self.deciding_for(mean, pixels))
         self.observe(ratios.detach())
         weight, bias = self.weight_rows.to(mean.dtype), self.bias_rows.to(mean.dtype)
         if self.mix == "statistics":
@@ -157,13 +157,13 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self._observer is not None:
             self._observer(ratios)
 
-    def ratios(self, pooled: Tensor, offsets: Tensor, variances: Tensor, pixels: int) -> Tensor:
+    def ratios(self, pooled: Tensor, offsets: Tensor, variances: Tensor, pixels: int | Tensor) -> Tensor:
         """The share of each normalizer for each sample, (N, K), rows summing to 1.
 
         Args:
             pooled: (N, C), x of the formula, the mean of X over (H, W).
             offsets, variances: (N, K, C), x - mu_k and var_k of the formula.
-            pixels: H * W.
+            pixels: H * W of the maps that decide: see CombinedNormalizer.
         """
         if self.ratio_source == "static":
             logits = self.ratio_logits.to(pooled.dtype).expand(offsets.shape[:2])
@@ -172,7 +172,7 @@ class ExemplarNorm2d(CombinedNormalizer):
             logits = self.gate_logits(inputs, pixels)
         return torch.softmax(self.admitted(logits, pixels), dim=1)
 
-    def gate_logits(self, inputs: Tensor, pixels: int | torch.SymInt) -> Tensor:
+    def gate_logits(self, inputs: Tensor, pixels: int | Tensor) -> Tensor:
         """(N, K) of (N, K * K), or (N, C) for pooled ratios; by calling the gate where anything in it was changed.
 
         s is applied to what the gate gives beyond its last bias, which is the same, and leaves alone how it is called.
@@ -189,9 +189,9 @@ class ExemplarNorm2d(CombinedNormalizer):
             scale = self.gate_scale(pixels)
             if scale == 1:
                 return logits
-        else:  # a size that a compiled or exported graph leaves open
-            small = inputs.new_full((), pixels) < self.gate_pixels
-            scale = torch.where(small, inputs.new_full((), self.gate_scale(0)), inputs.new_ones(()))
+        else:
+            slow = inputs.new_full((), self.gate_scale(0))
+            scale = torch.where(pixels < self.gate_pixels, slow, inputs.new_ones(()))
         return logits * scale if bias is None else torch.lerp(bias.to(logits.dtype).expand_as(logits), logits, scale)
 
     def gate_scale(self, pixels: int) -> float:
@@ -246,7 +246,7 @@ class ExemplarNorm2d(CombinedNormalizer):
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,
-            gate_scale=self.gate_scale(pixels),
+            gate_scale=self.gate_scale(self.known_pixels() or pixels),
             reduced=reduced,
         )
 

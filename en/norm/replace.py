@@ -118,7 +118,7 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
     for name, part in layer.named_buffers(recurse=False):  # which may have kept more precision than the weights
         if name in norm._buffers:
             setattr(norm, name, norm.get_buffer(name).to(part.dtype))
-    norm.load_state_dict(taken_over(norm, layer.state_dict()), strict=False)
+    norm.load_state_dict(norm.state_dict() | taken_over(norm, layer.state_dict()))
     if isinstance(norm, RunningNormalizer) and isinstance(layer, nn.SyncBatchNorm):
         norm.process_group = layer.process_group
     freeze_as(norm, layer)

@@ -57,9 +57,9 @@ class SwitchableNorm2d(CombinedNormalizer):
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         offsets, variances = self.statistics(mean, var, pixels)
-        shape = offsets.shape[:2]
+        shape, deciding = offsets.shape[:2], self.deciding_for(mean, pixels)
         mean_ratios, var_ratios = (
-            torch.softmax(self.admitted(logits.to(mean.dtype), pixels), dim=0).expand(shape)
+            torch.softmax(self.admitted(logits.to(mean.dtype), deciding), dim=0).expand(shape)
             for logits in (self.mean_weight, self.var_weight)
         )
         weight, bias = self.weight.to(mean.dtype), self.bias.to(mean.dtype)

@@ -16,6 +16,7 @@ class Summary(Section):
 
     Attributes:
         model, norm, task: of the configuration; norm_options: all of the normalizer's, defaults of that day included.
+        mixed: how many layers of en, sn or ssn mix which normalizers.
         dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
         seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
         scores: the task's metrics after the last finished epoch.
@@ -30,6 +31,7 @@ class Summary(Section):
     model: Name
     norm: Name
     norm_options: dict[Name, Any]
+    mixed: dict[Name, Count] = Field(default_factory=dict)
     task: Name
     dataset: Name
     classes: Count

@@ -22,6 +22,7 @@ from en.evaluation.evaluate import evaluate
 from en.evaluation.ratios import mean_ratios
 from en.models import complexity
 from en.norm import record_ratios
+from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.folder import Row, RunFolder, refuse_used
@@ -265,6 +266,7 @@ class Run:
             model=config.model.name,
             norm=config.norm.name,
             norm_options=config.norm.all_options,
+            mixed=mixed_layers(self.model),
             task=self.task.name,
             dataset=self.train_images.name,
             classes=len(self.classes),

@@ -20,7 +20,7 @@ from en.norm.kernels.again import Again
 from en.norm.kernels.plan import SWITCH, NativePlan
 from en.norm.statistics import is_tracing
 
-__all__ = ["SWITCH", "NativePlan", "native_parts", "normalize"]
+__all__ = ["SWITCH", "NativePlan", "is_looked_into", "native_parts", "normalize"]
 
 
 class Layer(again.Layer, Protocol):
@@ -29,6 +29,7 @@ class Layer(again.Layer, Protocol):
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]: ...
     def native_plan(self, pixels: int) -> NativePlan | None: ...
     def parameters(self) -> Iterator[nn.Parameter]: ...
+    def see(self, x: Tensor) -> None: ...
 
 
 class Device(Protocol):
@@ -45,6 +46,7 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling() or is_looked_into(x):
         return layer.plain(x)
+    layer.see(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])
     if plan is not None and plan.is_batch_norm and plan.takes(x):
         layer.observe(x.new_ones(x.shape[0], 1))
