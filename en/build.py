@@ -14,6 +14,8 @@ from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import OptionError, check_output
+from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
+from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
 
 
@@ -75,10 +77,29 @@ def build_network(config: Config, classes: int, trained_at: int | None = None) -
         check_output(network, partial(config.task.check_output, classes=classes), sides, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
-    side = trained_at or config.data.resolution
-    twin, image = copy.deepcopy(network).to("meta"), torch.empty(1, 3, side, side, device="meta")
-    set_maps(network, maps_of(twin, image))
+    set_maps(network, maps_at(network, trained_at or config.data.resolution))
     return network
+
+
+def maps_at(network: nn.Module, side: int, kind: type[Normalizer] = CombinedNormalizer) -> dict[str, int]:
+    """H * W of the maps that layers of a kind see of square images; nothing is computed."""
+    return maps_of(copy.deepcopy(network).to("meta"), torch.empty(1, 3, side, side, device="meta"), kind)
+
+
+def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> None:
+    """Raises UserError for a layer that would take its batch statistics of one value per channel."""
+    parts = config.train.accumulation * ranks.world_size
+    side = min(config.training_resolution.sides(config.train.epochs))
+    if config.train.batch_size > parts:
+        return
+    for name, pixels in maps_at(network, side, RunningNormalizer).items():
+        layer = network.get_submodule(name)
+        assert isinstance(layer, RunningNormalizer)
+        if layer.of_batches and pixels == 1 and not (layer.sync and ranks.world_size > 1):
+            raise UserError(
+                f"train.batch_size={config.train.batch_size}: {name} would take its batch statistics of one value per "
+                f"channel, of an image of {side} pixels: {SINGLE_VALUE_CURE}"
+            )
 
 
 def build_to_device(config: Config, device: torch.device) -> ToDevice:

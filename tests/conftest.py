@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -90,6 +91,14 @@ def chosen_form(request, monkeypatch):
     if form is not None:
         monkeypatch.setenv(kernels.SWITCH, norm_cases.FORMS[form])
         assert kernels.native_parts() == form
+
+
+@pytest.fixture(autouse=True)
+def compiled_afresh() -> Iterator[None]:
+    """Lets no test compile the less because others have compiled the same function for other layers."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,8 @@ MISTAKES = {
     "data.loader=dali": ["data.loader='dali'", "'ffcv' or 'folder'"],
     "data.mean=[1,2]": ["data.mean=[1, 2]", "3 items"],
     "data.std=[1,2,0]": ["data.std.2=0", "at least 0.001"],
+    "data.std=[0.229,0.224,0.225]": ["data.std=[0.229, 0.224, 0.225]", "[58.395, 57.12, 57.375]", "0 to 255"],
+    "data.mean=[0.5,0.5,0]": ["data.mean=[0.5, 0.5, 0]", "[127.5, 127.5, 0.0]", "0 to 255"],
     "task.crop_scale=[0.5,0.1]": ["task.crop_scale=[0.5, 0.1]", "smaller"],
     "task.crop_scale=[0.5,1.1]": ["task.crop_scale.1=1.1", "at most 1"],
     "data.resolution=0": ["data.resolution=0", "1"],

@@ -133,7 +133,53 @@ def test_what_did_not_learn_before_freezing_does_not_learn_after():
     unfreeze(model)
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["1.weight"]
     with pytest.raises(ValueError, match="no normalizer"):
-        freeze(network())
+        freeze(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_freezing_holds_batch_normalization_that_was_left_in_its_place_too(copied):
+    model = replace_norm(trained(network()), "en", only="1")
+    assert type(model[4]) is nn.BatchNorm2d
+    model.train()
+    freeze(model)
+    frozen = copied(model)
+    for each in (model, frozen):
+        before = copy.deepcopy(each.state_dict())
+        each.train()(PHOTOS).sum().backward()
+        assert update_statistics(each, [PHOTOS]) == 1
+        assert not each[1].training and not each[4].training and each[5].training
+        assert all(torch.equal(value, before[name]) for name, value in each.state_dict().items())
+        assert {name for name, part in each.named_parameters() if part.grad is not None} == {
+            "0.weight", "0.bias", "3.weight", "3.bias",
+        }  # fmt: skip
+        unfreeze(each)
+        each.zero_grad()
+        each(PHOTOS).sum().backward()
+        assert all(part.grad is not None for part in each.parameters())
+        assert not torch.equal(each[4].running_mean, before["4.running_mean"]) and each[4].train is not None
+        each.eval()
+        assert not each[4].training
+
+
+@every_running
+def test_a_layer_whose_averages_were_taken_away_uses_the_batch_as_torchs_own_does(name):
+    """running_mean = running_var = None is how test-time adaptation switches averages off."""
+    torchs = trained(network())
+    model = replace_norm(copy.deepcopy(torchs), name)
+    for each in (model, torchs):
+        for layer in each.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean = layer.running_var = None
+    expected = copy.deepcopy(model).train()[:2](PHOTOS)
+    for mode in (False, True):
+        torch.testing.assert_close(model.train(mode)[:2](PHOTOS), expected)
+        torch.compile(model, backend="aot_eager", fullgraph=True)(PHOTOS)
+        if name == "bn":
+            torch.testing.assert_close(model[:5](PHOTOS), torchs.train(mode)[:5](PHOTOS))
+    model.num_batches_tracked = None
+    assert update_statistics(model, [PHOTOS]) == 1
+    with pytest.raises(ValueError, match="without running statistics"):
+        replace_norm(torchs, name)
 
 
 @every_norm

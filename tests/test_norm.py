@@ -8,7 +8,7 @@ from literal import literal_forward
 from norm_cases import every_case, every_form, every_norm, images, randomized
 from torch import Tensor, nn
 
-from en.norm import ExemplarNorm2d, Normalizer, SwitchableNorm2d, build_norm, record_ratios
+from en.norm import ExemplarNorm2d, Normalizer, SwitchableNorm2d, build_norm, record_ratios, update_statistics
 from en.norm.exemplar import reduced_channels
 
 
@@ -88,13 +88,13 @@ def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
     edges = {
         "one sample": images(1, 6, 4, 4),
         "one pixel": images(4, 6, 1, 1),
-        "one value": images(1, 6, 1, 1),
+        "one value": images(1, 6, 1, 1),  # in evaluation: see below
         "constant": torch.full((3, 6, 4, 4), 2.5),
         "huge mean": 1e4 + images(3, 6, 8, 8, seed=3),
         "tiny": 1e-6 * images(3, 6, 8, 8, seed=4),
     }
     for edge, x in edges.items():
-        layer = randomized(name, 6, **options).train()
+        layer = randomized(name, 6, **options).train(edge != "one value")
         x.requires_grad_()
         y = layer(x)
         y.sum().backward()
@@ -108,6 +108,30 @@ def test_statistics_are_finite_and_accurate_at_the_edges(case, form):
         )
         buffers = [b for b in layer.buffers() if b.is_floating_point()]
         assert all(torch.isfinite(b).all() for b in buffers), edge
+
+
+@every_case
+@every_form
+def test_one_value_per_channel_in_training_is_refused_where_batch_statistics_are_taken(case, form):
+    """Their variance would be 0, and so would, after some batches, be the running average: torch refuses, too."""
+    layer = randomized(case[0], 6, **case[1])
+    layer.place = "layer4.bn1"
+    before, x = copy.deepcopy(layer.state_dict()), images(1, 6, 1, 1)
+    if not getattr(layer, "of_batches", False):
+        assert layer(x).isfinite().all()
+        return
+    calls = [layer, layer.plain]
+    if not case[1]:
+        calls.append(torch.compile(layer, backend="aot_eager"))
+    for call in calls:
+        with pytest.raises(ValueError, match=r"layer4.bn1, \w+Norm2d of 6 channels: .*sync"):
+            call(x)
+        assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    with pytest.raises(ValueError, match="one value per channel"):
+        update_statistics(layer, [images(2, 6, 3, 3), x])
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    for shape in [(1, 6, 1, 2), (2, 6, 1, 1)]:
+        assert copy.deepcopy(layer)(images(*shape)).isfinite().all()
 
 
 @every_case
@@ -136,7 +160,7 @@ def test_an_empty_batch_in_training_changes_no_running_average_and_gives_no_grad
     y = layer(x)
     y.sum().backward()
     assert y.shape == x.grad.shape == (0, 6, 4, 4)
-    averages = [key for key in before if key != "trained_batches"]  # which tells how far training is
+    averages = [key for key in before if not key.startswith("trained_")]  # which tell of the training
     assert all(torch.equal(layer.get_buffer(key), before[key]) for key in averages)
     assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in layer.parameters())
 

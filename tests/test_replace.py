@@ -2,14 +2,19 @@
 
 import copy
 import functools
+import itertools
 import pickle
 from collections import Counter
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from norm_cases import every_norm, images, network, randomized
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models import resnet18
 
 from en.norm import (
@@ -127,3 +132,44 @@ def test_a_layer_in_two_places_is_chosen_by_either():
     replace_norm(model, "gn", only="b.*")
     assert model["a"][0] is model["b"][0] and type(model["a"][0]) is not nn.BatchNorm2d
     assert type(model["c"][0]) is nn.BatchNorm2d
+
+
+SETS = [list(names) for size in range(1, 5) for names in itertools.combinations(("bn", "in", "ln", "gn"), size)]
+
+
+@pytest.mark.parametrize("normalizers", SETS, ids="-".join)
+@pytest.mark.parametrize("name", ["sn", "ssn", "en"])
+def test_every_set_of_normalizers_of_a_mixture_goes_into_a_network_and_trains(name, normalizers):
+    model = replace_norm(network(), name, normalizers=normalizers)
+    model(images(2, 3, 16, 16)).sum().backward()
+    assert all(part.grad is not None for part in model.parameters())
+    assert model.eval()(images(1, 3, 16, 16)).isfinite().all()
+    averages = {key for key in model.state_dict() if "running_" in key}
+    assert len(averages) == (4 if "bn" in normalizers else 0)
+    twin = replace_norm(network(), name, normalizers=normalizers).eval()
+    twin.load_state_dict(model.state_dict())
+    torch.testing.assert_close(twin(images(1, 3, 16, 16)), model(images(1, 3, 16, 16)))
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")  # of FSDP's own
+@pytest.mark.parametrize("holder", ["DistributedDataParallel", "inside another module", "fully_shard"])
+def test_a_network_whose_parameters_are_held_already_is_refused(one_rank, holder):
+    """Nobody would average the gradients of the layers that come: ranks would drift apart without a word."""
+    model = network()
+    if holder == "fully_shard":
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    else:
+        model = DistributedDataParallel(model, find_unused_parameters=True)
+    model = nn.Sequential(model) if holder == "inside another module" else model
+    kinds = [type(layer) for layer in model.modules()]
+    with pytest.raises(ValueError, match="replace first, then wrap"):
+        replace_norm(model, "en")
+    assert [type(layer) for layer in model.modules()] == kinds

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from commands import ROOT, command, refused
 
 from en.errors import UserError
-from en.suites.plan import plan
+from en.norm import NORMALIZERS, Normalizer
+from en.suites.plan import plan, variants_of
 from en.suites.state import Progress, cost_of, progress_of, seconds_left
 
 SHIPPED = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
@@ -51,6 +53,16 @@ def test_every_shipped_suite_is_planned_and_headed_by_its_command(path, tmp_path
     small = plan(path, tmp_path, ["train.epochs=1"], ROOT / "configs" / "quickstart" / "fashion_mnist.yaml")
     assert [run.name for run in small] == [run.name for run in runs]
     assert {run.config.model.name for run in small} == {"timm/resnet10t"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_network_of_a_shipped_suite_can_be_built(path, tmp_path):
+    for variant, run in variants_of(plan(path, tmp_path, [])).items():
+        model, norm = run.config.model.model_dump(), run.config.norm
+        with torch.device("meta"):
+            network = run.config.task.network(10, norm=norm.name, norm_options=norm.options, **model)
+        kinds = {type(layer) for layer in network.modules() if isinstance(layer, Normalizer)}
+        assert kinds == {NORMALIZERS[norm.name]}, variant
 
 
 def test_a_grid_and_variants_give_every_combination_seed_by_seed(tmp_path, suite):

@@ -14,7 +14,7 @@ from en.config.reading import load_config
 from en.reports.files import write_report
 from en.runs import checkpoint
 from en.runs.position import Position
-from en.tasks import TASKS
+from en.tasks import TASKS, classification
 from en.tasks.classification import Classification
 from en.training.run import Run
 from en.training.signals import StopRequest
@@ -168,3 +168,23 @@ def test_a_task_with_a_score_or_a_metric_that_cannot_be_is_refused_before_anythi
 
 def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_equal_outputs_are_in_the_order_of_their_classes_for_top_1_and_top_5_alike():
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randint(-1, 2, (500, 10), generator=generator) * 1.0  # three values: ties in every row
+    outputs[0], outputs[1, 3:9] = 0, 2
+    targets = torch.randint(10, (500,), generator=generator)
+    places = [sorted(range(10), key=lambda c: (-row[c], c)).index(t) for row, t in zip(outputs, targets, strict=True)]
+    metrics = Classification().metrics(10)
+    metrics.update(outputs, targets)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found["top1"] == pytest.approx(100 * (outputs.argmax(1) == targets).double().mean().item())
+    for top in (1, 5):
+        assert found[f"top{top}"] == pytest.approx(100 * sum(place < top for place in places) / 500)
+
+
+def test_an_output_that_is_not_a_number_is_never_a_hit():
+    outputs = torch.zeros(3, 10)
+    outputs[1], outputs[2, 4] = float("nan"), float("nan")
+    assert classification.ranks(outputs, torch.tensor([0, 0, 0])).tolist() == [0, 10, 1]

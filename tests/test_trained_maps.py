@@ -147,8 +147,6 @@ def test_the_first_batch_that_is_trained_on_decides_and_no_other_pass(compiled):
     layer.eval()
     call(images(2, 6, *LARGE))
     layer.train()
-    if not compiled:
-        layer(images(0, 6, *LARGE))
     assert layer.mixed is None and "not trained" in repr(layer)
     call(images(2, 6, *SMALL))
     call(images(2, 6, *LARGE))

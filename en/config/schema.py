@@ -83,6 +83,15 @@ class DataConfig(Section):
     timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
     on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
 
+    @field_validator("mean", "std")
+    @classmethod
+    def _of_bytes(cls, values: list[float]) -> list[float]:
+        # Values for images from 0 to 1, as torchvision has them, would make the network's input 255 times as large.
+        if 0 < max(values) < 1:
+            larger = [round(255 * value, 3) for value in values]
+            raise ValueError(f"expected values for images from 0 to 255, such as {larger}, these times 255")
+        return values
+
 
 class ProgressiveConfig(Section):
     start_resolution: Side  # in the first epoch

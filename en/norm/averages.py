@@ -57,6 +57,7 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], device: Device =
 
 def averages(layer: _BatchNorm) -> list[Tensor]:
     """The buffers of a batch normalization that batches change."""
-    if getattr(layer, "frozen", False) or not layer.track_running_stats:
+    buffers = [layer._buffers.get(name) for name in AVERAGES]
+    if getattr(layer, "frozen", False) or not layer.track_running_stats or None in buffers[:2]:
         return []
-    return [layer.get_buffer(name) for name in AVERAGES]
+    return [buffer for buffer in buffers if buffer is not None]

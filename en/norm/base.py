@@ -13,6 +13,10 @@ from en.norm.arguments import check_input, flag, is_number, positive, whole
 from en.norm.refusals import Unconvertible
 from en.norm.statistics import full_precision, is_tracing, moments_dtype
 
+SINGLE_VALUE_CURE = (
+    "take more images in a (micro-)batch, larger ones, sync over several ranks, or a normalizer without bn there"
+)
+
 Self = TypeVar("Self", bound="Normalizer")
 
 
@@ -41,6 +45,9 @@ class Normalizer(nn.Module):
 
     learned: Sequence[str] = ()
     """Of a frozen layer, the parameters that learned before."""
+
+    place: str = ""
+    """Where replace_norm has put the layer into a network, for messages."""
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         nn.Module.__init__(self)  # of the bases, nn.BatchNorm2d would make parameters of its own
@@ -123,9 +130,9 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         device, dtype: of parameters and buffers.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    running_mean: Tensor | None  # None, too, where test-time adaptation took it away
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
     process_group: dist.ProcessGroup | None = None
     """The ranks whose batches are taken together where `sync` is on; None for all: see convert_sync()."""
 
@@ -144,7 +151,7 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
             raise ValueError(f"momentum={momentum!r}: expected a number from 0 to 1, or None for a plain average")
         self.momentum = momentum
         self.sync = flag("sync", sync)
-        self.track_running_stats = running
+        self.track_running_stats = self.of_batches = running
         zeros = torch.zeros(num_features, device=device, dtype=dtype)
         self.register_buffer("running_mean", zeros if running else None)
         self.register_buffer("running_var", torch.ones_like(zeros) if running else None)
@@ -164,38 +171,71 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         self.reset_running_stats()
 
     @property
+    def averages(self) -> tuple[Tensor, Tensor] | None:
+        """The running mean and variance; None where there are none, or no more: then statistics are the batch's."""
+        mean, var = self.running_mean, self.running_var
+        return None if mean is None or var is None else (mean, var)
+
+    @property
+    def tracks(self) -> bool:
+        """Whether batches are taken into running averages."""
+        return self.track_running_stats and self.averages is not None
+
+    @property
     def synced(self) -> bool:
         """Whether batch moments are those of all ranks, now."""
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """The batch's mean and biased variance, (1, C), in training; else, and for an empty batch, running averages."""
-        averages = self.running_mean is not None and self.running_var is not None
+        averages = self.averages
         if averages and (not self.training or (not self.synced and statistics.is_empty(mean, pixels))):
-            return self.running_mean.to(mean.dtype)[None], self.running_var.to(var.dtype)[None]
+            return averages[0].to(mean.dtype)[None], averages[1].to(var.dtype)[None]
         if self.synced:
             batch_mean, batch_var, count = statistics.synced_batch_moments(mean, var, pixels, self.process_group)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], count)
         else:
+            self.refuse_single_value(mean.shape[0], pixels)
             batch_mean, batch_var = statistics.pool(mean, var, dim=0)
             self.track(batch_mean.detach()[0], batch_var.detach()[0], mean.shape[0] * pixels)
         return batch_mean, batch_var
+
+    def see(self, x: Tensor) -> None:
+        if self.of_batches:
+            self.refuse_single_value(x.shape[0], x.shape[2] * x.shape[3])
+
+    def refuse_single_value(self, samples: int, pixels: int) -> None:
+        """Raises ValueError where a batch has one value per channel, whose variance of 0 says nothing of the others."""
+        if statistics.is_tracing() or samples * pixels != 1 or not (self.training or self.averages is None):
+            return
+        if self.synced and dist.get_world_size(self.process_group) > 1:
+            return
+        layer = f"{self.place}, {type(self).__name__}" if self.place else type(self).__name__
+        raise ValueError(
+            f"{layer} of {self.num_features} channels: expected more than one value per channel for batch statistics, "
+            f"found one image with a map of 1 x 1: {SINGLE_VALUE_CURE}"
+        )
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Takes a batch's mean and biased variance, (C,), of `count` values each, into the running averages.
 
-        A tensor may count none, which leaves the averages as they are.
+        A tensor may count none or a single one, which leaves the averages as they are.
         """
-        if not self.track_running_stats:
+        if not self.tracks:
             return
         refuse_vmap(mean)
+        assert self.averages is not None
+        running_mean, running_var = self.averages
         unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-        taken = count > 0 if isinstance(count, Tensor) else 1
-        self.num_batches_tracked.add_(taken)
-        share = taken / self.num_batches_tracked.clamp(min=1) if self.momentum is None else taken * self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_((var * unbiased).to(self.running_var.dtype), share)
+        taken = count > 1 if isinstance(count, Tensor) else 1
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(taken)
+        share = taken * (0.0 if self.momentum is None else self.momentum)
+        if self.momentum is None and self.num_batches_tracked is not None:
+            share = taken / self.num_batches_tracked.clamp(min=1)
+        running_mean.lerp_(mean.to(running_mean.dtype), share)
+        running_var.lerp_((var * unbiased).to(running_var.dtype), share)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, momentum={self.momentum}, sync={self.sync}"

@@ -137,19 +137,20 @@ class CombinedNormalizer(RunningNormalizer):
 
     def see(self, x: Tensor) -> None:
         """Learns from the first batch of training what the layer mixes; warns, once, of maps of another size."""
+        super().see(x)
         known, pixels = self.known_pixels(), x.shape[2] * x.shape[3]
         if known:
             of_concern = self._by_batch if self.training else not self._warned
             if of_concern and abs((pixels / known) ** 0.5 - 1) > TOLERANCE:
                 self._by_batch, self._warned = False, True
                 warnings.warn(MIXED_SIZES if self.training else OTHER_MAPS, MapsWarning, stacklevel=2)
-        elif self.training and torch.is_grad_enabled() and len(x):
+        elif self.training and torch.is_grad_enabled():  # an empty batch, too: other ranks have had maps
             self.fix_pixels(pixels)
             self._by_batch = True
 
     def plain(self, x: Tensor) -> Tensor:
         y = super().plain(x)
-        if self.training and torch.is_grad_enabled() and (statistics.is_tracing() or len(x)):
+        if self.training and torch.is_grad_enabled():
             with torch.no_grad():
                 self.trained_pixels.copy_(self.deciding(x.shape[2] * x.shape[3]))
         return y
@@ -197,10 +198,11 @@ class CombinedNormalizer(RunningNormalizer):
 
         Other arguments as for NativePlan.
         """
+        averages, batches = self.averages, self.num_batches_tracked
         averaged = "bn" in self.normalizers
-        if self.synced or (averaged and not self.track_running_stats):
+        if self.synced or (averaged and (averages is None or batches is None or not self.track_running_stats)):
             return None
-        buffers = (self.running_mean, self.running_var, self.num_batches_tracked) if averaged else None
+        buffers = (*averages, batches) if averaged and averages and batches is not None else None
         return kernels.NativePlan(
             normalizers=self.normalizers if normalizers is None else normalizers,
             groups=self.groups,

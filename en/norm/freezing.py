@@ -1,6 +1,9 @@
 """Normalizers that neither learn nor follow the batches."""
 
+from functools import partial
+
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from en.norm.base import Normalizer
 
@@ -8,27 +11,38 @@ from en.norm.base import Normalizer
 def freeze(model: nn.Module) -> None:
     """Keeps every normalizer of `model` in evaluation mode, whatever model.train() says, and its parameters fixed.
 
-    Batch statistics are then the running averages; en's ratios still come from the sample. Raises: ValueError for a
-    model without normalizers.
+    Batch normalization that replace_norm left in its place is one of them. Batch statistics are then the running
+    averages; en's ratios still come from the sample. Raises: ValueError for a model without normalizers.
     """
     for layer in normalizers(model):
-        if not layer.frozen:
-            layer.frozen, layer.learned = True, [name for name, part in layer.named_parameters() if part.requires_grad]
+        if not getattr(layer, "frozen", False):
+            names = [name for name, part in layer.named_parameters() if part.requires_grad]
+            vars(layer).update(frozen=True, learned=names)
+        if not isinstance(layer, Normalizer):
+            vars(layer)["train"] = partial(remain, layer)
         layer.eval().requires_grad_(False)
 
 
 def unfreeze(model: nn.Module) -> None:
     """Undoes freeze(): every normalizer takes the model's mode, and of its parameters those learn that did before."""
     for layer in normalizers(model):
-        if layer.frozen:
-            layer.frozen = False
+        if getattr(layer, "frozen", False):
+            names = vars(layer).pop("learned")
+            for name in ("frozen", "train"):
+                vars(layer).pop(name, None)
             layer.train(model.training)
-            for name in layer.learned:
+            for name in names:
                 layer.get_parameter(name).requires_grad_(True)
 
 
-def normalizers(model: nn.Module) -> list[Normalizer]:
-    layers = [layer for layer in model.modules() if isinstance(layer, Normalizer)]
+def remain(layer: nn.Module, mode: bool = True) -> nn.Module:
+    """Stands for train() of a frozen layer of torch's own: it is in evaluation mode, whatever is asked for."""
+    layer.training = False
+    return layer
+
+
+def normalizers(model: nn.Module) -> list[nn.Module]:
+    layers: list[nn.Module] = [layer for layer in model.modules() if isinstance(layer, (Normalizer, _BatchNorm))]
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no normalizer of en.norm")
+        raise ValueError(f"{type(model).__name__} has no normalizer")
     return layers

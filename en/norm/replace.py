@@ -14,6 +14,7 @@ from en.norm.registry import build_norm, norm_options
 
 REPLACED = ("BatchNorm2d", "SyncBatchNorm", "BatchNormAct2d", "SyncBatchNormAct")
 FUSED = REPLACED[2:]
+HOLDERS = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 def replace_norm(
@@ -32,12 +33,14 @@ def replace_norm(
         only, skip: patterns of fnmatch for the places in the network, such as "layer4.*": what is to be replaced and
             what not.
     Raises: ValueError, with the model untouched, for a bad name or option, a pattern that matches nothing, a network
-        without batch normalization, or one that cannot be replaced, named by its place in the network.
+        without batch normalization, or one that cannot be replaced, named by its place in the network; and for a
+        network that DistributedDataParallel or FSDP holds.
     """
     layers = chosen(model, patterns(only), patterns(skip))
     for place, layer in layers.items():
         refuse_irreplaceable(place or type(model).__name__, layer)
     refuse_shared(model, layers)
+    refuse_wrapped(model)
     new = {id(layer): successor(place, layer, name, options) for place, layer in layers.items()}
     warn_of_hooks(layers)
     model = put(model, new)
@@ -85,7 +88,7 @@ def refuse_irreplaceable(place: str, layer: nn.Module) -> None:
         raise ValueError(
             f"{place} is a {kind}, which cannot be replaced: expected one of {', '.join(REPLACED)}, or skip={place!r}"
         )
-    if not layer.affine or not layer.track_running_stats:
+    if not layer.affine or not layer.track_running_stats or layer.running_mean is None or layer.running_var is None:
         missing = "affine parameters" if not layer.affine else "running statistics"
         raise ValueError(f"{place} is a {kind} without {missing}, which no normalizer here stands for")
     for name in ("weight", "bias"):
@@ -103,6 +106,20 @@ def refuse_shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
                 raise ValueError(f"{other} and {place} share a parameter: expected parameters of their own")
 
 
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raises ValueError where somebody holds the parameters that would go: their new ones would never be averaged."""
+    for place, module in model.named_modules():
+        kinds = {cls.__name__ for cls in type(module).__mro__} & set(HOLDERS)
+        sharded = [
+            name for name, part in module.named_parameters(recurse=False) if type(part.data).__name__ == "DTensor"
+        ]
+        if kinds or sharded:
+            holder = f"{place or 'the model'} is a {type(module).__name__}" + (
+                " of sharded parameters" if sharded else ""
+            )
+            raise ValueError(f"{holder}, which keeps the parameters of now: replace first, then wrap")
+
+
 def successor(place: str, layer: nn.Module, name: str, options: dict[str, object]) -> Normalizer:
     """The layer that takes the place of a batch normalization. Raises ValueError that names the place."""
     assert isinstance(layer, _BatchNorm)
@@ -116,11 +133,12 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
         raise ValueError(f"{place or type(layer).__name__}: {error}") from error
     norm.to(device=layer.weight.device, dtype=layer.weight.dtype)
     for name, part in layer.named_buffers(recurse=False):  # which may have kept more precision than the weights
-        if name in norm._buffers:
+        if norm._buffers.get(name) is not None:
             setattr(norm, name, norm.get_buffer(name).to(part.dtype))
     norm.load_state_dict(norm.state_dict() | taken_over(norm, layer.state_dict()))
     if isinstance(norm, RunningNormalizer) and isinstance(layer, nn.SyncBatchNorm):
         norm.process_group = layer.process_group
+    norm.place = place
     freeze_as(norm, layer)
     if type(layer).__name__ in FUSED:
         norm.drop, norm.act = layer.drop, layer.act

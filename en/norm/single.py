@@ -14,8 +14,7 @@ class BatchNorm2d(RunningNormalizer):
     """Batch normalization: moments over (N, H, W) per channel; running averages in evaluation.
 
     Y = weight * (X - mu) / sqrt(var + eps) + bias, weight and bias (C,). Equal to nn.BatchNorm2d, and computed by the
-    same library kernel unless `sync` is on; unlike it, a batch with one value per channel gives `bias`, not an error
-    (our choice). With `sync` the moments are those of all ranks, on gloo as well as on NCCL.
+    same library kernel unless `sync` is on. With `sync` the moments are those of all ranks, on gloo as well as on NCCL.
     """
 
     macs_per_element = 1
@@ -36,11 +35,11 @@ class BatchNorm2d(RunningNormalizer):
     def normalized(self, x: Tensor) -> Tensor:
         if self.training and (self.synced or self.momentum is None or torch_refuses(x)):
             return super().normalized(x)
-        tracked = self.track_running_stats
-        if self.training and tracked:
+        if self.training and self.tracks:
             refuse_vmap(x)
-            self.num_batches_tracked.add_(1)
-        mean, var = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        mean, var = (self.averages if self.tracks or not self.training else None) or (None, None)
         momentum = 0.0 if self.momentum is None else self.momentum
         batch = self.training or mean is None
         return F.batch_norm(x, mean, var, self.weight, self.bias, batch, momentum, self.eps)

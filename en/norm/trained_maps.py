@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from en.norm.base import Normalizer
 from en.norm.combined import CombinedNormalizer
 
 
@@ -40,13 +41,15 @@ def set_maps(model: nn.Module, pixels: Mapping[str, int]) -> None:
 
 
 @torch.no_grad()
-def maps_of(model: nn.Module, images: Tensor) -> dict[str, int]:
-    """H * W of the map that each layer of en, sn and ssn sees first in a pass over `images`, by the layer's name.
+def maps_of(
+    model: nn.Module, images: Tensor, kind: type[Normalizer] | tuple[type[Normalizer], ...] = CombinedNormalizer
+) -> dict[str, int]:
+    """H * W of the map that each layer of en, sn and ssn, or of a kind, sees first over `images`, by the layer's name.
 
     The pass is in evaluation mode, modes are as before; layers that it does not reach are left out.
     """
     seen: dict[str, int] = {}
-    names: dict[nn.Module, str] = {layer: name for name, layer in mixtures(model).items()}
+    names: dict[nn.Module, str] = {part: name for name, part in model.named_modules() if isinstance(part, kind)}
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.setdefault(names[layer], inputs[0].shape[2] * inputs[0].shape[3])

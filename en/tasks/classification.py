@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
@@ -25,7 +24,8 @@ class Classification(Task):
     """The class of each image, learned by cross-entropy; targets are class numbers, (B,) int64.
 
     top1 and top5 are the % of images whose class has the highest output, or one of the five highest (top5 for more than
-    five classes only); loss is the mean cross-entropy without label smoothing.
+    five classes only); of equal outputs that of the lower class number counts as the higher one, as for argmax. loss is
+    the mean cross-entropy without label smoothing.
     """
 
     score: ClassVar[str] = "top1"
@@ -77,9 +77,9 @@ class Classification(Task):
     def metrics(self, classes: int) -> MetricCollection:
         if classes < 2:
             raise ValueError(f"expected images of at least 2 classes, found {classes}")
-        metrics = {"top1": Accuracy(classes, top_k=1, average="micro"), "loss": CrossEntropy(nan_strategy="disable")}
+        metrics = {"top1": Accuracy(top=1), "loss": CrossEntropy(nan_strategy="disable")}
         if classes > 5:
-            metrics["top5"] = Accuracy(classes, top_k=5, average="micro")
+            metrics["top5"] = Accuracy(top=5)
         return MetricCollection(metrics, compute_groups=False)
 
 
@@ -90,12 +90,30 @@ def mixers(mixup: float, cutmix: float, classes: int) -> list[nn.Module]:
     return [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
 
 
-class Accuracy(MulticlassAccuracy):  # type: ignore[misc]
-    """In %."""
+class Accuracy(MeanMetric):  # type: ignore[misc]
+    """The % of images whose class is among the `top` highest outputs, by `ranks`."""
 
-    def compute(self) -> Tensor:
-        share: Tensor = super().compute()
-        return 100 * share
+    def __init__(self, top: int) -> None:
+        super().__init__()
+        self.top = top
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        super().update(100 * (ranks(outputs, targets) < self.top).to(torch.float64))
+
+
+def ranks(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Counts the classes that come before the target's: those of higher output and, of equal ones, of lower number.
+
+    argmax says the same of the first place; torch.topk chooses freely among equal outputs, so that an image may count
+    for top-1 and not for top-5. An output that is not a number comes before all others, and the target's after them.
+
+    Args:
+        outputs, targets: (B, classes) and (B,).
+    Returns: (B,), from 0.
+    """
+    own = outputs.gather(1, targets[:, None])
+    tied = (outputs == own) & (torch.arange(outputs.shape[1], device=outputs.device) < targets[:, None])
+    return (~(outputs <= own) | tied).sum(1)
 
 
 class CrossEntropy(MeanMetric):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from en.build import build_network, build_to_device, check_batch_size, open_loaders
+from en.build import build_network, build_to_device, check_batch_size, check_batch_statistics, open_loaders
 from en.config.schema import Config
 from en.data import naming_dead_workers
 from en.distributed.liveness import naming_silent_ranks
@@ -61,6 +61,7 @@ class Run:
         if self.start.saved and self.start.origin:
             check_resumable(self.start.saved, config, self.data, self.classes, self.start.origin)
         self.model = build_network(config, len(self.classes))
+        check_batch_statistics(config, self.ranks, self.model)
         self.cost = complexity(self.model, config.eval_resolution)
         self.device = choose_device(config.device, self.ranks)
         self.best: Best | None = self.start.best
