@@ -15,6 +15,7 @@ from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_ste
 from en.config.reading import load_config
 from en.data import LOADERS
 from en.errors import UserError
+from en.norm.built import in_one, layers_as_built
 from en.reports.files import write_report
 from en.runs import checkpoint
 from en.training.run import Run
@@ -60,16 +61,20 @@ def test_a_change_that_breaks_the_current_epoch_is_refused_with_both_values(plac
     begin(place, midway)
 
 
-def test_a_run_resumes_where_a_default_is_written_out_and_not_where_a_default_has_changed(place, midway, tmp_path):
+def test_a_run_resumes_where_a_default_is_written_out_and_as_it_began_where_a_default_has_changed(
+    place, midway, tmp_path
+):
     run = tmp_path / "run"
     shutil.copytree(midway, run)
     begin(place, run, "norm.hidden=50")
     newest = checkpoint.step_paths(run)[0]
     saved = checkpoint.load(newest)
-    saved.config["norm"]["eps"] = 0.25  # the default of another day
+    for options in saved.norms.values():
+        options["eps"] = 0.25  # the default of another day
     checkpoint.save(saved, newest)
     with pytest.raises(UserError, match=r"norm\.eps=1e-05: expected what .* began with, 0\.25"):
-        begin(place, run)
+        begin(place, run, "norm.eps=1e-5")
+    assert in_one(layers_as_built(begin(place, run).model))["eps"] == 0.25
 
 
 @pytest.mark.parametrize("at", ["midway", "end"])

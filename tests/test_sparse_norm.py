@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from literal import literal_sparsest
-from norm_cases import images, randomized
+from norm_cases import every_form, images, randomized
 from torch import nn
 
 from en.norm import build_norm, kernels, replace_norm
@@ -92,3 +92,14 @@ def test_a_network_whose_layers_chose_bn_runs_torchs_kernel_in_evaluation_alone(
         model.eval()(images(2, 3, 4, 4))
     names = [event.name for event in seen.events()]
     assert "aten::batch_norm" in names and not [name for name in names if name.startswith("en_norm")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@every_form
+def test_weights_that_are_not_finite_give_an_output_that_is_not(value, form):
+    """So that the loss shows it, which a training run looks at; EN and SN give the same."""
+    layer = randomized("ssn", 6)
+    with torch.no_grad():
+        layer.mean_weight.fill_(value)
+    for training in (True, False):
+        assert layer.train(training)(images(2, 6, 4, 4)).isnan().any()

@@ -19,6 +19,7 @@ from en.data import ImageLoader
 from en.data.sources import Sample, Source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks, choose_device
+from en.norm.built import layers_as_built
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.position import Position
@@ -122,7 +123,8 @@ def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, fo
             ranks=[{"losses": EpochRecord(torch.device("cpu")).state_dict(), "buffers": learner.buffers()}],
             best=None,
             summary=None,
-            config=config.complete(),
+            config=config.model_dump(),
+            norms=layers_as_built(learner.model),
             classes=loader.classes,
             data=describe_data("ffcv", loader, loader),
             circumstances={},

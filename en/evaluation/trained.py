@@ -7,13 +7,19 @@ from pathlib import Path
 from torch import nn
 
 from en.build import build_network, open_loaders
-from en.config.reading import merged, parse_override, validate
+from en.config.reading import flatten, merged, parse_override, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
-from en.errors import UserError
+from en.errors import UserError, in_one_line
+from en.norm import without_options
+from en.norm.built import in_one, layers_as_built, rebuild
+from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+
+SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "train.precision")
+"""Keys, and sections of keys, on which the scores of a network depend besides its data."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,9 @@ class Trained:
 
 
 def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Sequence[str]) -> Trained:
-    """The network of a run's last.pt, or of a checkpoint, and the splits of its data.
+    """Opens the network of a run's last.pt, or of a checkpoint, and the splits of its data.
+
+    Says on stderr in what it differs from the network that was trained.
 
     Args:
         where: a run folder or a checkpoint.
@@ -52,11 +60,46 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     tree = saved.config
     for override in overrides:
         tree = merged(tree, parse_override(override))
-    config = validate(tree, str(path))
+    begun, config = (validate(each, str(path)) for each in (saved.config, tree))
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
-    model = build_network(config, len(saved.classes), validate(saved.config, str(path)).data.resolution)
-    checkpoint.load_weights(model, saved.ema or saved.model, path)
+    model = build_network(config, len(saved.classes), begun.data.resolution)
+    changed = rebuild_as_trained(model, saved, config)
+    for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
+        tell(line)
+    weights = saved.ema or saved.model
+    checkpoint.load_weights(model, without_options(weights) if changed else weights, path)
     return Trained(path, saved, config, model, loaders)
+
+
+def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config) -> dict[str, object]:
+    """Gives the normalizers the options that they were trained with, but for those that are given as other ones now.
+
+    Returns: the latter, with their values now.
+    """
+    changed = {key: value for key, value in config.norm.options.items() if saved.norm_options.get(key) != value}
+    if config.norm.name == norm_name(saved) and layers_as_built(model).keys() == saved.norms.keys():
+        rebuild(model, {place: {**options, **changed} for place, options in saved.norms.items()})
+    as_trained = in_one(saved.norms)
+    return {key: value for key, value in changed.items() if not saved.norms or as_trained.get(key) != value}
+
+
+def norm_name(saved: Checkpoint) -> object:
+    norm = saved.config.get("norm")
+    return norm.get("name") if isinstance(norm, dict) else None
+
+
+def other_than_trained(begun: Config, config: Config, saved: Checkpoint, changed: dict[str, object]) -> list[str]:
+    """Returns a line for each key on which scores depend and that is another one than in training."""
+    then, now = flatten(begun.model_dump()), flatten(config.model_dump())
+    options = in_one(saved.norms)
+    lines = [f"evaluates with norm.{key}={value} (trained with {options.get(key)})" for key, value in changed.items()]
+    keys = [key for key in {**now, **then} if key in SHOWN or key.partition(".")[0] in SHOWN]
+    lines += [
+        f"evaluates with {key}={now.get(key)} (trained with {then.get(key)})"
+        for key in keys
+        if now.get(key) != then.get(key) and key.removeprefix("norm.") not in config.norm.options
+    ]
+    return [in_one_line(line) for line in lines]

@@ -14,6 +14,7 @@ from en.norm.sparse import SparseSwitchableNorm2d
 from en.norm.switchable import SwitchableNorm2d
 from en.norm.sync import convert_sync
 from en.norm.trained_maps import fix_maps
+from en.norm.weight_options import without_options
 
 __all__ = [
     "AS_PUBLISHED",
@@ -35,4 +36,5 @@ __all__ = [
     "replace_norm",
     "unfreeze",
     "update_statistics",
+    "without_options",
 ]

@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.types import Device
 
-from en.norm import kernels, statistics
+from en.norm import kernels, statistics, weight_options
 from en.norm.arguments import check_groups, check_normalizers, one_of, positive, whole
 from en.norm.base import RunningNormalizer
 from en.norm.refusals import MixtureEps
+from en.norm.weight_options import option
 
 MIN_PIXELS = 65  # of a map on which `in` takes part, by default
 HEAD_START = 3.0
@@ -52,7 +53,11 @@ class CombinedNormalizer(RunningNormalizer):
         start: the one of them that the ratios begin on; None for all alike.
     """
 
+    deciding_options: ClassVar[tuple[str, ...]] = ("normalizers", "groups", "eps", "min_pixels")
+    """The options on which the function of the weights depends."""
+
     trained_pixels: Tensor
+    _packed: tuple[str, Tensor | None] = "", None
     _read: tuple[Tensor | None, int, int] = UNREAD
     _warned = False
     _by_batch = False
@@ -84,15 +89,31 @@ class CombinedNormalizer(RunningNormalizer):
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and files hold: all but what was read of a buffer that they have as another tensor."""
-        return {name: part for name, part in vars(self).items() if name != "_read"}
+        return {name: part for name, part in vars(self).items() if name not in ("_read", "_packed")}
+
+    def get_extra_state(self) -> Tensor:
+        """Returns the options on which the function of the weights depends, packed: see weight_options."""
+        text = weight_options.written({name: option(self, name) for name in self.deciding_options})
+        if self._packed[0] != text:  # one tensor a layer, because some who keep averages ask after each step
+            self._packed = text, weight_options.packed(text)
+        assert self._packed[1] is not None
+        return self._packed[1]
+
+    def set_extra_state(self, state: object) -> None:
+        """Takes nothing: options are the constructor's, and compared in `_load_from_state_dict`."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._read = UNREAD
-        key, missing_keys = f"{prefix}trained_pixels", rest[2]
-        if key in missing_keys and f"{prefix}weight" in state_dict:
-            missing_keys.remove(key)
-            warnings.warn(WITHOUT_MAPS, MapsWarning, stacklevel=2)
+        _, _, missing_keys, _, errors = rest
+        extra, pixels = f"{prefix}{weight_options.KEY}", f"{prefix}trained_pixels"
+        own = {name: option(self, name) for name in self.deciding_options}
+        if extra in state_dict:
+            errors += weight_options.differences(prefix.rstrip("."), state_dict[extra], own, type(self))
+        if f"{prefix}weight" in state_dict:  # weights of an earlier version have neither
+            missing_keys[:] = [key for key in missing_keys if key not in (extra, pixels)]
+            if pixels not in state_dict:
+                warnings.warn(WITHOUT_MAPS, MapsWarning, stacklevel=2)
 
     def first_logits(self) -> Tensor:
         """What the ratios' softmax is taken of at the start, (K,)."""

@@ -63,6 +63,11 @@ class ExemplarNorm2d(CombinedNormalizer):
     then applied to what the gate gives beyond its last bias.
     """
 
+    deciding_options = (
+        *CombinedNormalizer.deciding_options,
+        *("reduction", "hidden", "convolution", "activation", "shared_affine", "ratios", "mix", "gate_pixels"),
+    )
+
     def __init__(
         self,
         num_features: int,

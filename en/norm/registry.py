@@ -3,12 +3,15 @@
 import difflib
 import inspect
 from collections.abc import Iterable
+from typing import Any
 
 from en.norm.base import Normalizer
 from en.norm.exemplar import ExemplarNorm2d
 from en.norm.single import BatchNorm2d, GroupNorm2d, InstanceNorm2d, LayerNorm2d
 from en.norm.sparse import SparseSwitchableNorm2d
+from en.norm.statistics import default_groups
 from en.norm.switchable import SwitchableNorm2d
+from en.norm.weight_options import option
 
 NORMALIZERS: dict[str, type[Normalizer]] = {
     "bn": BatchNorm2d,
@@ -25,6 +28,9 @@ AS_PUBLISHED: dict[str, dict[str, object]] = {
     "en": {"min_pixels": 1, "gate_pixels": 1},
 }
 """The options of the papers' forms where they are not the defaults: `build_norm("en", C, **AS_PUBLISHED["en"])`."""
+
+INHERITED = ("eps", "momentum", "sync")
+"""Options that replace_norm takes from the layer that it replaces, where they are not given."""
 
 NO_OPTIONS = ("self", "num_features", "device", "dtype")
 """Arguments of the constructors that are given by the network that the layer is put into."""
@@ -43,6 +49,23 @@ def norm_defaults(name: str) -> dict[str, object]:
     options = norm_options(name) if name in NORMALIZERS else {}
     values = {key: option.default for key, option in options.items()}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def options_of(layer: Normalizer) -> dict[str, Any]:
+    """Returns all options with which a layer of NORMALIZERS was built, those that it inherited included.
+
+    `groups` are as given: None where they are those of the default.
+    """
+    options = {key: option(layer, key) for key in norm_options(name_of(layer)) if key != "groups"}
+    if "groups" in norm_options(name_of(layer)):
+        groups = option(layer, "groups")
+        options["groups"] = None if groups == default_groups(layer.num_features) else groups
+    return options
+
+
+def name_of(layer: Normalizer) -> str:
+    """Returns the name of a layer in NORMALIZERS. Raises StopIteration for a class that is not there."""
+    return next(name for name, kind in NORMALIZERS.items() if type(layer) is kind)
 
 
 def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:

@@ -141,8 +141,7 @@ def successor(place: str, layer: nn.Module, name: str, options: dict[str, object
     norm.place = place
     freeze_as(norm, layer)
     if type(layer).__name__ in FUSED:
-        norm.drop, norm.act = layer.drop, layer.act
-        norm.register_forward_hook(drop_and_activate)
+        finish_fused(norm, layer)
     return norm.train(layer.training)
 
 
@@ -151,6 +150,12 @@ def freeze_as(norm: Normalizer, layer: _BatchNorm) -> None:
     learns = {"weight": layer.weight.requires_grad, "bias": layer.bias.requires_grad}
     for name, parameter in norm.named_parameters():
         parameter.requires_grad_(learns.get(name, any(learns.values())))
+
+
+def finish_fused(norm: Normalizer, layer: nn.Module) -> None:
+    """Gives a normalizer what a fused layer has besides."""
+    norm.drop, norm.act = layer.drop, layer.act
+    norm.register_forward_hook(drop_and_activate)
 
 
 def drop_and_activate(norm: nn.Module, _: object, y: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
     Parameters: as for SwitchableNorm2d. Buffers: `trained_batches` besides its own, which resuming needs.
     """
 
+    deciding_options = (*(name for name in SwitchableNorm2d.deciding_options if name != "min_pixels"), "steps")
+
     trained_batches: Tensor
 
     def __init__(
@@ -125,7 +127,7 @@ def sparsestmax(weights: Tensor, radius: Tensor) -> Tensor:
         near = torch.logical_and(square.detach() < room**2, square.detach() > 0)
         moved = centre + away * (room * torch.where(near, square, 1).rsqrt())
         ratios, support = projected(torch.where(near, moved, ratios))
-    return ratios
+    return ratios + 0 * weights.detach().sum(-1, keepdim=True)  # not a number where a weight is not finite
 
 
 def projected(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,6 +171,8 @@ def sparsest(weights: tuple[float, ...], radius: float) -> Found:
     """sparsestmax of one vector, and how it came about; in evaluation it is that of the pass before."""
     k, values = len(weights), list(weights)
     rounds: list[Round] = []
+    if not math.isfinite(sum(weights)):  # of a training that diverged, of which its loss is to tell
+        return [math.nan] * k, [(list(range(k)), 1.0, [0.0] * k)]
     while True:
         ratios, support = nearest(values)
         count = len(support)

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +21,13 @@ from en import durable
 from en.config.section import Count
 from en.durable import PARTIAL
 from en.errors import RunError, UserError, shown, warn
+from en.norm.registry import INHERITED, norm_defaults
 from en.runs.position import Position
 from en.runs.summary import Summary
 
 STEPS = "checkpoints"
-FORMAT = 3  # of the file's content; counted up with each change of it, or of what a configuration in it means
+FORMAT = 4  # of the file's content; counted up with each change of it, or of what a configuration in it means
+READ_TOO = 3  # see as_of_today
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Plain = dict[str, JsonValue]
@@ -79,7 +82,8 @@ class Checkpoint(BaseModel):
         ranks: what each rank has of its own; empty between epochs.
         best: the best score so far; None in the first epoch.
         summary: what summary.json is to say; None in the middle of an epoch.
-        config: the resolved configuration.
+        config: the resolved configuration, of the normalizer those options that were given.
+        norms: all options of each normalizer, by its place in the network; empty in a file of an earlier version.
         classes: names in the order of the class numbers.
         data: what the run was trained and scored on.
         circumstances: what the bits of a step depend on besides (see provenance.circumstances).
@@ -98,11 +102,18 @@ class Checkpoint(BaseModel):
     best: Best | None
     summary: Summary | None
     config: Plain
+    norms: dict[str, Plain]
     classes: list[str]
     data: Data
     circumstances: Plain
     digest: str = ""
     format: int = FORMAT
+
+    @property
+    def norm_options(self) -> Plain:
+        """The options of the normalizer that were given."""
+        norm = self.config.get("norm")
+        return {key: value for key, value in norm.items() if key != "name"} if isinstance(norm, dict) else {}
 
     def content(self) -> dict[str, Any]:
         """What the file holds."""
@@ -233,7 +244,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
     refuse_other_format(found, path)
     try:
-        checkpoint = Checkpoint.model_validate({**found, "digest": digest})
+        checkpoint = Checkpoint.model_validate({**as_of_today(found, path), "digest": digest})
     except (ValidationError, TypeError) as error:
         problems = error.errors() if isinstance(error, ValidationError) else []
         places = dict.fromkeys(".".join(map(str, problem["loc"][:3])) for problem in problems)
@@ -251,8 +262,29 @@ def refuse_other_format(found: Any, path: Path) -> None:
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
     form = found.get("format", 1)
-    if not isinstance(form, int) or form != FORMAT:
+    if not isinstance(form, int) or form not in (FORMAT, READ_TOO):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
+
+
+def as_of_today(found: Any, path: Path) -> dict[str, Any]:
+    """Returns the content of a checkpoint in today's form, with a warning of what is assumed of an earlier one.
+
+    Format 3 has the defaults of eps, momentum and sync beside the options that were given, although the network took
+    those of its library's layers.
+    """
+    content: dict[str, Any] = found
+    if content.get("format", 1) == FORMAT:
+        return content
+    config = content.get("config")
+    norm = config.get("norm") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(norm, dict):
+        return content
+    defaults = norm_defaults(str(norm.get("name")))
+    taken = [key for key in INHERITED if key in norm and norm[key] == defaults.get(key)]
+    if taken:
+        warn(f"{path}: of an earlier version: {', '.join(taken)} of its normalizers are taken to be the network's own")
+    kept = {key: value for key, value in norm.items() if key not in taken}
+    return {**content, "config": {**config, "norm": kept}, "norms": {}, "format": FORMAT}
 
 
 def refuse_changed(path: Path, content: bytes, digest: str) -> bool:
@@ -298,8 +330,11 @@ def load_weights(model: nn.Module, state: Weights, path: Path) -> None:
     for name, value in state.items():
         if name in own and value.dtype != own[name].dtype:
             raise UserError(f"{path}: {name}: expected {own[name].dtype}, found {value.dtype}")
+    # What torch keeps beside the values, the versions of the layers, is not in the file; some networks ask for it.
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(versioned)
     except Exception as error:  # torch raises errors of many kinds for what it did not save
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: expected the weights of this configuration's network: {detail}") from error

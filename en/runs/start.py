@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from en.config.reading import flatten
 from en.config.schema import Config, completed
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
+from en.norm.built import layers_as_built, rebuild
+from en.norm.registry import norm_defaults
 from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint, Data
@@ -17,7 +21,7 @@ from en.runs.folder import new_run_path
 from en.runs.position import Position
 
 # What a resumed run has to share with its beginning, sections and keys.
-FIXED = ("model", "norm", "task.name", "optim", "schedule", "seed")
+FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed")
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
 PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 
@@ -91,7 +95,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
     """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch."""
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    for part in FIXED:
+    for part in FIXED if saved.norms else (*FIXED, "norm"):
         now, then = (flatten({part: value_of(part, tree)}) for tree in (config.complete(), completed(saved.config)))
         for key in {**now, **then}:
             if now.get(key) != then.get(key):
@@ -108,6 +112,24 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
         raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
     if position.epoch > epochs:
         raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
+
+
+def rebuild_as_begun(model: nn.Module, saved: Checkpoint, config: Config, origin: Path) -> None:
+    """Gives a network's normalizers the options that a run began with, where no configuration has given them.
+
+    So a run outlives other defaults, of this package or of the network's library. Raises: UserError for an option of
+    the configurations that is another one now.
+    """
+    now, given = layers_as_built(model), {*config.norm.options, *saved.norm_options}
+    if saved.norms and now.keys() != saved.norms.keys():
+        raise UserError(f"model.name={config.model.name}: expected the {len(saved.norms)} normalizers of {origin}")
+    defaults = norm_defaults(config.norm.name)
+    for place, options in saved.norms.items():
+        for key in given:
+            then, value = options.get(key, defaults.get(key)), now[place].get(key)
+            if then != value:
+                raise UserError(f"norm.{key}={value}: expected what {origin} began with, {then} ({place})")
+    rebuild(model, saved.norms)
 
 
 def value_of(key: str, tree: Any) -> Any:

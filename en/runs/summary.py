@@ -8,7 +8,7 @@ from en.config.section import Count, Section
 
 Name = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-Score = Annotated[float, Field(ge=-1e15, le=1e15)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Summary(Section):

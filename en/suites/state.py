@@ -15,6 +15,7 @@ from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import Complexity, complexity
+from en.norm.registry import INHERITED
 from en.runs.summary import Summary
 from en.suites.plan import Planned
 
@@ -75,10 +76,18 @@ def refuse_another(run: Planned) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    then, now = (flatten(config.complete()) for config in (load_config(str(path), []), run.config))
+    begun = load_config(str(path), [])
+    then, now = (flatten(config.complete()) for config in (begun, run.config))
     then |= {key: value for key, value in options_then(run).items() if key in then}
+    # Options that nobody gave are those of the network's library, which only the network could tell.
+    of_library = {f"norm.{key}" for key in INHERITED if key not in {*begun.norm.options, *run.config.norm.options}}
     for key in {**now, **then}:
-        if key in OF_NO_RESULT or key.partition(".")[0] in OF_NO_RESULT_SECTIONS or then.get(key) == now.get(key):
+        if (
+            key in of_library
+            or key in OF_NO_RESULT
+            or key.partition(".")[0] in OF_NO_RESULT_SECTIONS
+            or then.get(key) == now.get(key)
+        ):
             continue
         raise UserError(
             f"{run.folder}: holds a run with {key}={then.get(key)}: expected {now.get(key)}, as the suite says, "

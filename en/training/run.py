@@ -22,13 +22,14 @@ from en.evaluation.evaluate import evaluate
 from en.evaluation.ratios import mean_ratios
 from en.models import complexity
 from en.norm import record_ratios
+from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.folder import Row, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
-from en.runs.start import check_resumable, describe_data, differences, find_start, resumption
+from en.runs.start import check_resumable, describe_data, differences, find_start, rebuild_as_begun, resumption
 from en.runs.summary import Summary
 from en.training.epoch import refuse_bad_step, steps_of, train_epoch
 from en.training.learner import build_learner
@@ -61,6 +62,8 @@ class Run:
         if self.start.saved and self.start.origin:
             check_resumable(self.start.saved, config, self.data, self.classes, self.start.origin)
         self.model = build_network(config, len(self.classes))
+        if self.start.saved and self.start.origin:
+            rebuild_as_begun(self.model, self.start.saved, config, self.start.origin)
         check_batch_statistics(config, self.ranks, self.model)
         self.cost = complexity(self.model, config.eval_resolution)
         self.device = choose_device(config.device, self.ranks)
@@ -208,7 +211,8 @@ class Run:
             ranks=gather(own, self.group) if record else [],
             best=self.best,
             summary=summary,
-            config=self.config.complete(),
+            config=self.config.model_dump(),
+            norms=layers_as_built(self.model),
             classes=self.classes,
             data=self.data,
             circumstances=self.circumstances,
@@ -266,7 +270,7 @@ class Run:
         return Summary(
             model=config.model.name,
             norm=config.norm.name,
-            norm_options=config.norm.all_options,
+            norm_options=in_one(layers_as_built(self.model)),
             mixed=mixed_layers(self.model),
             task=self.task.name,
             dataset=self.train_images.name,
