@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,12 +129,14 @@ def literal_single(name: str, layer: nn.Module, x: Tensor) -> Tensor:
     return layer.weight.view(column) * (x - mean) / torch.sqrt(var + layer.eps) + layer.bias.view(column)
 
 
+FORMULAS: dict[str, Callable[[str, Any, Tensor], Tensor]] = {
+    "en": lambda name, layer, x: literal_exemplar(layer, x),
+    "sn": lambda name, layer, x: literal_switchable(layer, x),
+    "ssn": lambda name, layer, x: literal_sparse_switchable(layer, x),
+    **dict.fromkeys(("bn", "in", "ln", "gn"), literal_single),
+}
+
+
 def literal_forward(name: str, layer: nn.Module, x: Tensor) -> Tensor:
-    """What the registered normalizer `name` must compute for x, in x's precision; leaves running buffers alone."""
-    if isinstance(layer, ExemplarNorm2d):
-        return literal_exemplar(layer, x)
-    if isinstance(layer, SparseSwitchableNorm2d):
-        return literal_sparse_switchable(layer, x)
-    if isinstance(layer, SwitchableNorm2d):
-        return literal_switchable(layer, x)
-    return literal_single(name, layer, x)
+    """Computes by its formula what the registered normalizer `name` gives for x; leaves running buffers alone."""
+    return FORMULAS[name](name, layer, x)

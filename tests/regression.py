@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from en.data.crops import CentreCrop, Crop
 from en.models import build_model
-from en.tasks import Label, Task
+from en.tasks.base import Label, Task
 
 
 def places(targets: Tensor) -> Tensor:

@@ -173,3 +173,13 @@ def test_a_network_whose_parameters_are_held_already_is_refused(one_rank, holder
     with pytest.raises(ValueError, match="replace first, then wrap"):
         replace_norm(model, "en")
     assert [type(layer) for layer in model.modules()] == kinds
+
+
+def test_a_network_without_batch_normalization_of_images_says_what_it_has_instead():
+    replaced = replace_norm(network(), "en")
+    with pytest.raises(ValueError, match="it has 2 ExemplarNorm2d already"):
+        replace_norm(replaced, "sn")
+    with pytest.raises(ValueError, match=r"it has 1 BatchNorm1d, .* expected nn\.BatchNorm2d"):
+        replace_norm(nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6)), "en")
+    with pytest.raises(ValueError, match=r"Sequential has no batch normalization to replace$"):
+        replace_norm(nn.Sequential(nn.Linear(3, 6)), "en")

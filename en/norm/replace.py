@@ -2,6 +2,7 @@
 
 import fnmatch
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -65,8 +66,21 @@ def chosen(model: nn.Module, only: Sequence[str], skip: Sequence[str]) -> dict[s
     wanted -= {id(layer) for place, layer in layers.items() if matches(place, skip)}
     found = {place: layer for place, layer in model.named_modules() if id(layer) in wanted}
     if not found:
-        raise ValueError(f"{type(model).__name__} has no batch normalization to replace")
+        raise ValueError(f"{type(model).__name__} has no batch normalization to replace{what_is_there(model)}")
     return found
+
+
+def what_is_there(model: nn.Module) -> str:
+    """Returns the normalizers that a network has instead of batch normalization of images, for messages; or ''."""
+    kinds = Counter(
+        type(layer).__name__ for layer in model.modules() if isinstance(layer, (Normalizer, nn.BatchNorm1d))
+    )
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    if all(isinstance(layer, nn.BatchNorm1d) for layer in model.modules() if type(layer).__name__ in kinds):
+        return f": it has {listed}, which normalize vectors: expected nn.BatchNorm2d"
+    return f": it has {listed} already: expected a network as its library builds it"
 
 
 def matches(place: str, given: Sequence[str]) -> bool:
