@@ -49,7 +49,8 @@ class CombinedNormalizer(RunningNormalizer):
     Args:
         normalizers: any of bn, in, ln, gn, each once, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
-        min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone.
+        min_pixels: H * W of the maps of training from which on `in` takes part; with smaller ones its ratio is 0,
+            unless it is alone.
         start: the one of them that the ratios begin on; None for all alike.
     """
 

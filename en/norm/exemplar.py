@@ -46,12 +46,12 @@ class ExemplarNorm2d(CombinedNormalizer):
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-        min_pixels: H * W from which on `in` takes part; on smaller maps its ratio is 0, unless it is alone. 1 is the
-            paper's form; the default is our choice (docs/small_maps.md).
-        gate_pixels: H * W from which on the gate is as published, s = 1; on smaller maps it learns more slowly, s =
-            1/sqrt(pi * K): a step of SGD then moves a logit no farther through all tanh units than through its bias,
-            instead of up to pi * K times as far, and ratios differ less between samples. 1 is the paper's form; the
-            default is our choice (docs/small_maps.md).
+        min_pixels: H * W of the maps of training from which on `in` takes part; with smaller ones its ratio is 0,
+            unless it is alone. 1 is the paper's form; the default is our choice (docs/small_maps.md).
+        gate_pixels: H * W of the same from which on the gate is as published, s = 1; with smaller ones it learns more
+            slowly, s = 1/sqrt(pi * K): a step of SGD then moves a logit no farther through all tanh units than through
+            its bias, instead of up to pi * K times as far, and ratios differ less between samples. 1 is the paper's
+            form; the default is our choice (docs/small_maps.md).
         start: the normalizer that the ratios begin on, as a bias of the gate's last layer: bn for a network that has
             been trained with it. None: all alike.
         device, dtype: of parameters and buffers.

@@ -22,8 +22,8 @@ class SwitchableNorm2d(CombinedNormalizer):
         normalizers: any of bn, in, ln, gn, in the order of the ratios (K of them).
         groups: groups of gn; None for gcd(32, C).
         eps, momentum, sync: as for batch normalization.
-        min_pixels: H * W from which on `in` takes part; on smaller maps its ratios are 0, unless it is alone. 1 is the
-            paper's form; the default is our choice (docs/small_maps.md).
+        min_pixels: H * W of the maps of training from which on `in` takes part; with smaller ones its ratios are 0,
+            unless it is alone. 1 is the paper's form; the default is our choice (docs/small_maps.md).
         start: the normalizer that the ratios begin on: bn for a network that has been trained with it. None: all alike.
         device, dtype: of parameters and buffers.
     Parameters: `weight`, `bias` (C,); `mean_weight`, `var_weight` (K,), starting at one, and at HEAD_START more for
