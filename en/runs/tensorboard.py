@@ -15,7 +15,7 @@ NAME = re.compile(r"events\.out\.tfevents\.([0-9]+)\..*")  # of the files of all
 
 
 class EventFile:
-    """What one start of a run tells TensorBoard, in a file of its own.
+    """Writes what one start of a run tells TensorBoard, into a file of its own.
 
     TensorBoard reads a folder's files in the order of their names, which begin with a time in seconds, and drops with
     each what those before it hold of its first epoch and of later ones. The time is therefore always above those of the
@@ -51,7 +51,7 @@ class EventFile:
 
 
 def next_time(folder: Path) -> str:
-    """The time in a name that comes after those of all event files in a folder: now, or else a second after theirs."""
+    """Finds a time for a name that comes after those of a folder's event files: now, or else a second after theirs."""
     latest = max((found[1] for path in folder.iterdir() if (found := NAME.fullmatch(path.name))), default="")
     now = f"{int(time.time()):010d}"
     return now if now > latest else f"{int(latest) + 1:0{len(latest)}d}"
