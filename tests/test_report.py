@@ -1,5 +1,6 @@
 """What a report says of runs, of published figures and of what went wrong."""
 
+import hashlib
 import json
 import math
 import statistics
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import command, refused
-from report_runs import LINE, logged, report, run, scores, table
+from report_runs import LINE, logged, looked_at, report, run, scores, table
 
 from en.commands.report import main
 from en.errors import UserError
@@ -221,21 +222,63 @@ def test_logs_with_torn_lines_and_numbers_that_are_none_cost_no_more_than_those(
 
 def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_path, capsys):
     path = Path(run(tmp_path / "en"))
-    (path / "ratios").mkdir()
+    looked_at(path)
     (path / "ratios" / "by_layer.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (path / "ratios" / "by_layer.txt").write_text('bn leads "below"\n')
     lines = ["position,layer,normalizer,mean,sd", "1,conv1,bn,0.25,0.1", "1,conv1,in,0.75,", "2,<b>,bn,0.5,0.2"]
     (path / "ratios" / "layers.csv").write_text("\n".join(lines))
     damaged = Path(run(tmp_path / "sn", norm="sn"))
-    (damaged / "ratios").mkdir()
+    looked_at(damaged)
     (damaged / "ratios" / "layers.csv").write_text("layer,normalizer\nconv1,bn\n")
-    report([str(path), str(damaged)], tmp_path / "out")
+    text = report([str(path), str(damaged)], tmp_path / "out")
+    assert f"Mean ratios of {path} after epoch 100 by layer" in text.replace("&#95;", "_")
+    assert "standard deviation over the 50,000 images of val of ImageNet" in text
     found = [[row[key] for key in ("layer", "bn", "bn sd", "in")] for row in table(tmp_path / "out", "ratios_1")]
     assert found == [["conv1", "0.25", "0.1", "0.75"], ["<b>", "0.5", "0.2", ""]]
     assert "layers.csv: not a table of ratios ('mean'): left out" in capsys.readouterr().err
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 1 and 'src="data:image/svg+xml;base64,' in page
     assert 'alt="bn leads &#34;below&#34;"' in page
+
+
+NOT_NOW = {
+    "of an earlier epoch": {"trained to": "epoch 1"},
+    "within an epoch": {"trained to": "step 3 of epoch 100"},
+    "of another last.pt": {"sha256": "cd" * 32},
+    "of what is best.pt now": {"trained to": "epoch 99", "sha256": "ef" * 32},
+    "of another best.pt": {"trained to": "epoch 99", "checkpoint": "best.pt"},
+}
+
+
+@pytest.mark.parametrize("facts", NOT_NOW.values(), ids=NOT_NOW)
+def test_ratios_of_another_state_of_a_run_are_left_out_with_a_warning(tmp_path, capsys, facts):
+    path = Path(run(tmp_path / "en"))
+    for name in ("last.pt", "best.pt"):
+        (path / name).write_bytes(name.encode())
+    (path / "best.pt.sha256").write_text(f"{'ef' * 32}  best.pt\n")
+    digest = hashlib.sha256(b"last.pt").hexdigest()
+    (looked_at(path, sha256=digest) / "layers.svg").write_text("<svg/>")
+    assert f"{path.name} after epoch 100: layers" in report([str(path)], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    looked_at(path, **{"sha256": digest, **facts})
+    assert "Ratios" not in report([str(path)], tmp_path / "out")
+    words = f"expected those of {facts.get('checkpoint', 'last.pt')} as it is now: left out; scripts/ratios.py takes"
+    assert words in capsys.readouterr().err
+
+
+def test_ratios_of_the_best_epoch_are_named_as_such_and_unknown_ones_left_out(tmp_path, capsys):
+    path = Path(run(tmp_path / "en"))
+    of_best = {"sha256": "ef" * 32, "trained to": "epoch 99", "checkpoint": f"{path}/best.pt"}
+    (looked_at(path, **of_best) / "layers.svg").write_text("<svg/>")
+    assert f"{path.name} after epoch 99 (best.pt): layers" in report([str(path)], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    for spoil in (lambda file: file.write_bytes(b"PAR1"), Path.unlink):
+        spoil(path / "ratios" / "layers.parquet")
+        assert "Ratios" not in report([str(path)], tmp_path / "out")
+        assert "layers.parquet: expected it to say which checkpoint the ratios are of" in capsys.readouterr().err
+    looked_at(path)
+    (path / "summary.json").unlink()
+    assert "Ratios" not in report([str(path)], tmp_path / "out")
 
 
 DAMAGE = [
