@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -279,6 +280,63 @@ def test_ratios_of_the_best_epoch_are_named_as_such_and_unknown_ones_left_out(tm
     looked_at(path)
     (path / "summary.json").unlink()
     assert "Ratios" not in report([str(path)], tmp_path / "out")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_report_of_fewer_things_leaves_no_file_of_an_earlier_one_and_touches_no_other(suite, tmp_path, capsys):
+    out, alone = tmp_path / "out", [str(suite / "bn-s0")]
+    report([str(suite), run(tmp_path / "other")], out)
+    before = contents(out)
+    mine = {"notes.md": b"mine", "tables/mine.csv": b"mine", "figures/compute.png": b"mine"}
+    for name, content in mine.items():
+        (out / name).write_bytes(content)
+    changed = out / "tables" / "differences_1.tex"
+    changed.write_text(changed.read_text() + "% mine")
+    report(alone, out)
+    assert capsys.readouterr().err == f"warning: {changed}: of an earlier report, and changed since: left as it is\n"
+    report(alone, tmp_path / "fresh")
+    fresh, edited = contents(tmp_path / "fresh"), {"tables/differences_1.tex": changed.read_bytes()}
+    assert len(before.keys() - fresh.keys()) > 5 and contents(out) == {**fresh, **mine, **edited}
+    summed = subprocess.run(["sha256sum", "-c", "--quiet", "files.sha256"], cwd=out, check=False)
+    assert summed.returncode == 0
+    report([str(suite / "en-s4")], out)  # without a result, and so without figures
+    assert not list((out / "figures").glob("*.svg")) and (out / "figures" / "compute.png").exists()
+    (tmp_path / "bare").mkdir()
+    report(alone, tmp_path / "bare")
+    report([str(suite / "en-s4")], tmp_path / "bare")
+    assert not (tmp_path / "bare" / "figures").exists()
+
+
+def test_a_list_of_files_that_is_damaged_or_made_to_do_harm_removes_nothing_else(tmp_path, capsys):
+    alone, out = run(tmp_path / "en"), tmp_path / "out"
+    names = [
+        "../victim",
+        "tables/../../victim",
+        "tables/../report.md",
+        str(tmp_path / "victim"),
+        "mine",
+        "tables/x.csv\0",
+    ]
+    for place in (tmp_path / "victim", out / "mine"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"mine")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    (out / "files.sha256").write_bytes("".join(f"{digest}  {name}\n" for name in names).encode() + b"\xff\n\n  \n")
+    report([alone], out)
+    assert (tmp_path / "victim").exists() and (out / "mine").exists() and capsys.readouterr().err == ""
+
+
+def test_what_may_be_of_a_report_without_a_list_is_left_with_a_warning(suite, tmp_path, capsys):
+    out = tmp_path / "out"
+    report([str(suite)], out)
+    (out / "files.sha256").unlink()
+    before = contents(out).keys()
+    report([str(suite / "bn-s0")], out)
+    assert contents(out).keys() == before | {"files.sha256"}
+    assert "files that may be of an earlier report are left, such as " in capsys.readouterr().err
 
 
 DAMAGE = [
