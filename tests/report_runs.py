@@ -5,9 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+
 from en.config.reading import dump
 from en.config.schema import Config
 from en.reports.files import write_report
+from en.reports.ratio_files import FACTS, write_table
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",
@@ -60,6 +63,17 @@ def logged(folder: Path, norm: str, seed: int, rows: list[dict[str, Any]], epoch
     if not rows:
         (folder / "summary.json").unlink()
     return path
+
+
+def looked_at(run: Path, **facts: str) -> Path:
+    """The run's folder of ratios with what says what they are of, and nothing else."""
+    of = {"checkpoint": f"{run}/last.pt", "trained to": "epoch 100", "sha256": "ab" * 32}
+    of |= {"images": "50,000", "split": "val", "data": "ImageNet"}
+    (run / "ratios").mkdir(exist_ok=True)
+    table = pyarrow.table({"position": [1]}).replace_schema_metadata({**of, **facts})
+    write_table((run / "ratios" / FACTS).with_suffix(""), table)
+    (run / "ratios" / "layers.csv").unlink()
+    return run / "ratios"
 
 
 def report(runs: list[str], out: Path) -> str:

@@ -26,10 +26,11 @@ from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import RunError
-from en.evaluation.ratios import collect_ratios, measure_ratios, read_pictures
+from en.evaluation.ratios import collect_ratios, describe, measure_ratios, read_pictures
 from en.evaluation.trained import Trained, open_trained
 from en.norm import ExemplarNorm2d, record_ratios
-from en.reports.ratio_files import write_ratios
+from en.reports.files import write_report
+from en.reports.ratio_files import read_facts, write_ratios
 from en.reports.ratio_tables import EXTREMES, class_means, extremes, samples_table, spreads
 from en.runs import checkpoint
 from en.runs.position import Position
@@ -341,6 +342,43 @@ def test_a_resumed_run_logs_the_ratios_of_each_epoch_once(train, finished):
         log.write('{"epoch": 2, "rat')
     train("resumed", f"resume={checkpoint.step_path(run, Position(epoch=1))}")
     assert [row["epoch"] for row in rows(run)] == [1, 2] and rows(run) == rows(finished)
+
+
+def test_a_report_shows_the_ratios_of_a_run_as_it_is_now_alone(train, tmp_path, capsys):
+    run = train("grown", "train.epochs=1")
+    succeed("scripts/ratios.py", run)
+    assert "after epoch 1 by layer" in ratios_section(run, tmp_path) and "warning" not in capsys.readouterr().err
+    train("grown", f"resume={run}")
+    assert ratios_section(run, tmp_path) == ""
+    assert f"{run / 'ratios'}: ratios after epoch 1, of the checkpoint " in capsys.readouterr().err
+    succeed("scripts/ratios.py", run)
+    section = ratios_section(run, tmp_path)
+    assert "after epoch 2 by layer" in section and f"over the {VAL} images of val of clothes" in section
+    assert section.count("after epoch 2: ") == 6 and "warning" not in capsys.readouterr().err
+    train("grown", f"resume={checkpoint.step_path(run, Position(epoch=1))}", "task.flip=0.0")  # another epoch 2
+    assert ratios_section(run, tmp_path) == ""
+    assert f"{run / 'ratios'}: ratios after epoch 2, of the checkpoint " in capsys.readouterr().err
+
+
+def ratios_section(run: Path, out: Path) -> str:
+    """What a report of a run says of its ratios."""
+    write_report([str(run)], out)
+    text = (out / "report.md").read_text().partition("## Ratios")[2].partition("\n## ")[0]
+    return text.replace("&#95;", "_")
+
+
+def test_ratios_that_were_not_written_to_the_end_are_none(finished, trained, ratios, tmp_path):
+    def write(out: Path) -> None:
+        write_ratios(out, ratios, [], {}, [], describe(trained, "val"))
+
+    write(tmp_path)
+    assert read_facts(tmp_path)["sha256"] == trained.saved.digest
+    (tmp_path / "classes.csv.partial").mkdir()  # stands where a file is written first
+    with pytest.raises(RunError, match=r"classes.csv.partial: .*: not written"):
+        write(tmp_path)
+    assert read_facts(tmp_path) == {} and (tmp_path / "layers.csv").exists()
+    (tmp_path / "layers.parquet").write_bytes(b"PAR1, damaged, PAR1")
+    assert read_facts(tmp_path) == {}
 
 
 def test_a_run_without_en_logs_no_ratios_and_is_refused(train, look):

@@ -1,14 +1,16 @@
 """What a report says of runs, of published figures and of what went wrong."""
 
+import hashlib
 import json
 import math
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from commands import command, refused
-from report_runs import LINE, logged, report, run, scores, table
+from report_runs import LINE, logged, looked_at, report, run, scores, table
 
 from en.commands.report import main
 from en.errors import UserError
@@ -221,21 +223,120 @@ def test_logs_with_torn_lines_and_numbers_that_are_none_cost_no_more_than_those(
 
 def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_path, capsys):
     path = Path(run(tmp_path / "en"))
-    (path / "ratios").mkdir()
+    looked_at(path)
     (path / "ratios" / "by_layer.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (path / "ratios" / "by_layer.txt").write_text('bn leads "below"\n')
     lines = ["position,layer,normalizer,mean,sd", "1,conv1,bn,0.25,0.1", "1,conv1,in,0.75,", "2,<b>,bn,0.5,0.2"]
     (path / "ratios" / "layers.csv").write_text("\n".join(lines))
     damaged = Path(run(tmp_path / "sn", norm="sn"))
-    (damaged / "ratios").mkdir()
+    looked_at(damaged)
     (damaged / "ratios" / "layers.csv").write_text("layer,normalizer\nconv1,bn\n")
-    report([str(path), str(damaged)], tmp_path / "out")
+    text = report([str(path), str(damaged)], tmp_path / "out")
+    assert f"Mean ratios of {path} after epoch 100 by layer" in text.replace("&#95;", "_")
+    assert "standard deviation over the 50,000 images of val of ImageNet" in text
     found = [[row[key] for key in ("layer", "bn", "bn sd", "in")] for row in table(tmp_path / "out", "ratios_1")]
     assert found == [["conv1", "0.25", "0.1", "0.75"], ["<b>", "0.5", "0.2", ""]]
     assert "layers.csv: not a table of ratios ('mean'): left out" in capsys.readouterr().err
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 1 and 'src="data:image/svg+xml;base64,' in page
     assert 'alt="bn leads &#34;below&#34;"' in page
+
+
+NOT_NOW = {
+    "of an earlier epoch": {"trained to": "epoch 1"},
+    "within an epoch": {"trained to": "step 3 of epoch 100"},
+    "of another last.pt": {"sha256": "cd" * 32},
+    "of what is best.pt now": {"trained to": "epoch 99", "sha256": "ef" * 32},
+    "of another best.pt": {"trained to": "epoch 99", "checkpoint": "best.pt"},
+}
+
+
+@pytest.mark.parametrize("facts", NOT_NOW.values(), ids=NOT_NOW)
+def test_ratios_of_another_state_of_a_run_are_left_out_with_a_warning(tmp_path, capsys, facts):
+    path = Path(run(tmp_path / "en"))
+    for name in ("last.pt", "best.pt"):
+        (path / name).write_bytes(name.encode())
+    (path / "best.pt.sha256").write_text(f"{'ef' * 32}  best.pt\n")
+    digest = hashlib.sha256(b"last.pt").hexdigest()
+    (looked_at(path, sha256=digest) / "layers.svg").write_text("<svg/>")
+    assert f"{path.name} after epoch 100: layers" in report([str(path)], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    looked_at(path, **{"sha256": digest, **facts})
+    assert "Ratios" not in report([str(path)], tmp_path / "out")
+    words = f"expected those of {facts.get('checkpoint', 'last.pt')} as it is now: left out; scripts/ratios.py takes"
+    assert words in capsys.readouterr().err
+
+
+def test_ratios_of_the_best_epoch_are_named_as_such_and_unknown_ones_left_out(tmp_path, capsys):
+    path = Path(run(tmp_path / "en"))
+    of_best = {"sha256": "ef" * 32, "trained to": "epoch 99", "checkpoint": f"{path}/best.pt"}
+    (looked_at(path, **of_best) / "layers.svg").write_text("<svg/>")
+    assert f"{path.name} after epoch 99 (best.pt): layers" in report([str(path)], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+    for spoil in (lambda file: file.write_bytes(b"PAR1"), Path.unlink):
+        spoil(path / "ratios" / "layers.parquet")
+        assert "Ratios" not in report([str(path)], tmp_path / "out")
+        assert "layers.parquet: expected it to say which checkpoint the ratios are of" in capsys.readouterr().err
+    looked_at(path)
+    (path / "summary.json").unlink()
+    assert "Ratios" not in report([str(path)], tmp_path / "out")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_report_of_fewer_things_leaves_no_file_of_an_earlier_one_and_touches_no_other(suite, tmp_path, capsys):
+    out, alone = tmp_path / "out", [str(suite / "bn-s0")]
+    report([str(suite), run(tmp_path / "other")], out)
+    before = contents(out)
+    mine = {"notes.md": b"mine", "tables/mine.csv": b"mine", "figures/compute.png": b"mine"}
+    for name, content in mine.items():
+        (out / name).write_bytes(content)
+    changed = out / "tables" / "differences_1.tex"
+    changed.write_text(changed.read_text() + "% mine")
+    report(alone, out)
+    assert capsys.readouterr().err == f"warning: {changed}: of an earlier report, and changed since: left as it is\n"
+    report(alone, tmp_path / "fresh")
+    fresh, edited = contents(tmp_path / "fresh"), {"tables/differences_1.tex": changed.read_bytes()}
+    assert len(before.keys() - fresh.keys()) > 5 and contents(out) == {**fresh, **mine, **edited}
+    summed = subprocess.run(["sha256sum", "-c", "--quiet", "files.sha256"], cwd=out, check=False)
+    assert summed.returncode == 0
+    report([str(suite / "en-s4")], out)  # without a result, and so without figures
+    assert not list((out / "figures").glob("*.svg")) and (out / "figures" / "compute.png").exists()
+    (tmp_path / "bare").mkdir()
+    report(alone, tmp_path / "bare")
+    report([str(suite / "en-s4")], tmp_path / "bare")
+    assert not (tmp_path / "bare" / "figures").exists()
+
+
+def test_a_list_of_files_that_is_damaged_or_made_to_do_harm_removes_nothing_else(tmp_path, capsys):
+    alone, out = run(tmp_path / "en"), tmp_path / "out"
+    names = [
+        "../victim",
+        "tables/../../victim",
+        "tables/../report.md",
+        str(tmp_path / "victim"),
+        "mine",
+        "tables/x.csv\0",
+    ]
+    for place in (tmp_path / "victim", out / "mine"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"mine")
+    digest = hashlib.sha256(b"mine").hexdigest()
+    (out / "files.sha256").write_bytes("".join(f"{digest}  {name}\n" for name in names).encode() + b"\xff\n\n  \n")
+    report([alone], out)
+    assert (tmp_path / "victim").exists() and (out / "mine").exists() and capsys.readouterr().err == ""
+
+
+def test_what_may_be_of_a_report_without_a_list_is_left_with_a_warning(suite, tmp_path, capsys):
+    out = tmp_path / "out"
+    report([str(suite)], out)
+    (out / "files.sha256").unlink()
+    before = contents(out).keys()
+    report([str(suite / "bn-s0")], out)
+    assert contents(out).keys() == before | {"files.sha256"}
+    assert "files that may be of an earlier report are left, such as " in capsys.readouterr().err
 
 
 DAMAGE = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from browser import Browser
-from report_runs import logged
+from report_runs import logged, looked_at
 
 from en.reports.files import write_report
 
@@ -46,9 +46,9 @@ def page(tmp_path_factory) -> Path:
             if norm == "en":
                 path = root / "runs" / f"{norm}-s{seed}" / "summary.json"
                 path.write_text(json.dumps({**json.loads(path.read_text()), "norm_options": {"activation": NAME}}))
-    picture = root / "runs" / "bn-s0" / "ratios"
-    picture.mkdir()
-    (picture / "layers.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='900' height='9'/>")
+    (looked_at(root / "runs" / "bn-s0", **{"trained to": "epoch 3"}) / "layers.svg").write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='9'/>"
+    )
     write_report([str(root / "runs")], root / "out")
     alone = root / "alone" / "report.html"
     alone.parent.mkdir()

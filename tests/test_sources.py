@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import command, refused, succeed
-from conftest import ended, write_folders
+from conftest import ended, jpeg, write_folders
 from readers import reading
 
 from en.data import LOADERS
@@ -20,6 +21,51 @@ def test_a_list_file_gives_the_same_samples_as_the_folders(folders, betons, tmp_
     prepare(read_source(str(tmp_path / "clothes.tsv")), tmp_path / "out", Storage(), 2, False)
     for name in ("train.beton", "val.beton", "classes.json"):
         assert (tmp_path / "out" / name).read_bytes() == (betons / name).read_bytes()
+
+
+BLANKS = [" ", "  ", "\u00a0", "\u3000", "\u2009", "\u202f", "\u200b", "\ufeff", " \u00a0\u200b \u2060 ", "\x1f"]
+
+
+@pytest.mark.parametrize("blank", BLANKS, ids=ascii)
+def test_blanks_of_any_kind_around_the_fields_of_a_list_are_no_part_of_them(tmp_path, blank):
+    rows = [("train", "a.jpg", "sea lion"), ("train", "b.jpg", "cat"), ("val", "c.jpg", "cat")]
+    lines = ["\t".join(row) for row in rows]
+    around = ["\t".join(blank + field + blank for field in row) for row in rows]
+    (tmp_path / "plain.tsv").write_text("\n".join(lines))
+    plain = read_source(str(tmp_path / "plain.tsv"))
+    assert plain.classes == ["cat", "sea lion"]
+    for at, line in enumerate(around):
+        (tmp_path / "blank.tsv").write_text("\n".join([*lines[:at], line, *lines[at + 1 :], blank]), encoding="utf-8")
+        found = read_source(str(tmp_path / "blank.tsv"))
+        assert (found.classes, found.splits) == (plain.classes, plain.splits)
+    for lacking in (f"train\ta.jpg\t{blank}", f"train\t{blank}\tcat", f"train a.jpg {blank}"):
+        (tmp_path / "lacks.tsv").write_text("\n".join([*lines, lacking]), encoding="utf-8")
+        with pytest.raises(UserError, match=r"lacks.tsv:4: .* expected `train.val path class`"):
+            read_source(str(tmp_path / "lacks.tsv"))
+
+
+ALIKE = {
+    ("Cat", "cat"): "'Cat' and 'cat'",
+    ("STRASSE", "straße"): "'STRASSE' and 'straße'",
+    ("cafe\u0301", "caf\u00e9"): r"'cafe\u0301' and 'caf\xe9'",
+    ("polar bear", "polar\u00a0bear"): r"'polar bear' and 'polar\xa0bear'",
+}
+
+
+@pytest.mark.parametrize(("names", "words"), ALIKE.items(), ids=map(ascii, ALIKE))
+def test_classes_that_look_alike_are_warned_of_once_in_lists_and_folders(tmp_path, capsys, names, words):
+    rows = [f"{split}\tfolders/{split}/{name}/1.jpg\t{name}" for name in (*names, "dog") for split in ("train", "val")]
+    (tmp_path / "list.tsv").write_text("\n".join(rows), encoding="utf-8")
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for path in (tmp_path / row.split("\t")[1] for row in rows):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg(picture))
+    assert len(read_source(str(tmp_path / "list.tsv")).classes) == 3
+    for split in ("train", "val"):
+        LOADERS["folder"](tmp_path / "folders", split, reading()).close()
+    told = capsys.readouterr().err.splitlines()
+    pair = f"classes that differ in case, blanks or Unicode form alone: {words}"
+    assert told == [f"warning: {tmp_path / place}: {pair}" for place in ("list.tsv", "folders")]
 
 
 def test_bad_sources_and_arguments_are_refused_in_one_line(tmp_path, folders):

@@ -93,6 +93,17 @@ MISTAKES = {
     "base: base.yaml\ngrid: {norm.name: [bn, bn]}": "norm.name=['bn', 'bn']: expected different values",
     "base: base.yaml\ngrid: {norm.name: bn}": "grid.norm.name='bn': expected a list",
     "base: base.yaml\ngrid: {norm.name: [bn, enn]}": "enn: ",
+    "base: base.yaml\ngrid: {seed: [1, 2]}": "grid.seed=[1, 2]: expected the suite's key seeds, as in seeds: [0, 1, 2]",
+    "base: base.yaml\nset: {seed: 3}": "set.seed=3: expected the suite's key seeds",
+    "base: base.yaml\nset: {'seed=3': 4}": "seed=3=4: expected the suite's key seeds",
+    "base: base.yaml\nvariants: {a: {seed: 3}}": "variants.a.seed=3: expected the suite's key seeds",
+    "base: base.yaml\nvariants: {a: {run_dir: x}}": "variants.a.run_dir='x': expected --out DIR",
+    "base: base.yaml\ngrid: {run_dir: [x]}": "grid.run_dir=['x']: expected --out DIR",
+    "base: base.yaml\nset: {resume: runs/x}": "set.resume='runs/x': expected none: the same command resumes",
+    "base: base.yaml\nvariants: {a: {norm.name: bn}}\ngrid: {norm.name: [gn, sn]}": (
+        "variants.a.norm.name: expected a key that the grid does not vary"
+    ),
+    "base: base.yaml\nset: {norm.name: bn}\nvariants: {a: {optim: {lr: 1.0}}}\ngrid: {optim.lr: [0.1]}": "a.optim.lr: ",
     "base: base.yaml\nset: {norm.name: bn}\ngrid: {optim.lrr: [1]}": "unknown key 'optim.lrr'",
     "base: base.yaml\nset: {norm.name: bn}\nvariants: {a/b: {}}": "variants.a/b",
     "base: base.yaml\nset: {norm.name: bn}\nvariants: {a: 3}": "variants.a=3: expected a section",
@@ -107,6 +118,49 @@ def test_a_suite_that_is_wrong_is_refused_in_one_line_that_names_the_file_and_th
     with pytest.raises(UserError) as refusal:
         plan(suite, tmp_path, [])
     assert MISTAKES[content] in str(refusal.value) and str(refusal.value).isprintable() and "yaml" in str(refusal.value)
+
+
+IGNORED = {
+    "seed=3": "argument 'seed=3': expected the suite's key seeds, as in seeds: [0, 1, 2]",
+    "run_dir=x": "argument 'run_dir=x': expected --out DIR, the folder of all runs",
+    "resume=auto": "argument 'resume=auto': expected none: the same command resumes",
+    "norm.name=sn": "argument 'norm.name=sn': expected a key that the grid of SUITE does not vary: norm.name",
+    "norm={name: sn}": "argument 'norm={name: sn}': expected a key that the grid of SUITE does not vary: norm.name",
+}
+
+
+@pytest.mark.parametrize("override", IGNORED)
+def test_an_override_that_would_be_lost_or_belie_the_names_of_runs_is_refused(suite, tmp_path, override):
+    suite.write_text("base: base.yaml\ngrid: {norm.name: [bn, gn]}")
+    told = refused(command("scripts/ablate.py", suite, "--out", tmp_path / "out", "--dry-run", override))
+    assert IGNORED[override].replace("SUITE", str(suite)) in told
+    assert len(plan(suite, tmp_path / "out", ["norm.eps=0.1"])) == 2
+
+
+def test_a_suite_without_seeds_has_that_of_its_base_and_what_a_base_says_of_its_own_run_is_warned_of(
+    suite, tmp_path, capsys
+):
+    base = suite.parent / "base.yaml"
+    below, own = base.rename(base.with_name("below.yaml")), "base: below.yaml\nseed: 7\n"
+    base.write_text(own)
+    assert {(run.config.seed, run.name[-3:]) for run in plan(suite, tmp_path / "out", [])} == {(7, "-s7")}
+    suite.write_text(f"{SUITE}seeds: [1, 2]\n")
+    assert {run.config.seed for run in plan(suite, tmp_path / "out", [])} == {1, 2}
+    assert capsys.readouterr().err == ""
+    base.write_text(f"{own}run_dir: runs/x\nresume: runs/y\n")
+    runs = plan(suite, tmp_path / "out", [])
+    assert {run.folder.parent for run in runs} == {tmp_path / "out"}
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {base}: run_dir='runs/x': not for a suite's runs, which are in {tmp_path / 'out'}",
+        f"warning: {base}: resume='runs/y': not for a suite's runs: each resumes in its own folder",
+    ]
+    base.write_text("base: below.yaml\nresume: auto\n")
+    assert len(plan(suite, tmp_path / "out", [])) == 6 and capsys.readouterr().err == ""
+    suite.write_text(SUITE)
+    for wrong in ("x", "-1", "[1, 2]"):
+        below.write_text(f"{BASE}seed: {wrong}\n")
+        with pytest.raises(UserError, match=r"seed=.*: expected"):
+            plan(suite, tmp_path / "out", [])
 
 
 def test_the_time_left_follows_from_the_epochs_done(suite, tmp_path):

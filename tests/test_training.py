@@ -28,6 +28,7 @@ from en.evaluation.evaluate import evaluate
 from en.evaluation.trained import open_trained
 from en.norm import NORMALIZERS, replace_norm
 from en.norm.trained_maps import mixed_layers
+from en.runs.tensorboard import EventFile
 
 VAL = PER_CLASS["val"] * CLASSES
 RECIPE = """
@@ -109,6 +110,40 @@ def test_tensorboard_has_the_log_and_the_mean_ratio_of_each_layer_and_normalizer
         assert all(
             sum(value for _, value in epoch) == pytest.approx(1, abs=1e-5) for epoch in zip(*shares, strict=True)
         )
+
+
+A_DAY_AHEAD = """# sitecustomize.py of a process whose clock is ahead
+import time
+
+now = time.time
+time.time = lambda: now() + 86_400
+"""
+
+
+def test_tensorboard_has_every_epoch_of_a_run_whose_clock_was_set_back(recipe, betons, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(A_DAY_AHEAD)
+    run = tmp_path / "run"
+    arguments = [recipe, "norm.name=bn", f"data.root={betons}", f"run_dir={run}", "checkpoint.keep=9"]
+    ahead = f"{tmp_path}{os.pathsep}{ROOT}"
+    succeed("train.py", *arguments, PYTHONPATH=ahead)
+    (first,) = run.glob("*tfevents*")
+    assert int(first.name.split(".")[3]) > time.time() + 80_000
+    origin = run / "checkpoints" / "step_00001_00000000.pt"
+    for epochs, resume in ((3, origin), (4, "auto")):  # epoch 2 is done again
+        succeed("train.py", *arguments, f"train.epochs={epochs}", "--resume", resume)
+    recorded, log = scalars(run), rows(run)
+    assert [row["epoch"] for row in log] == [1, 2, 3, 4]
+    assert recorded["val/top1"] == [(row["epoch"], pytest.approx(row["top1"])) for row in log]
+    assert [step for step, _ in recorded["train/loss"]] == [1, 2, 3, 4]
+
+
+def test_tensorboard_has_every_epoch_of_starts_within_one_second(tmp_path):
+    for epoch in range(1, 13):
+        EventFile(tmp_path, epoch).close()  # of a start that was killed before its epoch ended
+        events = EventFile(tmp_path, epoch)
+        events.add(epoch, {"val/top1": 2.0**epoch})
+        events.close()
+    assert scalars(tmp_path)["val/top1"] == [(epoch, 2.0**epoch) for epoch in range(1, 13)]
 
 
 @pytest.mark.parametrize("ranks", [0, 1, 2, 3])

@@ -27,6 +27,14 @@ def load_config(path: str, overrides: list[str]) -> Config:
 
     Raises: UserError naming the file or override, the key, its value and what was expected.
     """
+    tree = read_with_base(path)
+    for override in overrides:
+        tree = merged(tree, parse_override(override))
+    return validate(tree, path)
+
+
+def read_with_base(path: str) -> Tree:
+    """Reads what a configuration's file says over its base, unchecked. Raises UserError as `load_config`."""
     tree = read_tree(Path(path))
     base = tree.pop("base", None)
     if base is not None:
@@ -37,9 +45,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
         if "base" in base_tree:
             raise UserError(f"{base_path}: expected no base: it is itself the base of {path}")
         tree = merged(base_tree, tree)
-    for override in overrides:
-        tree = merged(tree, parse_override(override))
-    return validate(tree, path)
+    return tree
 
 
 def parse_override(text: str) -> Tree:

@@ -1,25 +1,37 @@
 """The files of a report."""
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from en import durable
-from en.errors import UserError
+from en.errors import UserError, warn
 from en.reports.page import page
 from en.reports.report import Report, make_report
 from en.reports.tables import csv, latex, literal, markdown, markdown_notes, to_json
 
+LIST = "files.sha256"  # of the files of a report, as `sha256sum -c` reads it
+LISTED = re.compile(r"([0-9a-f]{64})  ((?:tables|figures)/[\w-]+\.(?:csv|tex|svg|pdf))")  # not report.*, never removed
+
 
 def write_report(paths: Iterable[str], out: Path) -> Report:
-    """Makes the report of some runs and writes its files into the folder `out`.
+    """Makes the report of some runs and writes its files into the folder `out`, with a list of them, LIST.
+
+    Files of an earlier report, by its list, that this one does not have are removed if they are as they were written;
+    changed ones stay, with a warning. Whatever else is in the folder stays as it is.
 
     Raises: UserError for runs that cannot be read, before anything is written, and for a folder that cannot be written.
     """
     report = make_report(paths)
     contents = all_files(report)
     try:
-        for name, content in contents.items():
+        remove_earlier(out, contents)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        listed = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+        # The list comes first, so that whatever a kill leaves of this report is on it.
+        for name, content in {LIST: listed.encode(), **contents}.items():
             path = out / name
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.replace(path, content)
@@ -27,6 +39,34 @@ def write_report(paths: Iterable[str], out: Path) -> Report:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--out {out}: {reason}: expected a folder that can be written") from error
     return report
+
+
+def remove_earlier(out: Path, keep: Collection[str]) -> None:
+    """Removes what an earlier report wrote into the folder `out`, but for the names to keep. Raises OSError."""
+    path = out / LIST
+    if not path.is_file():
+        warn_of_unlisted(out, keep)
+        return
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    for digest, name in (found.groups() for line in lines if (found := LISTED.fullmatch(line))):
+        path = out / name
+        if name in keep or not path.is_file():
+            continue
+        if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            path.unlink()
+            with suppress(OSError):  # the folder holds more
+                path.parent.rmdir()
+        else:
+            warn(f"{path}: of an earlier report, and changed since: left as it is")
+
+
+def warn_of_unlisted(out: Path, keep: Collection[str]) -> None:
+    """Warns of what may be of a report by a version that kept no list."""
+    if (out / "report.json").is_file():
+        names = [f"{path.parent.name}/{path.name}" for kind in ("tables", "figures") for path in (out / kind).glob("*")]
+        others = sorted({*names} - {*keep})
+        if others:
+            warn(f"{out}: {len(others)} files that may be of an earlier report are left, such as {others[0]}")
 
 
 def all_files(report: Report) -> dict[str, bytes]:

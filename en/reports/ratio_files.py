@@ -30,6 +30,7 @@ from en.reports.ratio_tables import (
 from en.runs.ratios import EpochRatios, Ratios
 
 PAGE = "ratios.html"
+FACTS = "layers.parquet"  # every table says in its metadata what it is of; this one, that all files are of it
 PICTURES = ("layers", "classes", "epochs", "samples_bottom", "samples_middle", "samples_top")
 ROWS_AT_ONCE = 2**14  # of a Parquet file's row groups, so that writing needs no memory for all samples
 NAMED = 3  # classes at either end in the page's table
@@ -66,41 +67,53 @@ def write_ratios(
 ) -> None:
     """Writes the tables as Parquet and CSV, the figures as SVG and PDF with their words as text, and the page's part.
 
+    FACTS is removed first and comes last, so that where it is there all files are of what it says.
+
     Args:
         out: a folder that is there.
         ends_of: of `extremes`.
         images: (R, R, 3) RGB, of their samples.
         epochs: of the run; may be empty.
         facts: what the ratios are of, by its name.
-    Raises: RunError for what the file system refuses. Every file is whole or as it was.
+    Raises: RunError for what the file system refuses. Every other file is whole or as it was.
     """
     over_samples, by_class, over_epochs = spreads(ratios), class_means(ratios), epoch_means(epochs)
     tables = {
         "samples": samples_table(ratios),
-        "layers": rows_table(Spread, over_samples),
         "classes": rows_table(ClassMean, by_class),
         "epochs": rows_table(EpochMean, over_epochs),
         "extremes": rows_table(Extreme, ends_of),
+        "layers": rows_table(Spread, over_samples),
     }
     pictures = [layer_picture(over_samples)]
     pictures += [class_picture(by_class)] if by_class else []
     pictures += [epoch_picture(over_epochs, ratios.places)] if over_epochs else []
     pictures += sample_pictures(ends_of, images)
     try:
-        for name, table in tables.items():
-            write_table(out / name, table.replace_schema_metadata(dict(facts)))
+        (out / FACTS).unlink(missing_ok=True)
         write_pictures(out, pictures)
         durable.replace(out / PAGE, page(over_samples, by_class, pictures, facts))
+        for name, table in tables.items():
+            write_table(out / name, table.replace_schema_metadata(dict(facts)))
     except OSError as error:
         raise RunError(f"{error.filename or out}: {error.strerror or error}: not written") from error
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Writes `path`.parquet and `path`.csv, a few rows at a time."""
-    with durable.replacing(path.with_suffix(".parquet")) as file:
-        parquet.write_table(table, file, row_group_size=ROWS_AT_ONCE, use_dictionary=False, compression="zstd")
+    """Writes `path`.csv and then `path`.parquet, a few rows at a time."""
     with durable.replacing(path.with_suffix(".csv")) as file:
         csv.write_csv(table, file)
+    with durable.replacing(path.with_suffix(".parquet")) as file:
+        parquet.write_table(table, file, row_group_size=ROWS_AT_ONCE, use_dictionary=False, compression="zstd")
+
+
+def read_facts(folder: Path) -> dict[str, str]:
+    """Reads what the ratios in a folder are of, by its name; empty where not all of them were written."""
+    try:
+        found = parquet.read_schema(folder / FACTS).metadata or {}
+        return {name.decode(): value.decode() for name, value in found.items()}
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
 
 
 def write_pictures(out: Path, pictures: Sequence[Picture]) -> None:

@@ -7,14 +7,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from en.errors import warn
+from en.reports.ratio_files import FACTS, read_facts
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
 from en.reports.tables import Cell, Note, Table, mean, words
+from en.runs import checkpoint
+from en.runs.position import Position
 
 FOLDER = "ratios"
 LAYERS = "layers.csv"
+LAST, BEST = "last.pt", "best.pt"
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 MAX_BYTES = 4_000_000  # of a file that becomes part of a page
+AGAIN = "left out; scripts/ratios.py takes them anew"
+
+
+@dataclass(frozen=True)
+class RunRatios:
+    """The ratios of a run as it is now.
+
+    Attributes:
+        folder: of their files.
+        run: its folder, and the epoch that they are of, in words.
+        images: that they are of, in words.
+    """
+
+    folder: Path
+    run: str
+    images: str
 
 
 @dataclass(frozen=True)
@@ -32,18 +52,53 @@ class RatioPicture:
     address: str
 
 
-def ratio_tables(runs: Iterable[Run]) -> list[Table]:
-    """For each run whose ratios were looked at, the mean of each normalizer's by layer, bottom to top."""
-    found = [(run, path) for run in runs if is_small(path := run.path / FOLDER / LAYERS)]
+def find_ratios(runs: Iterable[Run]) -> list[RunRatios]:
+    """Finds the ratios of the runs as they are now; those of another state of a run are left out with a warning."""
+    found = []
+    for run in runs:
+        folder = run.path / FOLDER
+        if not any(path.suffix in KINDS or path.name in (LAYERS, FACTS) for path in folder.glob("*")):
+            continue
+        facts = read_facts(folder)
+        if not facts.keys() >= {"checkpoint", "sha256", "trained to", "images", "split", "data"}:
+            warn(f"{folder / FACTS}: expected it to say which checkpoint the ratios are of: {AGAIN}")
+            continue
+        name = BEST if Path(facts["checkpoint"]).name == BEST else LAST
+        epoch = facts["trained to"]
+        if is_now(run, name, epoch, facts["sha256"]):
+            when = f"{epoch} ({BEST})" if name == BEST else epoch
+            images = f"the {facts['images']} images of {facts['split']} of {facts['data']}"
+            found.append(RunRatios(folder, f"{run.path} after {when}", images))
+        else:
+            those = f"ratios after {epoch}, of the checkpoint {facts['sha256'][:12]}"
+            warn(f"{folder}: {those}: expected those of {name} as it is now: {AGAIN}")
+    return found
+
+
+def is_now(run: Run, name: str, epoch: str, digest: str) -> bool:
+    """Tells whether a run's last.pt or best.pt is the checkpoint of an epoch, in words, with a SHA-256.
+
+    Where a run has been copied without its checkpoints, the epoch alone decides.
+    """
+    if run.summary is None:
+        return False
+    now = run.summary.best_epoch if name == BEST else run.summary.epochs_done
+    path = run.path / name
+    return epoch == Position(epoch=now).words() and (not path.is_file() or checkpoint.digest_of(path) == digest)
+
+
+def ratio_tables(found: Iterable[RunRatios]) -> list[Table]:
+    """Makes a table for each run: the mean of each normalizer's ratio by layer, bottom to top."""
     tables = []
-    for at, (run, path) in enumerate(found, 1):
+    held = [(each, path) for each in found if is_small(path := each.folder / LAYERS)]
+    for at, (each, path) in enumerate(held, 1):
         try:
             headings, rows = by_layer(path)
         except (ValueError, KeyError, csv.Error) as error:
             warn(f"{path}: not a table of ratios ({error}): left out")
             continue
-        note = Note(f"Mean ± sample standard deviation over the samples; more is in {path.parent}.")
-        tables.append(Table(f"ratios_{at}", f"Mean ratios of {run.path} by layer", headings, rows, [note]))
+        note = Note(f"Mean ± sample standard deviation over {each.images}; more is in {each.folder}.")
+        tables.append(Table(f"ratios_{at}", f"Mean ratios of {each.run} by layer", headings, rows, [note]))
     return tables
 
 
@@ -59,14 +114,14 @@ def by_layer(path: Path) -> tuple[list[str], list[list[Cell]]]:
     return ["layer", *kinds], rows
 
 
-def ratio_pictures(runs: Iterable[Run]) -> list[RatioPicture]:
-    """The pictures in the runs' folders of ratios, those that a page can hold."""
-    paths = [path for run in runs for path in sorted((run.path / FOLDER).glob("*")) if path.suffix in KINDS]
-    return [ratio_picture(path) for path in paths if is_small(path)]
+def ratio_pictures(found: Iterable[RunRatios]) -> list[RatioPicture]:
+    """Reads the pictures in the folders of ratios, those that a page can hold."""
+    paths = [(each, path) for each in found for path in sorted(each.folder.glob("*")) if path.suffix in KINDS]
+    return [ratio_picture(each, path) for each, path in paths if is_small(path)]
 
 
-def ratio_picture(path: Path) -> RatioPicture:
-    title = f"{path.parent.parent}: {path.stem.replace('_', ' ')}"
+def ratio_picture(found: RunRatios, path: Path) -> RatioPicture:
+    title = f"{found.run}: {path.stem.replace('_', ' ')}"
     told = path.with_suffix(".txt")
     alt = told.read_text(encoding="utf-8", errors="replace").strip() if is_small(told) else f"Ratios of {title}"
     content = base64.b64encode(path.read_bytes()).decode()

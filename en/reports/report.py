@@ -11,7 +11,7 @@ from en.reports.figures import Picture
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import against_table, published_table
-from en.reports.ratios import RatioPicture, ratio_pictures, ratio_tables
+from en.reports.ratios import RatioPicture, find_ratios, ratio_pictures, ratio_tables
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table
 from en.reports.variants import Peers, Variant, find_peers, find_variants, heading
@@ -79,6 +79,7 @@ class Report:
 def make_report(paths: Iterable[str]) -> Report:
     """The report of the run folders among the paths and in them. Raises UserError that names what cannot be read."""
     runs = [read_run(path) for path in find_runs(map(Path, paths))]
+    ratios = find_ratios(runs)
     variants = find_variants(runs)
     every = find_peers(variants)
     curves: dict[str, list[Line]] = {}
@@ -89,7 +90,7 @@ def make_report(paths: Iterable[str]) -> Report:
         Section("differences", "Differences between variants", none_to(differences), differences),
         Section("cost", "Cost", (), [cost_table(peers) for peers in every]),
         Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
-        Section("ratios", "Ratios", (), ratio_tables(runs), (), ratio_pictures(runs)),
+        Section("ratios", "Ratios", (), ratio_tables(ratios), (), ratio_pictures(ratios)),
         Section("runs", "Runs", (), [provenance_table(runs, variants)]),
     ]
     if variants:

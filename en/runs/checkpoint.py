@@ -163,6 +163,12 @@ def sum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def digest_of(path: Path) -> str:
+    """Reads a checkpoint's SHA-256, in hex, from beside it, or takes it where that is missing. Raises OSError."""
+    beside = sum_path(path).read_bytes().split() if sum_path(path).is_file() else []
+    return beside[0].decode(errors="replace") if beside else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def link(path: Path, name: Path) -> None:
     """Makes `name` another name of a checkpoint, in place of what was there; a copy where the disk has no links."""
     if path == name:
@@ -174,12 +180,7 @@ def link(path: Path, name: Path) -> None:
             os.link(path, partial)
         except OSError:
             shutil.copy2(path, partial)
-        digest = (
-            sum_path(path).read_text().split()[0]
-            if sum_path(path).is_file()
-            else hashlib.sha256(path.read_bytes()).hexdigest()
-        )
-        durable.write(sum_path(partial), f"{digest}  {name.name}\n".encode())
+        durable.write(sum_path(partial), f"{digest_of(path)}  {name.name}\n".encode())
         put_in_place(partial, name)
     except OSError as error:
         drop(partial)

@@ -11,8 +11,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, cast
 
-from torch.utils.tensorboard import SummaryWriter
-
 from en import durable
 from en.config.reading import dump
 from en.config.schema import Config
@@ -21,6 +19,7 @@ from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.position import Position
 from en.runs.summary import Summary
+from en.runs.tensorboard import EventFile
 
 Row = dict[str, Any]
 MeanRatios = dict[str, dict[str, float]]
@@ -93,7 +92,7 @@ class RunFolder:
                 rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
             self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
-            self._writer = SummaryWriter(str(self.path), purge_step=epochs_done + 1)
+            self._events = EventFile(self.path, epochs_done + 1)
 
     @if_writing
     def write_epoch(
@@ -115,22 +114,19 @@ class RunFolder:
                 with (self.path / name).open("a") as file:
                     file.write("".join(f"{json.dumps(line)}\n" for line in rows))
                     file.flush()
-                    # Synced here, because the checkpoint that follows counts on these rows.
+                    # Synced here, as TensorBoard's are, because the checkpoint that follows counts on these rows.
                     os.fsync(file.fileno())
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
             tags |= {f"val/{name}": value for name, value in scores.items()}
             tags |= {
                 f"ratios/{layer}/{name}": share for layer, shares in ratios.items() for name, share in shares.items()
             }
-            for tag, value in tags.items():
-                if value is not None:
-                    self._writer.add_scalar(tag, value, epoch)
-            self._writer.flush()
+            self._events.add(epoch, {tag: value for tag, value in tags.items() if value is not None})
 
     @if_writing
     def close(self) -> None:
         """Lets another process write the folder."""
-        self._writer.close()
+        self._events.close()
         self._lock.close()
 
     @if_writing

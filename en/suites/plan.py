@@ -1,4 +1,4 @@
-"""A suite's file as the runs that it names: pure, nothing is read but configurations."""
+"""A suite's file as the runs that it names: nothing is read but configurations, nothing is written."""
 
 import json
 import re
@@ -6,47 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
-
-from en.config.reading import load_config, meant
+from en.config.reading import flatten, load_config, parse_override, read_with_base
 from en.config.schema import Config
-from en.config.section import PathText, Section, first_problem
-from en.config.strict_yaml import read_tree
-from en.errors import UserError, shown
+from en.config.strict_yaml import Tree
+from en.errors import UserError, shown, warn
+from en.suites.suite import Suite, instead_of, read_suite
 
-KIND = "a YAML file of a suite, see configs/ablations/"
 MOST_RUNS = 10_000
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,79}$")]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Keys = dict[str, Any]
-
-
-class Suite(Section):
-    """What stands in a suite's file.
-
-    Attributes:
-        base: the configuration that all runs share, relative to the suite's file.
-        seeds: of every variant.
-        set: dotted keys over the base, for every run.
-        grid: dotted keys with the values that each takes; every combination is a variant.
-        variants: dotted keys by the variant's name. With a grid too, every variant is run in every combination.
-    """
-
-    base: PathText
-    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)] = Field(default=[0])
-    set: Keys = Field(default_factory=dict)
-    grid: dict[str, Annotated[list[Any], Field(min_length=1, max_length=1000)]] = Field(default_factory=dict)
-    variants: Annotated[dict[Name, Keys], Field(max_length=1000)] = Field(default_factory=dict)
-
-    @field_validator("seeds", "grid")
-    @classmethod
-    def _different(cls, found: Any) -> Any:
-        for name, values in found.items() if isinstance(found, dict) else [("", found)]:
-            if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
-                raise ValueError(f"{name}={shown(values)}: expected different values".removeprefix("="))
-        return found
 
 
 @dataclass(frozen=True)
@@ -72,20 +39,6 @@ class Planned:
         return self.folder.name
 
 
-def read_suite(path: Path) -> Suite:
-    """A suite's file. Raises UserError that names the file and the key."""
-    tree = read_tree(path, KIND)
-    try:
-        return Suite.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error, explain_unknown)}") from error
-
-
-def explain_unknown(place: tuple[int | str, ...]) -> str:
-    key = ".".join(map(str, place))
-    return f"unknown key {shown(key)}{meant(key, list(Suite.model_fields))}"
-
-
 def plan(path: Path, out: Path, overrides: list[str], base: Path | None = None) -> list[Planned]:
     """Every run of a suite, checked; seed by seed, so that a suite that is cut short has every variant.
 
@@ -93,30 +46,75 @@ def plan(path: Path, out: Path, overrides: list[str], base: Path | None = None) 
         path: the suite's file.
         out: the folder whose subfolders the runs are.
         overrides: `key=value` over every run.
-        base: another configuration than the suite's.
-    Raises: UserError for a suite, a variant or an override that is wrong, and for two variants of one name.
+        base: another configuration than the suite's. Its seed is that of a suite without seeds; its run_dir and resume
+            are of no run of a suite, which a warning says.
+    Raises: UserError for a suite, a variant or an override that is wrong, for one whose value another would write over,
+        and for two variants of one name.
     """
     suite = read_suite(path)
+    for text in overrides:
+        if expected := instead_of(text):
+            raise UserError(f"argument {shown(text)}: expected {expected}")
     base = base or path.parent / suite.base
+    described = read_base(base, path)
+    seeds = suite.seeds or [described.get("seed", 0)]
     variants = expand(suite)
-    if len(variants) * len(suite.seeds) > MOST_RUNS:
-        raise UserError(
-            f"{path}: {len(variants)} variants x {len(suite.seeds)} seeds: expected at most {MOST_RUNS} runs"
-        )
+    if len(variants) * len(seeds) > MOST_RUNS:
+        raise UserError(f"{path}: {len(variants)} variants x {len(seeds)} seeds: expected at most {MOST_RUNS} runs")
     names = [name for name, _ in variants]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{path}: two variants are named {name}: expected different names")
-    return [
+    runs = [
         planned(path, base, out, name, [*as_overrides(suite.set), *keys, *overrides], seed)
-        for seed in suite.seeds
+        for seed in seeds
         for name, keys in variants
     ]
+    refuse_beside_grid(suite, path, overrides)
+    warn_of_unused(described, base, out)
+    return runs
+
+
+def read_base(base: Path, suite: Path) -> Tree:
+    """Reads what the suite's base says, unchecked: what it lacks may be in the suite."""
+    try:
+        return read_with_base(str(base))
+    except UserError as error:
+        raise UserError(f"{suite}: {error}") from error
+
+
+def refuse_beside_grid(suite: Suite, path: Path, overrides: list[str]) -> None:
+    """Raises UserError for a key of the grid that a variant or the command line sets too: one value would be lost.
+
+    With the command line's, runs would be named by values that they do not have.
+    """
+    grid = keys_of(f"{key}={json.dumps(value)}" for key, values in suite.grid.items() for value in values)
+    for text in overrides:
+        if found := keys_of([text]) & grid:
+            raise UserError(
+                f"argument {shown(text)}: expected a key that the grid of {path} does not vary: {min(found)}"
+            )
+    for name, keys in suite.variants.items():
+        if found := keys_of(as_overrides(keys)) & grid:
+            raise UserError(f"{path}: variants.{name}.{min(found)}: expected a key that the grid does not vary")
+
+
+def keys_of(overrides: Iterable[str]) -> set[str]:
+    """Lists the dotted keys that overrides set."""
+    return {key for text in overrides for key in flatten(parse_override(text))}
+
+
+def warn_of_unused(described: Tree, base: Path, out: Path) -> None:
+    """Warns of what a base says of its own run alone."""
+    if described.get("run_dir") is not None:
+        warn(f"{base}: run_dir={shown(described['run_dir'])}: not for a suite's runs, which are in {out}")
+    if described.get("resume") not in (None, "auto"):
+        warn(f"{base}: resume={shown(described['resume'])}: not for a suite's runs: each resumes in its own folder")
 
 
 def planned(path: Path, base: Path, out: Path, variant: str, keys: list[str], seed: int) -> Planned:
     folder = out / f"{variant}-s{seed}"
-    overrides = [*keys, f"seed={seed}", f"run_dir={json.dumps(str(folder))}"]
+    overrides = [*keys, f"seed={json.dumps(seed)}", f"run_dir={json.dumps(str(folder))}"]
     try:
         config = load_config(str(base), overrides)
     except UserError as error:
@@ -136,7 +134,7 @@ def expand(suite: Suite) -> list[tuple[str, list[str]]]:
     return found
 
 
-def as_overrides(keys: Keys) -> list[str]:
+def as_overrides(keys: Tree) -> list[str]:
     """Dotted keys and their values as on the command line."""
     return [f"{key}={json.dumps(value)}" for key, value in keys.items()]
 

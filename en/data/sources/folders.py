@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from en.data.sources.classes import warn_of_alike
 from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
 from en.errors import UserError
 
@@ -11,7 +12,7 @@ def read_folders(root: Path) -> Source:
     """Reads the samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders.
 
     Names that begin with "." or "@" are ignored, links to folders are followed, and everything else in a class folder
-    is a sample, even a dangling link.
+    is a sample, even a dangling link. Warns of classes whose names look alike.
 
     Raises: UserError for anything that is not of this form.
     """
@@ -22,6 +23,7 @@ def read_folders(root: Path) -> Source:
         splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
         if not splits["val"]:
             raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
+    warn_of_alike(root, classes)
     return Source(as_text(root.resolve().name), classes, splits)
 
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from en.data.sources.classes import trimmed, warn_of_alike
 from en.data.sources.source import SPLITS, Sample, Source, as_text
 from en.errors import UserError
 
 
 def read_list(path: Path) -> Source:
     """Reads a list file: `train|val path class` on each line, separated by tabs or spaces; # starts a comment line.
+
+    Blanks of any kind around a field are none of it. Warns of classes whose names look alike.
 
     Raises: UserError.
     """
@@ -16,11 +19,11 @@ def read_list(path: Path) -> Source:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected a text file, each line `train|val path class`") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(map(trimmed, lines), 1):
+        if not line or line.startswith("#"):
             continue
-        parts = split_line(line)
-        if len(parts) != 3 or parts[0] not in SPLITS:
+        parts = [*map(trimmed, split_line(line))]
+        if len(parts) != 3 or parts[0] not in SPLITS or not all(parts):
             raise UserError(f"{path}:{number}: {line!r}: expected `train|val path class`")
         rows.append((parts[0], path.parent / parts[1], parts[2]))
     classes = sorted({name for split, _, name in rows if split == "train"})
@@ -30,6 +33,7 @@ def read_list(path: Path) -> Source:
     for _, image, name in rows:
         if name not in classes:
             raise UserError(f"{path}: class {name!r} of {image}: expected one of the classes of train")
+    warn_of_alike(path, classes)
     target = {name: index for index, name in enumerate(classes)}
     splits = {s: [Sample(str(image), image, target[name]) for split, image, name in rows if split == s] for s in SPLITS}
     return Source(as_text(path.stem), classes, splits)
