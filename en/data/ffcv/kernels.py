@@ -1,13 +1,17 @@
-"""FFCV's C kernels: libjpeg-turbo's decoder and OpenCV's area resize, called without the GIL.
+"""FFCV's C library: the libjpeg-turbo that it is linked with, and OpenCV's area resize, called without the GIL.
 
 The compiled library is loaded without importing the package ffcv, whose import compiles numba functions for three
-seconds in every process; none of them is needed here.
+seconds in every process; none of them is needed here. Its own `imdecode` is not called: it takes libjpeg's fast DCT,
+which rounds Y, Cb and Cr down, so that red and blue lack more than 1 of 255 in the mean; and it keeps libjpeg's tables
+from file to file, so that one that lacks its own is decoded with another's.
 
 Raises: ImportError at import if ffcv is not installed.
 """
 
 import threading
-from ctypes import CDLL, POINTER, byref, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_ulong, c_void_p
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL, POINTER, byref, c_char_p, c_int, c_int64, c_ulong, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,8 +35,6 @@ def load_library() -> CDLL:
 
 
 LIBRARY = load_library()
-LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *[c_uint32] * 6, c_bool, c_bool]
-LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
 # of libjpeg-turbo, with which the library is linked
@@ -40,14 +42,16 @@ LIBRARY.tjInitDecompress.argtypes = []
 LIBRARY.tjInitDecompress.restype = c_void_p
 LIBRARY.tjDecompressHeader3.argtypes = [c_void_p, c_void_p, c_ulong, *[POINTER(c_int)] * 4]
 LIBRARY.tjDecompressHeader3.restype = c_int
-LIBRARY.tjDecompress2.argtypes = [c_void_p, c_char_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjDecompress2.argtypes = [c_void_p, c_void_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjDecompress2.restype = c_int
 LIBRARY.tjGetErrorStr2.argtypes, LIBRARY.tjGetErrorStr2.restype = [c_void_p], c_char_p
 LIBRARY.tjDestroy.argtypes = [c_void_p]
 TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
+TJ_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT: Pillow's DCT, and torchvision's and OpenCV's
 
 
 class HeaderReader(threading.local):
-    """libjpeg's state for each thread that reads headers; kept until the process ends, as the library keeps its own."""
+    """libjpeg's state for each thread that reads headers, kept until the process ends."""
 
     def __init__(self) -> None:
         self.handle = LIBRARY.tjInitDecompress()
@@ -68,28 +72,45 @@ def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
     """Decodes the JPEG file of `size` bytes at an address as RGB into `out`, at least 3 * height * width bytes.
 
+    The DCT is the exact one, which gives Pillow's pixels.
+
     Returns: 0 if libjpeg reported neither an error nor a warning.
     """
-    code: int = LIBRARY.imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
-    return code
+    with decompressor() as handle:
+        return decompress(handle, address, size, out, height, width, TJ_RGB)
 
 
 def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
-    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and returns libjpeg's message.
+    """Decodes a JPEG file as `decode_jpeg` does, and returns libjpeg's message.
 
     Args:
         cmyk: the file has four channels, which are left as they are.
     Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning, empty if there was none.
     """
     pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
-    handle = LIBRARY.tjInitDecompress()
-    try:
-        layout = (width, 0, height, TJ_CMYK if cmyk else TJ_RGB, 0)
-        if not LIBRARY.tjDecompress2(handle, content, len(content), pixels.ctypes.data, *layout):
+    with decompressor() as handle:
+        if not decompress(handle, content, len(content), pixels, height, width, TJ_CMYK if cmyk else TJ_RGB):
             return pixels, ""
         return pixels, (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+
+
+@contextmanager
+def decompressor() -> Iterator[int]:
+    """Opens libjpeg's state for one file: another file's tables in it would serve one that lacks its own."""
+    handle = LIBRARY.tjInitDecompress()
+    try:
+        yield handle
     finally:
         LIBRARY.tjDestroy(handle)
+
+
+def decompress(
+    handle: int, content: bytes | int, size: int, out: Bytes, height: int, width: int, pixel_format: int
+) -> int:
+    """Decodes the JPEG file of `size` bytes, or at an address, into `out`; 0 without an error or warning."""
+    layout = (width, 0, height, pixel_format, TJ_ACCURATE_DCT)
+    code: int = LIBRARY.tjDecompress2(handle, content, size, out.ctypes.data, *layout)
+    return code
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:

@@ -1,8 +1,8 @@
 """The FFCV loader: FFCV's file and C kernels, driven by threads of our own.
 
 Stock FFCV compiles its pipeline at each start, draws crops from unseeded generators, ignores the decoder's return code
-and leaves the trainer waiting when its thread dies. Here threads call the same two C functions (libjpeg decode and
-OpenCV area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
+and leaves the trainer waiting when its thread dies. Here threads call the libraries that it calls (libjpeg's decoder
+and OpenCV's area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
 compiled, any number of threads gives the same pixels, and a failure reaches the trainer as an exception.
 """
 
