@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
+from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, UnsupportedImage, decode_image, read_file
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.sources import Sample, read_folders
@@ -57,6 +57,8 @@ class Images(Dataset[Item]):
         assert isinstance(sample.image, Path)
         try:
             picture = decode_image(read_file(sample.image))
+        except UnsupportedImage as error:
+            return f"{sample.name}: not supported: {error}"
         except DamagedImage as error:
             return f"{sample.name}: damaged: {error}"
         if picture.warning:

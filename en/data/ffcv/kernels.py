@@ -8,12 +8,12 @@ from file to file, so that one that lacks its own is decoded with another's.
 Raises: ImportError at import if ffcv is not installed.
 """
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import CDLL, POINTER, byref, c_char_p, c_int, c_int64, c_ulong, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,19 +45,11 @@ LIBRARY.tjDecompressHeader3.restype = c_int
 LIBRARY.tjDecompress2.argtypes = [c_void_p, c_void_p, c_ulong, c_void_p, *[c_int] * 5]
 LIBRARY.tjDecompress2.restype = c_int
 LIBRARY.tjGetErrorStr2.argtypes, LIBRARY.tjGetErrorStr2.restype = [c_void_p], c_char_p
+LIBRARY.tjGetErrorCode.argtypes, LIBRARY.tjGetErrorCode.restype = [c_void_p], c_int
 LIBRARY.tjDestroy.argtypes = [c_void_p]
 TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
+TJ_FATAL = 1  # TJERR_FATAL, in contrast to a warning
 TJ_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT: Pillow's DCT, and torchvision's and OpenCV's
-
-
-class HeaderReader(threading.local):
-    """libjpeg's state for each thread that reads headers, kept until the process ends."""
-
-    def __init__(self) -> None:
-        self.handle = LIBRARY.tjInitDecompress()
-
-
-HEADERS = HeaderReader()
 
 
 def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
@@ -65,7 +57,8 @@ def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
     width, height, subsampling, colours = (c_int(0) for _ in range(4))
     # The return code is useless: it also rejects an unusual subsampling that the decoder accepts.
     found = [byref(value) for value in (width, height, subsampling, colours)]
-    LIBRARY.tjDecompressHeader3(HEADERS.handle, address, size, *found)
+    with decompressor() as handle:
+        LIBRARY.tjDecompressHeader3(handle, address, size, *found)
     return (height.value, width.value) if min(height.value, width.value) > 0 else None
 
 
@@ -80,23 +73,40 @@ def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) ->
         return decompress(handle, address, size, out, height, width, TJ_RGB)
 
 
-def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
-    """Decodes a JPEG file as `decode_jpeg` does, and returns libjpeg's message.
+class Decoded(NamedTuple):
+    """What libjpeg makes of a JPEG file.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, or (H, W, 4) of a file with four channels, which are left as they are.
+        complaint: libjpeg's error or first warning; empty if there was none.
+        is_error: it gave the file up, because it is damaged or of a kind that it does not know.
+    """
+
+    pixels: Bytes
+    complaint: str = ""
+    is_error: bool = False
+
+
+def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> Decoded:
+    """Decodes a JPEG file as `decode_jpeg` does, and says what libjpeg says.
 
     Args:
-        cmyk: the file has four channels, which are left as they are.
-    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning, empty if there was none.
+        cmyk: the file has four channels.
     """
     pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
     with decompressor() as handle:
         if not decompress(handle, content, len(content), pixels, height, width, TJ_CMYK if cmyk else TJ_RGB):
-            return pixels, ""
-        return pixels, (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+            return Decoded(pixels)
+        complaint = (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+        return Decoded(pixels, complaint, LIBRARY.tjGetErrorCode(handle) == TJ_FATAL)
 
 
 @contextmanager
 def decompressor() -> Iterator[int]:
-    """Opens libjpeg's state for one file: another file's tables in it would serve one that lacks its own."""
+    """Opens libjpeg's state for one file.
+
+    Kept for more, it would lend a file's tables to one that lacks its own, and stumble over the rest of a bad header.
+    """
     handle = LIBRARY.tjInitDecompress()
     try:
         yield handle
