@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from en.data.jpeg_kind import unusual_kind
+from en.machine import package_version
 
 try:
-    from en.data.ffcv.kernels import read_jpeg
+    from en.data.ffcv.kernels import libjpeg_version, read_jpeg
 except ImportError:  # ffcv is not installed
     HAS_LIBJPEG_WARNINGS = False
 else:
@@ -182,3 +183,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa", "P", "PA"):  # premultiplied, or with transparency in the palette
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return image.convert("RGB")
+
+
+def decoders() -> dict[str, str | None]:
+    """Names what decodes image files here, each with its version; None: not installed, or unknown."""
+    return {
+        "pillow": package_version("pillow"),
+        "pillow_libjpeg_turbo": features.version("libjpeg_turbo"),
+        "libjpeg_turbo": libjpeg_version() if HAS_LIBJPEG_WARNINGS else None,
+    }

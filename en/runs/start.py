@@ -155,17 +155,16 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
 
     Args:
         now: the circumstances of this process.
-    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now.
+    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now, under
+        "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now.
     """
-    other = {
-        key: (saved.circumstances.get(key), value)
-        for key, value in now.items()
-        if saved.circumstances.get(key) != value
-    }
+    then = saved.circumstances
+    other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
     return {
         "resumed_at": saved.position.model_dump(),
         "changed": changes(saved, config),
         "not_bit_for_bit": other,
+        "not_known": {key: value for key, value in now.items() if key not in then},
     }
 
 
@@ -175,9 +174,11 @@ def differences(resumed: dict[str, Any]) -> list[str]:
     other = [
         f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
     ]
-    return [in_one_line(line) for line in lines] + (
-        [in_one_line(f"resumes, but not bit for bit: {', '.join(other)}")] if other else []
-    )
+    if other:
+        lines.append(f"resumes, but not bit for bit: {', '.join(other)}")
+    if unknown := [f"{key} (now {shorten(value)})" for key, value in resumed["not_known"].items()]:
+        lines.append(f"resumes, perhaps not bit for bit: the checkpoint does not tell its {', '.join(unknown)}")
+    return [in_one_line(line) for line in lines]
 
 
 def shorten(value: Any) -> str:

@@ -8,9 +8,12 @@ from file to file, so that one that lacks its own is decoded with another's.
 Raises: ImportError at import if ffcv is not installed.
 """
 
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ctypes import CDLL, POINTER, byref, c_char_p, c_int, c_int64, c_ulong, c_void_p
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_ulong, c_void_p, cast
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +53,8 @@ LIBRARY.tjDestroy.argtypes = [c_void_p]
 TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
 TJ_FATAL = 1  # TJERR_FATAL, in contrast to a warning
 TJ_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT: Pillow's DCT, and torchvision's and OpenCV's
+LIBJPEG_TURBO = re.compile(rb"libjpeg-turbo version ([0-9.]+)")
+OPENCV_VERSION = ("_ZN2cv15getVersionMajorEv", "_ZN2cv15getVersionMinorEv", "_ZN2cv18getVersionRevisionEv")  # functions
 
 
 def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
@@ -132,3 +137,28 @@ def scale(address: int, height: int, width: int, box: tuple[int, int, int, int],
     top, left, box_height, box_width = box
     bottom, right = top + box_height, left + box_width
     LIBRARY.resize(0, address, height, width, top, bottom, left, right, out.ctypes.data, out.shape[0], out.shape[1])
+
+
+class SymbolInfo(Structure):
+    """Where a function lies: Dl_info of dlfcn.h."""
+
+    _fields_ = [("file", c_char_p), ("base", c_void_p), ("name", c_char_p), ("address", c_void_p)]
+
+
+@cache
+def libjpeg_version() -> str | None:
+    """Reads the version of libjpeg-turbo out of its file, because it has no function that tells it; None: not found."""
+    info, file = SymbolInfo(), None
+    with suppress(AttributeError, OSError):  # a system without dladdr, a file that has gone
+        CDLL(None).dladdr(cast(LIBRARY.tjInitDecompress, c_void_p), byref(info))
+        file = Path(os.fsdecode(info.file or b"")).read_bytes()
+    found = LIBJPEG_TURBO.search(file or b"")
+    return found[1].decode() if found else None
+
+
+def opencv_version() -> str | None:
+    """Asks OpenCV for its version; None where it does not tell."""
+    try:
+        return ".".join(str(getattr(LIBRARY, name)()) for name in OPENCV_VERSION)
+    except AttributeError:
+        return None
