@@ -58,7 +58,7 @@ def fault(content: bytes) -> str:
 
 
 def lossless(pixels: np.ndarray, bits: int = 8) -> bytes:
-    """A lossless JPEG (process 14, predictor 1) of an (H, W, C) image: each sample's difference to the one before."""
+    """Encodes an (H, W, C) image as a lossless JPEG (process 14, predictor 1): by differences to the sample before."""
     height, width, channels = pixels.shape
     values, before = pixels.astype(int), np.empty(pixels.shape, int)
     before[:, 1:], before[1:, 0], before[0, 0] = values[:, :-1], values[:-1, 0], 1 << (bits - 1)
@@ -78,7 +78,7 @@ LENGTHS = 17  # of differences, 0 to 16 bits, each of which has a code of 5
 
 
 def code(difference: int) -> str:
-    """A difference as its length and its bits, as T.81 codes it."""
+    """Codes a difference as T.81 does, by its length and its bits."""
     length = abs(difference).bit_length()
     value = difference if difference > 0 else difference + (1 << length) - 1
     return f"{length:05b}" + (f"{value:0{length}b}" if length else "")
@@ -89,7 +89,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def arithmetic(pixels: np.ndarray, progressive: bool = False) -> bytes:
-    """An arithmetic-coded JPEG of an (H, W, 3) image, which TurboJPEG writes when its environment says so."""
+    """Encodes an (H, W, 3) image as an arithmetic-coded JPEG, which TurboJPEG does when its environment says so."""
     compress, free = LIBRARY.tjCompress2, LIBRARY.tjFree
     compress.argtypes = [c_void_p, c_void_p, *[c_int] * 4, POINTER(c_void_p), POINTER(c_ulong), *[c_int] * 3]
     LIBRARY.tjInitCompress.restype, free.argtypes = c_void_p, [c_void_p]
@@ -108,7 +108,7 @@ def arithmetic(pixels: np.ndarray, progressive: bool = False) -> bytes:
 
 
 def reframed(content: bytes, marker: int = 0xC0, **fields: int) -> bytes:
-    """A baseline file whose frame header says something else: its marker, bits, height or components."""
+    """Changes what the frame header of a baseline file says: its marker, bits, height or components."""
     at = content.find(b"\xff\xc0")
     changed, places = bytearray(content), {"bits": (4, 1), "height": (5, 2), "components": (9, 1)}
     changed[at + 1] = marker

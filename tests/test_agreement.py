@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import ROOT, command, refused, succeed
 from conftest import write_folders
-from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_step
+from kill_loop import CASES, Case, Place, finish, line, start, train, wait_for_new_step
 
 from en.config.reading import load_config
 from en.data import LOADERS
@@ -150,6 +150,38 @@ def test_a_resume_that_changes_nothing_reports_nothing(place, midway, tmp_path):
     assert done.returncode == 0 and "resumes" not in done.stderr, done.stderr
     write_report([str(run)], tmp_path / "report")
     assert "Two recipes" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_checkpoint_with_a_right_sum_in_which_a_part_is_missing_is_refused_in_one_line_and_not_scored(
+    place, midway, untouched, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    newest = checkpoint.step_paths(run)[0]
+    saved, before = checkpoint.load(newest), sorted(path.name for path in run.rglob("*"))
+    fewer = {number: one for number, one in saved.optimizer["state"].items() if number}
+    for update, words in (
+        ({"ema": None}, "ema is None: expected averages by its train.ema_decay=0.9"),
+        ({"ranks": []}, "ranks is a list of 0: expected 1"),
+        ({"optimizer": saved.optimizer | {"state": fewer}}, "no momentum of conv1.0.weight"),
+    ):
+        checkpoint.save(saved.model_copy(update=update), newest)
+        line = refused(train(place, CASES[0], run, f"resume={newest}"))
+        assert f"{newest.name}: expected the state of" in line and words in line
+    assert sorted(path.name for path in run.rglob("*")) == before
+    last = checkpoint.load(untouched(CASES[0]) / "last.pt")
+    checkpoint.save(last.model_copy(update={"ema": None}), tmp_path / "scored.pt")
+    assert "ema is None: expected averages" in refused(command("eval.py", tmp_path / "scored.pt"))
+
+
+def test_averages_and_a_scaler_that_are_new_in_a_resumed_run_are_told(place, untouched, tmp_path):
+    case, run = Case("ffcv", 0, ["train.ema_decay=null", "train.epochs=1"]), tmp_path / "run"
+    shutil.copytree(untouched(case), run)
+    done = train(place, case, run, "resume=auto", "train.ema_decay=0.5", "train.precision=float16")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert "train.ema_decay=0.5: the averages begin at the weights of the checkpoint, which has none" in lines
+    assert "train.precision=float16: the scaler of the gradients begins anew" in lines
 
 
 MAKERS = {

@@ -14,6 +14,7 @@ from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+from en.runs.completeness import averages
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     Args:
         where: a run folder or a checkpoint.
         overrides: `key=value` over the configuration in the checkpoint.
-    Raises: UserError, also for data of other classes; RunError for weights that are not finite.
+    Raises: UserError, also for data of other classes and missing averages; RunError for weights that are not finite.
     """
     path = checkpoint.locate(where)
     saved = checkpoint.load(path)
@@ -58,5 +59,5 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), validate(saved.config, str(path)).data.resolution)
-    checkpoint.load_weights(model, saved.ema or saved.model, path)
+    checkpoint.load_weights(model, averages(saved, path) or saved.model, path)
     return Trained(path, saved, config, model, loaders)

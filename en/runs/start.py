@@ -13,6 +13,7 @@ from en.errors import UserError, in_one_line
 from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint, Data
+from en.runs.completeness import refuse_incomplete
 from en.runs.folder import new_run_path
 from en.runs.position import Position
 
@@ -88,7 +89,11 @@ def refuse_elsewhere(config: Config, start: Path) -> None:
 
 
 def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: Path) -> None:
-    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch."""
+    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch.
+
+    That includes a checkpoint in which a part of the run's state is missing.
+    """
+    refuse_incomplete(saved, origin)
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
     for part in FIXED:
@@ -104,7 +109,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
             before, value = changed[key]
             raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
     steps, epochs = data["train"]["samples"] // config.train.batch_size, config.train.epochs
-    if position.step and not (position.step <= steps and saved.ranks and position.epoch < epochs):
+    if position.step and not (position.step <= steps and position.epoch < epochs):
         raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
     if position.epoch > epochs:
         raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
@@ -174,11 +179,23 @@ def differences(resumed: dict[str, Any]) -> list[str]:
     other = [
         f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
     ]
+    lines += anew(resumed["changed"])
     if other:
         lines.append(f"resumes, but not bit for bit: {', '.join(other)}")
     if unknown := [f"{key} (now {shorten(value)})" for key, value in resumed["not_known"].items()]:
         lines.append(f"resumes, perhaps not bit for bit: the checkpoint does not tell its {', '.join(unknown)}")
     return [in_one_line(line) for line in lines]
+
+
+def anew(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Says what a resumed run keeps that its checkpoint does not have, because the keys that ask for it are new."""
+    lines = []
+    before, now = changed.get("train.ema_decay", (None, None))
+    if before is None and now is not None:
+        lines.append(f"train.ema_decay={now}: the averages begin at the weights of the checkpoint, which has none")
+    if changed.get("train.precision", ("", ""))[1] == "float16":
+        lines.append("train.precision=float16: the scaler of the gradients begins anew")
+    return lines
 
 
 def shorten(value: Any) -> str:

@@ -102,7 +102,7 @@ class Run:
         return ranks_facts(self.config, self.data, self.made_by()) | {"checkpoint": at}
 
     def made_by(self) -> dict[str, str | None]:
-        """The libraries that make the network's images, with their versions."""
+        """Names the libraries that make the network's images, with their versions."""
         return dict(self.train_images.made_by) | self.task.augmented_by
 
     def begin(self) -> tuple[Position, EpochRecord]:
