@@ -1,12 +1,16 @@
 """JPEG files of many forms, damage to them, and what decoding finds wrong with them."""
 
+import os
 import random
+import struct
 from collections.abc import Iterator
+from ctypes import POINTER, byref, c_int, c_ulong, c_void_p, string_at
 
 import numpy as np
 from conftest import jpeg
 
-from en.data.decoding import DamagedImage, decode_image
+from en.data.decoding import UnusableImage, decode_image
+from en.data.ffcv.kernels import LIBRARY
 
 
 def whole_jpegs(seed: int, count: int) -> Iterator[bytes]:
@@ -49,5 +53,66 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 def fault(content: bytes) -> str:
     try:
         return decode_image(content).warning
-    except DamagedImage as error:
+    except UnusableImage as error:
         return str(error)
+
+
+def lossless(pixels: np.ndarray, bits: int = 8) -> bytes:
+    """Encodes an (H, W, C) image as a lossless JPEG (process 14, predictor 1): by differences to the sample before."""
+    height, width, channels = pixels.shape
+    values, before = pixels.astype(int), np.empty(pixels.shape, int)
+    before[:, 1:], before[1:, 0], before[0, 0] = values[:, :-1], values[:-1, 0], 1 << (bits - 1)
+    scan = "".join(code(difference) for difference in (values - before).flatten().tolist())
+    scan += "1" * (-len(scan) % 8)
+    data = int(scan, 2).to_bytes(len(scan) // 8, "big").replace(b"\xff", b"\xff\0")
+    components = [bytes([number + 1]) for number in range(channels)]
+    adobe = b"Adobe\0\x64" + bytes(5)  # no colour transform
+    frame = struct.pack(">BHHB", bits, height, width, channels) + b"".join(c + b"\x11\0" for c in components)
+    table = bytes([0, 0, 0, 0, 0, LENGTHS, *bytes(11), *range(LENGTHS)])
+    head = bytes([channels]) + b"".join(c + b"\0" for c in components) + b"\x01\0\0"
+    parts = [(0xEE, adobe), (0xC3, frame), (0xC4, table), (0xDA, head)]
+    return b"\xff\xd8" + b"".join(segment(*part) for part in parts) + data + b"\xff\xd9"
+
+
+LENGTHS = 17  # of differences, 0 to 16 bits, each of which has a code of 5
+
+
+def code(difference: int) -> str:
+    """Codes a difference as T.81 does, by its length and its bits."""
+    length = abs(difference).bit_length()
+    value = difference if difference > 0 else difference + (1 << length) - 1
+    return f"{length:05b}" + (f"{value:0{length}b}" if length else "")
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def arithmetic(pixels: np.ndarray, progressive: bool = False) -> bytes:
+    """Encodes an (H, W, 3) image as an arithmetic-coded JPEG, which TurboJPEG does when its environment says so."""
+    compress, free = LIBRARY.tjCompress2, LIBRARY.tjFree
+    compress.argtypes = [c_void_p, c_void_p, *[c_int] * 4, POINTER(c_void_p), POINTER(c_ulong), *[c_int] * 3]
+    LIBRARY.tjInitCompress.restype, free.argtypes = c_void_p, [c_void_p]
+    handle, out, size = LIBRARY.tjInitCompress(), c_void_p(), c_ulong()
+    pixels, (height, width, _) = np.ascontiguousarray(pixels), pixels.shape
+    names = ("TJ_ARITHMETIC", "TJ_PROGRESSIVE")[: 1 + progressive]
+    os.environ |= dict.fromkeys(names, "1")
+    try:
+        assert compress(handle, pixels.ctypes.data, width, 0, height, 0, byref(out), byref(size), 2, 90, 0) == 0
+        return string_at(out, size.value)
+    finally:
+        for name in names:
+            del os.environ[name]
+        free(out)
+        LIBRARY.tjDestroy(handle)
+
+
+def reframed(content: bytes, marker: int = 0xC0, **fields: int) -> bytes:
+    """Changes what the frame header of a baseline file says: its marker, bits, height or components."""
+    at = content.find(b"\xff\xc0")
+    changed, places = bytearray(content), {"bits": (4, 1), "height": (5, 2), "components": (9, 1)}
+    changed[at + 1] = marker
+    for name, value in fields.items():
+        offset, size = places[name]
+        changed[at + offset : at + offset + size] = value.to_bytes(size, "big")
+    return bytes(changed)

@@ -1,6 +1,7 @@
 """A run resumes only with what it was begun with, ranks train only if they agree, and other changes are reported."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from commands import ROOT, command, refused, succeed
 from conftest import write_folders
-from kill_loop import CASES, Place, finish, line, start, train, wait_for_new_step
+from kill_loop import CASES, Case, Place, finish, line, start, train, wait_for_new_step
 
 from en.config.reading import load_config
 from en.data import LOADERS
@@ -154,6 +155,79 @@ def test_a_resume_that_changes_nothing_reports_nothing(place, midway, tmp_path):
     assert done.returncode == 0 and "resumes" not in done.stderr, done.stderr
     write_report([str(run)], tmp_path / "report")
     assert "Two recipes" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_checkpoint_with_a_right_sum_in_which_a_part_is_missing_is_refused_in_one_line_and_not_scored(
+    place, midway, untouched, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    newest = checkpoint.step_paths(run)[0]
+    saved, before = checkpoint.load(newest), sorted(path.name for path in run.rglob("*"))
+    fewer = {number: one for number, one in saved.optimizer["state"].items() if number}
+    for update, words in (
+        ({"ema": None}, "ema is None: expected averages by its train.ema_decay=0.9"),
+        ({"ranks": []}, "ranks is a list of 0: expected 1"),
+        ({"optimizer": saved.optimizer | {"state": fewer}}, "no momentum of conv1.0.weight"),
+    ):
+        checkpoint.save(saved.model_copy(update=update), newest)
+        line = refused(train(place, CASES[0], run, f"resume={newest}"))
+        assert f"{newest.name}: expected the state of" in line and words in line
+    assert sorted(path.name for path in run.rglob("*")) == before
+    last = checkpoint.load(untouched(CASES[0]) / "last.pt")
+    checkpoint.save(last.model_copy(update={"ema": None}), tmp_path / "scored.pt")
+    assert "ema is None: expected averages" in refused(command("eval.py", tmp_path / "scored.pt"))
+
+
+def test_averages_and_a_scaler_that_are_new_in_a_resumed_run_are_told(place, untouched, tmp_path):
+    case, run = Case("ffcv", 0, ["train.ema_decay=null", "train.epochs=1"]), tmp_path / "run"
+    shutil.copytree(untouched(case), run)
+    done = train(place, case, run, "resume=auto", "train.ema_decay=0.5", "train.precision=float16")
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert "train.ema_decay=0.5: the averages begin at the weights of the checkpoint, which has none" in lines
+    assert "train.precision=float16: the scaler of the gradients begins anew" in lines
+
+
+MAKERS = {
+    "ffcv": {"numpy", "ffcv", "opencv", "libjpeg_turbo", "torchvision"},  # torchvision mixes
+    "folder": {"numpy", "torchvision", "pillow", "pillow_libjpeg_turbo", "libjpeg_turbo"},
+}
+
+
+@pytest.mark.parametrize("case", CASES[:2], ids=str)
+def test_a_resume_tells_which_maker_of_its_pixels_has_changed_and_which_the_checkpoint_does_not_know(
+    place, untouched, tmp_path, case
+):
+    run = tmp_path / "run"
+    shutil.copytree(untouched(case), run)
+    newest = checkpoint.step_paths(run)[0]
+    saved, makers = checkpoint.load(newest), MAKERS[case.loader]
+    versions = {name: version for name, version in saved.circumstances.items() if name in makers}
+    assert versions.keys() == makers and not (set().union(*MAKERS.values()) - makers) & saved.circumstances.keys()
+    assert all(re.fullmatch(r"[0-9]+(\.[0-9]+)+[^ ]*", str(version)) for version in versions.values()), versions
+    first, *others = versions
+    older = {name: value for name, value in saved.circumstances.items() if name not in others}
+    news = f"resumes, but not bit for bit: {first}={versions[first]} (was 0.5)"
+    unknown = ", ".join(f"{name} (now {versions[name]})" for name in others)
+    silence = f"resumes, perhaps not bit for bit: the checkpoint does not tell its {unknown}"
+    for circumstances, expected in (
+        (saved.circumstances, []),
+        (saved.circumstances | {first: "0.5"}, [news]),
+        (older | {first: "0.5"}, [news, silence]),
+    ):
+        checkpoint.save(saved.model_copy(update={"circumstances": circumstances}), newest)
+        done = train(place, case, run, f"resume={newest}")
+        assert done.returncode == 0, done.stderr
+        assert [told for told in done.stderr.splitlines() if told.startswith("resumes")] == expected
+    last = json.loads((run / "provenance.json").read_text())["starts"][-1]
+    assert last["not_bit_for_bit"] == {first: ["0.5", versions[first]]} and last["not_known"].keys() == set(others)
+
+
+def test_what_does_not_make_a_runs_pixels_is_not_among_its_circumstances(place, midway):
+    run = begin(place, midway, "task.mixup=0", "task.cutmix=0")
+    assert set(run.made_by()) == MAKERS["ffcv"] - {"torchvision"}
+    assert run.facts().items() >= run.made_by().items()
 
 
 @pytest.mark.parametrize(

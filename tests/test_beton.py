@@ -209,6 +209,18 @@ def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     loader.close()
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xc3", b"\xff\xf7"], ids=["another process", "an unknown marker"])
+def test_a_bad_header_does_not_make_the_samples_after_it_damaged(tmp_path, marker):
+    samples = pictures()
+    bad = samples[2]._replace(content=samples[2].content.replace(b"\xff\xc0", marker))
+    write_beton(tmp_path / "train.beton", iter([*samples[:2], bad, *samples[3:]]), 14)
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
+    (batch,) = loader.train_epoch(0, 16)
+    assert len(batch.damaged) == 1 and sorted(batch.samples.tolist()) == [0, 1, 3, 3, *range(4, 14)]
+    loader.close()
+
+
 def test_the_digest_depends_on_sizes_labels_and_offsets_and_nothing_else(tmp_path):
     samples = pictures()
     first, second, raw = (samples[:number] for number in (14, 13, 2))

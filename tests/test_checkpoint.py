@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from torch import nn
 
 from en.build import build_network
 from en.config.reading import validate
+from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.folder import FILES, RunFolder
 from en.runs.position import Position
-from en.training.learner import build_learner
+from en.training.learner import Learner, build_learner
 
 ONE = Ranks(0, 1, 0, 1)
 
@@ -66,10 +68,13 @@ def altered(saved: Checkpoint, part: str, value: object) -> Checkpoint:
 
 
 def resumed(saved: Checkpoint) -> nn.Module:
-    config = validate(saved.config, "x")
-    learner = build_learner(config, build_network(config, len(saved.classes)), torch.device("cpu"), ONE)
-    learner.load_state_dict(saved, ONE, "some.pt")
+    learner = learner_of(validate(saved.config, "x"), len(saved.classes))
+    learner.load_state_dict(saved, ONE, Path("some.pt"))
     return learner.model
+
+
+def learner_of(config: Config, classes: int) -> Learner:
+    return build_learner(config, build_network(config, classes), torch.device("cpu"), ONE)
 
 
 def test_state_that_does_not_fit_is_refused_before_the_first_step(content):
@@ -98,6 +103,102 @@ def test_state_that_does_not_fit_is_refused_before_the_first_step(content):
         with pytest.raises(UserError, match=r"^some.pt: expected the (state|weights)") as refusal:
             resumed(altered(saved, part, value))
         assert "\n" not in str(refusal.value)
+
+
+def in_ranks(saved: Checkpoint, **losses: object) -> list[dict[str, Any]]:
+    """Gives the states of the ranks other losses."""
+    return [rank | {"losses": rank["losses"] | losses} for rank in saved.ranks]
+
+
+def without_momentum(saved: Checkpoint, number: int) -> dict[str, Any]:
+    state = {other: value for other, value in saved.optimizer["state"].items() if other != number}
+    return saved.optimizer | {"state": state}
+
+
+GAPS: dict[str, tuple[Callable[[Checkpoint], dict[str, object]], str]] = {
+    "a momentum": (lambda saved: {"optimizer": without_momentum(saved, 3)}, r"no momentum of stage2\.0\..*, number 3"),
+    "all momenta": (lambda saved: {"optimizer": saved.optimizer | {"state": {}}}, r"no momentum of conv1\.0\.weight"),
+    "averages": (lambda saved: {"ema": None}, r"ema is None: expected averages by its train\.ema_decay=0\.9"),
+    "a step more": (
+        lambda saved: {"position": Position(epoch=saved.position.epoch, step=saved.position.step + 1)},
+        r"ranks\.0\.losses\.steps is (\d+): expected \d+, position.step=\d+ without the 0",
+    ),
+    "a counted step": (lambda saved: {"ranks": in_ranks(saved, steps=0)}, r"ranks\.0\.losses\.steps is 0: expected"),
+    "steps left out": (lambda saved: {"ranks": in_ranks(saved, left_out=1)}, r"ranks\.0\.losses\.left_out is 1"),
+    "a note": (
+        lambda saved: {"ranks": in_ranks(saved, notes=[{"epoch": saved.position.epoch + 1, "left_out": "not finite"}])},
+        r"ranks\.0\.losses\.steps is .*without the 1 that were left out",
+    ),
+    "a rank": (
+        lambda saved: {"circumstances": saved.circumstances | {"ranks": 2}},
+        r"ranks is a list of 1: expected 2 after step \d+ of epoch \d+",
+    ),
+    "all ranks": (lambda saved: {"ranks": []}, r"ranks is a list of 0: expected 1"),
+    "another rank's steps": (
+        lambda saved: {
+            "ranks": [*saved.ranks, *in_ranks(saved, steps=saved.position.step + 1)],
+            "circumstances": saved.circumstances | {"ranks": 2},
+        },
+        r"ranks\.1\.losses\.steps is \d+: expected",
+    ),
+    "a network's buffers": (
+        lambda saved: {"ranks": [rank | {"buffers": rank["buffers"][:1]} for rank in saved.ranks]},
+        r"ranks\.0\.buffers is a list of 1: expected 2",
+    ),
+    "a scaler": (
+        lambda saved: {"config": precise(saved, "float16")},
+        r"scaler lacks scale, .*: expected that of its train\.precision=float16",
+    ),
+    "the best score": (lambda saved: {"best": None}, r"best is None: expected the best score up to step \d+ of epoch"),
+    "a later best score": (
+        lambda saved: {"best": {"score": 1.0, "epoch": 9}},
+        r"best\.epoch is 9: expected 1 to \d+, the finished epochs",
+    ),
+}
+
+
+def precise(saved: Checkpoint, precision: str) -> dict[str, Any]:
+    config = copy.deepcopy(saved.config)
+    config["train"]["precision"] = precision
+    return config
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_a_part_that_a_resumed_run_would_miss_is_refused_by_name(content, gap):
+    change, words = GAPS[gap]
+    saved = Checkpoint.model_validate(content)
+    assert saved.position.epoch > 0 and saved.position.step > 0
+    with pytest.raises(UserError, match=rf"^some.pt: expected the state of .*{words}") as refusal:
+        resumed(saved.model_copy(update=change(saved)))
+    assert "\n" not in str(refusal.value)
+
+
+def test_parts_of_another_moment_of_an_epoch_are_refused_at_its_end(content, whole):
+    saved, end = Checkpoint.model_validate(content), checkpoint.load(whole / "last.pt")
+    resumed(end)
+    for update, words in (
+        ({"summary": None}, "summary is None: expected one after epoch 4"),
+        ({"ranks": saved.ranks}, "ranks is a list of 1: expected 0 after epoch 4"),
+    ):
+        with pytest.raises(UserError, match=f"expected the state of a whole run: {words}"):
+            resumed(end.model_copy(update=update))
+
+
+def test_a_run_without_averages_or_a_scaler_resumes_with_new_ones_and_one_that_never_stepped_without_momenta(content):
+    saved = Checkpoint.model_validate(content)
+    plain = copy.deepcopy(saved.config)
+    plain["train"]["ema_decay"] = None
+    buffers = [rank | {"buffers": rank["buffers"][:1]} for rank in saved.ranks]
+    without = saved.model_copy(update={"ema": None, "config": plain, "ranks": buffers})
+    learner = learner_of(validate(precise(saved, "float16"), "x"), len(saved.classes))
+    learner.load_state_dict(without, ONE, Path("some.pt"))
+    for name, value in learner.ema.module.state_dict().items():
+        assert torch.equal(value, learner.model.state_dict()[name]) and torch.equal(value, saved.model[name]), name
+    assert learner.scaler.is_enabled()
+    scaled = {"config": precise(saved, "float16"), "scaler": learner.scaler.state_dict()}
+    resumed(saved.model_copy(update=scaled))
+    begun = {"ranks": [], "best": None, "summary": None, "position": Position()}
+    resumed(saved.model_copy(update=begun | {"optimizer": saved.optimizer | {"state": {}}}))
 
 
 @pytest.mark.parametrize("kind", ["int8", "float64", "shape", "sparse", "nan", "inf"])

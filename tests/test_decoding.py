@@ -9,7 +9,7 @@ from conftest import jpeg
 from jpeg_files import damage, fault, whole_jpegs
 from PIL import Image
 
-from en.data.decoding import DamagedImage, decode_image
+from en.data.decoding import UnsupportedImage, decode_image
 from en.data.ffcv.kernels import decode_jpeg
 
 
@@ -75,7 +75,7 @@ def test_every_mode_is_converted_faithfully_to_rgb_or_refused_by_name(tmp_path):
         assert pixels.shape == (16, 64, 3) and np.abs(pixels - eight[..., None]).max() <= 1, name
     for mode, values in (("F", ramp.astype(np.float32) / 65_535), ("I", ramp.astype(np.int32))):
         Image.fromarray(values).save(tmp_path / "wide.tiff")
-        with pytest.raises(DamagedImage, match=f"mode {mode}"):
+        with pytest.raises(UnsupportedImage, match=f"mode {mode}"):
             decode_image((tmp_path / "wide.tiff").read_bytes())
 
 

@@ -27,7 +27,10 @@ from en.data.ffcv.file import BetonFile
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import RunError
+from en.runs import checkpoint
+from en.runs.checkpoint import Checkpoint
 from en.runs.position import Position
+from en.runs.start import describe_data
 from en.training.epoch import refuse_bad_step, train_epoch
 from en.training.learner import Learner, build_learner
 from en.training.record import EpochRecord
@@ -185,6 +188,35 @@ def test_a_non_finite_step_changes_nothing_is_noted_and_training_continues(recip
     assert any(not torch.equal(states[1][key], states[2][key]) for key in states[1] if "weight" in key)
     assert all(value.isfinite().all() for value in network.state_dict().values())
     trainer.loader.close()
+
+
+def test_a_run_whose_first_step_was_left_out_resumes_without_momenta_bit_for_bit(recipe, betons, tmp_path):
+    options = ("train.on_nonfinite=skip", "train.ema_decay=0.5")
+    whole = trainer_of(recipe, betons, {0}, "loss", *options)
+    steps = whole.steps()
+    at, path = next(steps), tmp_path / "first.pt"
+    own = {"losses": whole.record.state_dict(), "buffers": whole.learner.buffers()}
+    state = Checkpoint(
+        **whole.learner.state_dict(),
+        position=at,
+        ranks=[own],
+        best=None,
+        summary=None,
+        config=whole.config.complete(),
+        classes=whole.loader.classes,
+        data=describe_data("ffcv", whole.loader, whole.loader),
+        circumstances={"ranks": 1},
+    )
+    checkpoint.save(state, path)
+    saved, again = checkpoint.load(path), trainer_of(recipe, betons, set(), "loss", *options)
+    assert {one["momentum_buffer"] for one in saved.optimizer["state"].values()} == {None}
+    again.learner.load_state_dict(saved, ONE, path)
+    again.record.load_state_dict([rank["losses"] for rank in saved.ranks], ONE)
+    assert len(list(steps)) == len(list(train_epoch(*again, at, ONE))) == 3
+    for name, value in whole.learner.model.state_dict().items():
+        assert torch.equal(value, again.learner.model.state_dict()[name]), name
+    for trainer in (whole, again):
+        trainer.loader.close()
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

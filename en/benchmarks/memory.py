@@ -1,6 +1,6 @@
 """A loader of images that are in memory already, so that nothing but the trainer itself can be slow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle, islice
 
 import torch
@@ -27,6 +27,7 @@ class MemoryLoader:
 
     def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:
         self.samples = steps * batch_size
+        self.made_by: Mapping[str, str | None] = {}
         self.classes = [str(number) for number in range(classes)]
         random = torch.Generator().manual_seed(0)
         indices = torch.arange(batch_size)

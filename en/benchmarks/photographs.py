@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 WIDTH, HEIGHT, QUALITY, CLASSES = 512, 384, 90, 4
@@ -24,6 +25,13 @@ def make_images(root: Path, count: int, workers: int) -> int:
 
 
 def write_image(path: Path, seed: int) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(photograph(seed)).save(buffer, "JPEG", quality=QUALITY)
+    return path.write_bytes(buffer.getvalue())
+
+
+def photograph(seed: int) -> NDArray[np.uint8]:
+    """Draws an image with the spectrum of photographs, (HEIGHT, WIDTH, 3)."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None] * HEIGHT, np.fft.rfftfreq(WIDTH)[None] * WIDTH)
     amplitude = np.maximum(frequency, 1) ** -1.3
@@ -32,7 +40,5 @@ def write_image(path: Path, seed: int) -> int:
     channels = np.fft.irfft2(noise * amplitude, (HEIGHT, WIDTH))
     channels = channels.mean(0) * 2 + channels * 0.5
     channels = (channels - channels.mean()) / channels.std() * 55 + 118
-    pixels = channels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-    return path.write_bytes(buffer.getvalue())
+    pixels: NDArray[np.uint8] = channels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return pixels

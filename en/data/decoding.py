@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+
+from en.data.jpeg_kind import unusual_kind
+from en.machine import package_version
 
 try:
-    from en.data.ffcv.kernels import read_jpeg
+    from en.data.ffcv.kernels import libjpeg_version, read_jpeg
 except ImportError:  # ffcv is not installed
     HAS_LIBJPEG_WARNINGS = False
 else:
@@ -22,8 +25,16 @@ EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 END = re.compile(rb"\xff\xd9")
 
 
-class DamagedImage(Exception):
-    """A file that is not an intact image. One line that says why."""
+class UnusableImage(Exception):
+    """A file that gives no pixels. One line that says why."""
+
+
+class DamagedImage(UnusableImage):
+    """A file that is not an intact image."""
+
+
+class UnsupportedImage(UnusableImage):
+    """A file that may well be an intact image, but of a kind that is not decoded here."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,8 @@ class Picture:
 
     Attributes:
         image: the pixels, mode RGB.
-        jpeg: the file itself without padding, if it is an RGB or grey JPEG that libjpeg does not warn about, or empty.
+        jpeg: the file itself without padding, if it is an RGB or grey JPEG that libjpeg decodes without a warning, or
+            empty.
         warning: libjpeg's warning that some of these pixels are wrong; empty for an intact image.
         note: what is odd about the file but changes no pixel; mostly empty.
     """
@@ -57,22 +69,40 @@ def decode_image(content: bytes) -> Picture:
     """Decodes the first frame of an image file and ignores its EXIF orientation, as is usual for ImageNet.
 
     Where FFCV's library is installed, JPEG files are decoded by libjpeg and its warnings reported; else by Pillow,
-    which hides them.
+    which hides them. So it does for the few kinds of JPEG that Pillow's libjpeg knows and FFCV's does not.
 
-    Raises: DamagedImage for what cannot be decoded, or not as RGB.
+    Raises: DamagedImage; UnsupportedImage for what is not decoded, or not as RGB, although it may be whole.
     """
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             picture = decode(content)
-    except UnidentifiedImageError as error:
-        raise DamagedImage("not an image" if content else "empty file") from error
+    except UnusableImage:
+        raise
     except Exception as error:  # Pillow raises many kinds of error for damaged files
-        raise DamagedImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise refusal(content, error) from error
     if not caught:
         return picture
     note = "; ".join(filter(None, [picture.note, *dict.fromkeys(" ".join(str(one.message).split()) for one in caught)]))
     return Picture(picture.image, picture.jpeg, picture.warning, note)
+
+
+def refusal(content: bytes, error: Exception) -> UnusableImage:
+    """Makes of Pillow's error what it says of the file."""
+    unknown, kind = isinstance(error, UnidentifiedImageError), unusual_kind(content)
+    reason = words(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return UnsupportedImage(reason)
+    if kind and "truncated" not in reason:
+        return UnsupportedImage(f"{kind}, which Pillow does not decode" + ("" if unknown else f": {reason}"))
+    if unknown:
+        reason = "not an image that Pillow knows" if content else "empty file"
+    return DamagedImage(reason)
+
+
+def words(error: Exception) -> str:
+    """Puts an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def decode(content: bytes) -> Picture:
@@ -86,10 +116,17 @@ def decode(content: bytes) -> Picture:
 
 def decode_jpeg(content: bytes, image: Image.Image) -> Picture:
     shape = image.height, image.width, image.mode == "CMYK"
-    pixels, complaint = read_jpeg(content, *shape)
+    pixels, complaint, is_error = read_jpeg(content, *shape)
     note = ""
+    if is_error:
+        # No proof of damage: it may be too old for the file's kind. Pillow's own libjpeg raises where it is one.
+        kind = f"{unusual_kind(content)} ({complaint})".strip()
+        return Picture(to_rgb(image), note=f"{kind}: decoded by Pillow, which hides libjpeg's warnings")
     if complaint:
-        image.load()  # raises if it is an error, not a warning
+        try:
+            image.load()
+        except Exception as error:  # of a kind that is decoded: no reason but damage
+            raise DamagedImage(words(error)) from error
         padding = padding_of(content, shape, complaint)
         if padding is None:
             return Picture(to_rgb(image), warning=complaint)
@@ -130,19 +167,28 @@ def padding_of(content: bytes, shape: tuple[int, int, bool], complaint: str) -> 
 def stops_at(start: int, end: int, content: bytes, shape: tuple[int, int, bool]) -> bool:
     """Whether a JPEG file decodes without a warning if bytes start to end are cut, but not if one more byte is."""
     head, tail = content[:start], content[end:]
-    return not read_jpeg(head + tail, *shape)[1] and read_jpeg(head[:-1] + tail, *shape)[1] != ""
+    return not read_jpeg(head + tail, *shape).complaint and read_jpeg(head[:-1] + tail, *shape).complaint != ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of any mode to RGB; drops transparency, scales 16 bits to 8.
 
-    Raises: DamagedImage for modes whose range of values is unknown.
+    Raises: UnsupportedImage for modes whose range of values is unknown.
     """
     if image.mode in ("I", "F", "LAB"):
-        raise DamagedImage(f"mode {image.mode}: expected a mode of known range that converts to RGB")
+        raise UnsupportedImage(f"mode {image.mode}: expected a mode of known range that converts to RGB")
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.rint(values * (255 / 65_535)).astype(np.uint8)).convert("RGB")
     if image.mode in ("La", "RGBa", "P", "PA"):  # premultiplied, or with transparency in the palette
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return image.convert("RGB")
+
+
+def decoders() -> dict[str, str | None]:
+    """Names what decodes image files here, each with its version; None: not installed, or unknown."""
+    return {
+        "pillow": package_version("pillow"),
+        "pillow_libjpeg_turbo": features.version("libjpeg_turbo"),
+        "libjpeg_turbo": libjpeg_version() if HAS_LIBJPEG_WARNINGS else None,
+    }

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
+from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, UnsupportedImage, decode_image, decoders, read_file
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.sources import Sample, read_folders
 from en.errors import RunError, warn
+from en.machine import package_version
 
 TRAIN, EVAL = 0, 1
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
@@ -57,6 +58,8 @@ class Images(Dataset[Item]):
         assert isinstance(sample.image, Path)
         try:
             picture = decode_image(read_file(sample.image))
+        except UnsupportedImage as error:
+            return f"{sample.name}: not supported: {error}"
         except DamagedImage as error:
             return f"{sample.name}: damaged: {error}"
         if picture.warning:
@@ -114,6 +117,11 @@ def warn_of_silent_libjpeg() -> None:
     warn("data.loader=folder without the package ffcv: JPEG files that libjpeg only warns of count as whole")
 
 
+def made_by() -> dict[str, str | None]:
+    """Names the libraries that draw crops, decode and resize here, with their versions (see ImageLoader)."""
+    return {name: package_version(name) for name in ("numpy", "torchvision")} | decoders()
+
+
 class FolderLoader:
     """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
 
@@ -124,6 +132,7 @@ class FolderLoader:
         samples = source.splits[split]
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.digest = names_digest(root, samples)
+        self.made_by: Mapping[str, str | None] = made_by()
         self._root, self._reading = root, reading
         self._keys, self._asked_at = Keys(), 0.0
         workers = reading.workers

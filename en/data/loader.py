@@ -1,6 +1,6 @@
 """What training and evaluation see of the data: batches, whatever loader they come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -73,12 +73,14 @@ class ImageLoader(Protocol):
         samples: number of images in the split, over all ranks.
         digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
             sizes, targets and places in the file; the folder loader's file names.
+        made_by: the libraries that its pixels and their order depend on, with their versions; None: unknown.
     """
 
     name: str
     classes: list[str]
     samples: int
     digest: str
+    made_by: Mapping[str, str | None]
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.

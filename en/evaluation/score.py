@@ -26,7 +26,8 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
     config, model, loaders = trained.config, trained.model, trained.loaders
     device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
-    facts = ranks_facts(config, data) | {"checkpoint": trained.saved.digest, "recalibrate": recalibrate_over}
+    facts = ranks_facts(config, data, loaders["val"].made_by)
+    facts |= {"checkpoint": trained.saved.digest, "recalibrate": recalibrate_over}
     with (
         naming_dead_workers(),
         process_group(ranks, device, config.distributed.timeout_s) as group,

@@ -17,6 +17,7 @@ from en.norm.built import in_one, layers_as_built, rebuild
 from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+from en.runs.completeness import averages
 
 SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "train.precision")
 """Keys, and sections of keys, on which the scores of a network depend besides its data."""
@@ -53,7 +54,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     Args:
         where: a run folder or a checkpoint.
         overrides: `key=value` over the configuration in the checkpoint.
-    Raises: UserError, also for data of other classes; RunError for weights that are not finite.
+    Raises: UserError, also for data of other classes and missing averages; RunError for weights that are not finite.
     """
     path = checkpoint.locate(where)
     saved = checkpoint.load(path)
@@ -69,7 +70,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     changed = rebuild_as_trained(model, saved, config)
     for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
         tell(line)
-    weights = saved.ema or saved.model
+    weights = averages(saved, path) or saved.model
     checkpoint.load_weights(model, without_options(weights) if changed else weights, path)
     return Trained(path, saved, config, model, loaders)
 

@@ -26,7 +26,7 @@ OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may 
 SOURCES = (".py", ".cpp", ".hpp")
 
 
-def provenance(seed: int, ranks: Ranks, device: torch.device) -> Row:
+def provenance(seed: int, ranks: Ranks, device: torch.device, circumstances: Row) -> Row:
     """Command, commit, versions, hardware, seed and circumstances of this start."""
     commit, dirty = git_state()
     return {
@@ -40,15 +40,17 @@ def provenance(seed: int, ranks: Ranks, device: torch.device) -> Row:
         "seed": seed,
         "world_size": ranks.world_size,
         kernels.SWITCH: os.environ.get(kernels.SWITCH),
-        **circumstances(ranks, device),
+        **circumstances,
     }
 
 
-def circumstances(ranks: Ranks, device: torch.device) -> Row:
+def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str | None]) -> Row:
     """What, besides the configuration and the data, the bits of a step depend on.
 
+    Args:
+        made_by: the libraries that make the images, with their versions.
     Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; native, what of the normalizers
-        runs as this package's own code; torch, its version; code, the digest of this package's source.
+        runs as this package's own code; torch, its version; code, the digest of this package's source; and made_by.
     """
     on_cpu = device.type == "cpu"
     return {
@@ -58,13 +60,15 @@ def circumstances(ranks: Ranks, device: torch.device) -> Row:
         "native": kernels.native_parts(device.type),
         "torch": str(torch.__version__),
         "code": code_digest(),
+        **made_by,
     }
 
 
-def ranks_facts(config: Config, data: Mapping[str, Any]) -> Row:
-    """What ranks that work together have to have in common: configuration, code, torch and data."""
+def ranks_facts(config: Config, data: Mapping[str, Any], made_by: Mapping[str, str | None]) -> Row:
+    """What ranks that work together have to have in common: configuration, code, torch, data and what makes images."""
     keys = {key: value for key, value in flatten(config.complete()).items() if key not in OF_A_NODE}
-    return keys | {"code": code_digest(), "torch": str(torch.__version__)} | flatten({"data": dict(data)})
+    software = {"code": code_digest(), "torch": str(torch.__version__), **made_by}
+    return keys | software | flatten({"data": dict(data)})
 
 
 @cache

@@ -17,6 +17,7 @@ from en.norm.registry import norm_defaults
 from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint, Data
+from en.runs.completeness import refuse_incomplete
 from en.runs.folder import new_run_path
 from en.runs.position import Position
 
@@ -92,7 +93,11 @@ def refuse_elsewhere(config: Config, start: Path) -> None:
 
 
 def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: Path) -> None:
-    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch."""
+    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch.
+
+    That includes a checkpoint in which a part of the run's state is missing.
+    """
+    refuse_incomplete(saved, origin)
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
     for part in FIXED if saved.norms else (*FIXED, "norm"):
@@ -108,7 +113,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
             before, value = changed[key]
             raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
     steps, epochs = data["train"]["samples"] // config.train.batch_size, config.train.epochs
-    if position.step and not (position.step <= steps and saved.ranks and position.epoch < epochs):
+    if position.step and not (position.step <= steps and position.epoch < epochs):
         raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
     if position.epoch > epochs:
         raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
@@ -177,17 +182,16 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
 
     Args:
         now: the circumstances of this process.
-    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now.
+    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now, under
+        "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now.
     """
-    other = {
-        key: (saved.circumstances.get(key), value)
-        for key, value in now.items()
-        if saved.circumstances.get(key) != value
-    }
+    then = saved.circumstances
+    other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
     return {
         "resumed_at": saved.position.model_dump(),
         "changed": changes(saved, config),
         "not_bit_for_bit": other,
+        "not_known": {key: value for key, value in now.items() if key not in then},
     }
 
 
@@ -197,9 +201,23 @@ def differences(resumed: dict[str, Any]) -> list[str]:
     other = [
         f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
     ]
-    return [in_one_line(line) for line in lines] + (
-        [in_one_line(f"resumes, but not bit for bit: {', '.join(other)}")] if other else []
-    )
+    lines += anew(resumed["changed"])
+    if other:
+        lines.append(f"resumes, but not bit for bit: {', '.join(other)}")
+    if unknown := [f"{key} (now {shorten(value)})" for key, value in resumed["not_known"].items()]:
+        lines.append(f"resumes, perhaps not bit for bit: the checkpoint does not tell its {', '.join(unknown)}")
+    return [in_one_line(line) for line in lines]
+
+
+def anew(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+    """Says what a resumed run keeps that its checkpoint does not have, because the keys that ask for it are new."""
+    lines = []
+    before, now = changed.get("train.ema_decay", (None, None))
+    if before is None and now is not None:
+        lines.append(f"train.ema_decay={now}: the averages begin at the weights of the checkpoint, which has none")
+    if changed.get("train.precision", ("", ""))[1] == "float16":
+        lines.append("train.precision=float16: the scaler of the gradients begins anew")
+    return lines
 
 
 def shorten(value: Any) -> str:

@@ -69,6 +69,11 @@ class Task(BaseModel, ABC):
         """
         return images, targets
 
+    @property
+    def augmented_by(self) -> dict[str, str | None]:
+        """Names the libraries that `augment` runs, with their versions; by default, none."""
+        return {}
+
     @abstractmethod
     def loss(self, outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         """The sum of the losses of a batch, and over how many of them the mean is to be taken.

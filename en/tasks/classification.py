@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchvision.transforms import v2
 
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
+from en.machine import package_version
 from en.models import build_model
 from en.tasks.base import Label, Task
 
@@ -69,6 +70,10 @@ class Classification(Task):
             return images, targets
         images, targets = choices[int(torch.randint(len(choices), ()))](images, targets)
         return images, targets
+
+    @property
+    def augmented_by(self) -> dict[str, str | None]:
+        return {"torchvision": package_version("torchvision")} if self.mixup or self.cutmix else {}
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         total = F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")

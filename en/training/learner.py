@@ -19,6 +19,7 @@ from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint, RankState, Weights
+from en.runs.completeness import refuse_incomplete
 from en.training.optimizer import build_optimizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -124,7 +125,7 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -139,14 +140,16 @@ class Learner:
         With another number of ranks than it was written with, each takes the mean of their running averages. The
         optimizer's settings are the configuration's, not the checkpoint's.
 
-        Raises: UserError when it does not fit; RunError for weights that are not finite.
+        Raises: UserError when it does not fit or a part is missing; RunError for weights that are not finite.
         """
+        refuse_incomplete(saved, path)
         checkpoint.load_weights(self.model, saved.model, path)
         if self.ema:
+            # Averages that are only kept from here on begin at the weights.
             checkpoint.load_weights(self.ema.module, saved.ema or saved.model, path)
         try:
             restore_buffers(self, saved.ranks, ranks)
-            check_momenta(self.optimizer, saved.optimizer["state"])
+            check_momenta(self, saved)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": groups})
             if self.scaler.is_enabled() and saved.scaler:
@@ -169,11 +172,17 @@ def restore_buffers(learner: Learner, states: list[RankState], ranks: Ranks) -> 
             value.copy_(torch.stack(buffers).mean(0))
 
 
-def check_momenta(optimizer: torch.optim.SGD, states: dict[int, dict[str, Tensor | None]]) -> None:
-    """Raises ValueError for a momentum that is not of its parameter's type and shape, or not finite."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def check_momenta(learner: Learner, saved: Checkpoint) -> None:
+    """Raises ValueError for a momentum that is missing, not of its parameter's type and shape, or not finite."""
+    states: dict[int, dict[str, Tensor | None]] = saved.optimizer["state"]
+    parameters = parameters_of(learner.optimizer)
+    names = {parameter: name for name, parameter in learner.model.named_parameters()}
+    has_steps = saved.position.epoch > 0 or any(state["losses"]["steps"] for state in saved.ranks)
+    for number, (group, parameter) in enumerate(parameters):
+        if has_steps and group["momentum"] and number not in states:
+            raise ValueError(f"optimizer.state has no momentum of {names[parameter]}, number {number}")
     for number, state in states.items():
-        parameter, momentum = parameters[number], state["momentum_buffer"]
+        parameter, momentum = parameters[number][1], state["momentum_buffer"]
         if momentum is None:
             continue
         if momentum.dtype != parameter.dtype or momentum.shape != parameter.shape:
@@ -181,6 +190,21 @@ def check_momenta(optimizer: torch.optim.SGD, states: dict[int, dict[str, Tensor
             raise ValueError(f"momentum {number}: expected {expected}, found {found}")
         if not momentum.isfinite().all():
             raise ValueError(f"momentum {number} is not finite")
+
+
+def parameters_of(optimizer: torch.optim.SGD) -> list[tuple[dict[str, Any], nn.Parameter]]:
+    """Lists an optimizer's parameters, each with its group, in the order of their numbers in its state."""
+    return [(group, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def whole_state(optimizer: torch.optim.SGD) -> dict[str, Any]:
+    """Completes an optimizer's state_dict: a parameter's momentum is None before its first step, not missing.
+
+    So a checkpoint that lacks one is told from a run whose first steps were left out.
+    """
+    state: dict[str, Any] = optimizer.state_dict()
+    none = {number: {"momentum_buffer": None} for number in range(len(parameters_of(optimizer)))}
+    return state | {"state": none | state["state"]}
 
 
 def floating_buffers(network: nn.Module) -> list[tuple[str, Tensor]]:

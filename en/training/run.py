@@ -103,7 +103,11 @@ class Run:
         """What has to be the same on all ranks before they train together."""
         saved = self.start.saved
         at = saved.position.model_dump() | {"digest": saved.digest} if saved else None
-        return ranks_facts(self.config, self.data) | {"checkpoint": at}
+        return ranks_facts(self.config, self.data, self.made_by()) | {"checkpoint": at}
+
+    def made_by(self) -> dict[str, str | None]:
+        """Names the libraries that make the network's images, with their versions."""
+        return dict(self.train_images.made_by) | self.task.augmented_by
 
     def begin(self) -> tuple[Position, EpochRecord]:
         """Puts the network on its device and opens the folder; resumes from the checkpoint where there is one.
@@ -111,7 +115,7 @@ class Run:
         Returns: where training begins, and the record of the current epoch.
         """
         config, ranks, saved, origin = self.config, self.ranks, self.start.saved, self.start.origin
-        self.circumstances = circumstances(ranks, self.device)
+        self.circumstances = circumstances(ranks, self.device, self.made_by())
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
         position, record = self.start.position, EpochRecord(self.device)
@@ -122,7 +126,7 @@ class Run:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
         self.folder = RunFolder(self.start.folder, writes=ranks.is_first)
         resumed = resumption(saved, config, self.circumstances) if saved else {}
-        this_start = provenance(config.seed, ranks, self.device) | resumed
+        this_start = provenance(config.seed, ranks, self.device, self.circumstances) | resumed
         self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start)
         for line in [self.headline(), *(differences(resumed) if resumed else [])] if ranks.is_first else []:
             tell(line)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from en.data.decoding import DamagedImage, decode_image, read_file
+from en.data.decoding import UnusableImage, decode_image, read_file
 from en.data.sources import Sample, read_source
 from en.errors import UserError
 
@@ -71,8 +71,8 @@ def square(side: int, sample: Sample) -> NDArray[np.uint8]:
     else:
         try:
             image = decode_image(read_file(sample.image)).image
-        except DamagedImage as error:
-            raise UserError(f"{sample.name}: expected an intact image: {error}") from error
+        except UnusableImage as error:
+            raise UserError(f"{sample.name}: expected an intact image of a kind that is decoded: {error}") from error
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
     centre = image.convert("RGB").crop((left, top, left + shorter, top + shorter))

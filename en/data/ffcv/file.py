@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, scale
+from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, read_jpeg, scale
 from en.data.ffcv.tables import (
     ALLOCATION,
     FIELD,
@@ -28,6 +28,7 @@ from en.data.ffcv.tables import (
     sealed,
     tables_digest,
 )
+from en.data.jpeg_kind import unusual_kind
 from en.errors import RunError, UserError
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
@@ -140,7 +141,8 @@ class BetonFile:
             box: top, left, height, width of the part, pixels.
             out: (R, R, 3), contiguous; scaled by area averaging, as in FFCV.
             scratch: at least `largest()` bytes, one buffer per thread.
-        Raises: RunError that names the sample if libjpeg finds it damaged, or of another size than in the metadata.
+        Raises: RunError that names the sample if libjpeg finds it damaged, of a kind that it does not know, or of
+            another size than in the metadata.
         """
         height, width = int(self.heights[sample]), int(self.widths[sample])
         pixels = self._address + int(self._offsets[sample])
@@ -159,7 +161,16 @@ class BetonFile:
                 f"expected {expected[0]} x {expected[1]} by the file's metadata"
             )
         if found is None or decode_jpeg(content, size, *expected, scratch):
-            raise RunError(f"{self.path}: sample {sample} is damaged: libjpeg could not decode it")
+            raise RunError(f"{self.path}: sample {sample} {self._refusal(sample, expected)}")
+
+    def _refusal(self, sample: int, expected: tuple[int, int]) -> str:
+        """Says why a JPEG was not decoded: it is damaged, or of a kind that libjpeg does not know."""
+        start = int(self._offsets[sample])
+        content = self._map[start : start + int(self._sizes[sample])]
+        kind, (_, complaint, is_error) = unusual_kind(content), read_jpeg(content, *expected)
+        if kind and is_error:
+            return f"is of a kind that this libjpeg does not decode, {kind}: {complaint}: expected it stored raw"
+        return f"is damaged: libjpeg could not decode it: {complaint}"
 
 
 def read_classes(root: Path) -> list[str]:

@@ -1,15 +1,22 @@
-"""FFCV's C kernels: libjpeg-turbo's decoder and OpenCV's area resize, called without the GIL.
+"""FFCV's C library: the libjpeg-turbo that it is linked with, and OpenCV's area resize, called without the GIL.
 
 The compiled library is loaded without importing the package ffcv, whose import compiles numba functions for three
-seconds in every process; none of them is needed here.
+seconds in every process; none of them is needed here. Its own `imdecode` is not called: it takes libjpeg's fast DCT,
+which rounds Y, Cb and Cr down, so that red and blue lack more than 1 of 255 in the mean; and it keeps libjpeg's tables
+from file to file, so that one that lacks its own is decoded with another's.
 
 Raises: ImportError at import if ffcv is not installed.
 """
 
-import threading
-from ctypes import CDLL, POINTER, byref, c_bool, c_char_p, c_int, c_int64, c_uint32, c_uint64, c_ulong, c_void_p
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ctypes import CDLL, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_ulong, c_void_p, cast
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +38,6 @@ def load_library() -> CDLL:
 
 
 LIBRARY = load_library()
-LIBRARY.imdecode.argtypes = [c_void_p, c_uint64, c_uint32, c_uint32, c_void_p, *[c_uint32] * 6, c_bool, c_bool]
-LIBRARY.imdecode.restype = c_int
 LIBRARY.resize.argtypes = [c_int64] * 11
 LIBRARY.resize.restype = None
 # of libjpeg-turbo, with which the library is linked
@@ -40,20 +45,16 @@ LIBRARY.tjInitDecompress.argtypes = []
 LIBRARY.tjInitDecompress.restype = c_void_p
 LIBRARY.tjDecompressHeader3.argtypes = [c_void_p, c_void_p, c_ulong, *[POINTER(c_int)] * 4]
 LIBRARY.tjDecompressHeader3.restype = c_int
-LIBRARY.tjDecompress2.argtypes = [c_void_p, c_char_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjDecompress2.argtypes = [c_void_p, c_void_p, c_ulong, c_void_p, *[c_int] * 5]
+LIBRARY.tjDecompress2.restype = c_int
 LIBRARY.tjGetErrorStr2.argtypes, LIBRARY.tjGetErrorStr2.restype = [c_void_p], c_char_p
+LIBRARY.tjGetErrorCode.argtypes, LIBRARY.tjGetErrorCode.restype = [c_void_p], c_int
 LIBRARY.tjDestroy.argtypes = [c_void_p]
 TJ_RGB, TJ_CMYK = 0, 11  # libjpeg-turbo's pixel formats
-
-
-class HeaderReader(threading.local):
-    """libjpeg's state for each thread that reads headers; kept until the process ends, as the library keeps its own."""
-
-    def __init__(self) -> None:
-        self.handle = LIBRARY.tjInitDecompress()
-
-
-HEADERS = HeaderReader()
+TJ_FATAL = 1  # TJERR_FATAL, in contrast to a warning
+TJ_ACCURATE_DCT = 4096  # TJFLAG_ACCURATEDCT: Pillow's DCT, and torchvision's and OpenCV's
+LIBJPEG_TURBO = re.compile(rb"libjpeg-turbo version ([0-9.]+)")
+OPENCV_VERSION = ("_ZN2cv15getVersionMajorEv", "_ZN2cv15getVersionMinorEv", "_ZN2cv18getVersionRevisionEv")  # functions
 
 
 def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
@@ -61,35 +62,70 @@ def jpeg_size(address: int, size: int) -> tuple[int, int] | None:
     width, height, subsampling, colours = (c_int(0) for _ in range(4))
     # The return code is useless: it also rejects an unusual subsampling that the decoder accepts.
     found = [byref(value) for value in (width, height, subsampling, colours)]
-    LIBRARY.tjDecompressHeader3(HEADERS.handle, address, size, *found)
+    with decompressor() as handle:
+        LIBRARY.tjDecompressHeader3(handle, address, size, *found)
     return (height.value, width.value) if min(height.value, width.value) > 0 else None
 
 
 def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) -> int:
     """Decodes the JPEG file of `size` bytes at an address as RGB into `out`, at least 3 * height * width bytes.
 
+    The DCT is the exact one, which gives Pillow's pixels.
+
     Returns: 0 if libjpeg reported neither an error nor a warning.
     """
-    code: int = LIBRARY.imdecode(address, size, height, width, out.ctypes.data, height, width, 0, 0, 1, 1, False, False)
-    return code
+    with decompressor() as handle:
+        return decompress(handle, address, size, out, height, width, TJ_RGB)
 
 
-def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> tuple[Bytes, str]:
-    """Decodes a JPEG file with the exact DCT, which gives Pillow's pixels, and returns libjpeg's message.
+class Decoded(NamedTuple):
+    """What libjpeg makes of a JPEG file.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, or (H, W, 4) of a file with four channels, which are left as they are.
+        complaint: libjpeg's error or first warning; empty if there was none.
+        is_error: it gave the file up, because it is damaged or of a kind that it does not know.
+    """
+
+    pixels: Bytes
+    complaint: str = ""
+    is_error: bool = False
+
+
+def read_jpeg(content: bytes, height: int, width: int, cmyk: bool = False) -> Decoded:
+    """Decodes a JPEG file as `decode_jpeg` does, and says what libjpeg says.
 
     Args:
-        cmyk: the file has four channels, which are left as they are.
-    Returns: (H, W, 3) RGB or (H, W, 4), and libjpeg's error or first warning, empty if there was none.
+        cmyk: the file has four channels.
     """
     pixels = np.zeros((height, width, 4 if cmyk else 3), np.uint8)
+    with decompressor() as handle:
+        if not decompress(handle, content, len(content), pixels, height, width, TJ_CMYK if cmyk else TJ_RGB):
+            return Decoded(pixels)
+        complaint = (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+        return Decoded(pixels, complaint, LIBRARY.tjGetErrorCode(handle) == TJ_FATAL)
+
+
+@contextmanager
+def decompressor() -> Iterator[int]:
+    """Opens libjpeg's state for one file.
+
+    Kept for more, it would lend a file's tables to one that lacks its own, and stumble over the rest of a bad header.
+    """
     handle = LIBRARY.tjInitDecompress()
     try:
-        layout = (width, 0, height, TJ_CMYK if cmyk else TJ_RGB, 0)
-        if not LIBRARY.tjDecompress2(handle, content, len(content), pixels.ctypes.data, *layout):
-            return pixels, ""
-        return pixels, (LIBRARY.tjGetErrorStr2(handle) or b"not decodable").decode("ascii", "replace")
+        yield handle
     finally:
         LIBRARY.tjDestroy(handle)
+
+
+def decompress(
+    handle: int, content: bytes | int, size: int, out: Bytes, height: int, width: int, pixel_format: int
+) -> int:
+    """Decodes the JPEG file of `size` bytes, or at an address, into `out`; 0 without an error or warning."""
+    layout = (width, 0, height, pixel_format, TJ_ACCURATE_DCT)
+    code: int = LIBRARY.tjDecompress2(handle, content, size, out.ctypes.data, *layout)
+    return code
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:
@@ -101,3 +137,28 @@ def scale(address: int, height: int, width: int, box: tuple[int, int, int, int],
     top, left, box_height, box_width = box
     bottom, right = top + box_height, left + box_width
     LIBRARY.resize(0, address, height, width, top, bottom, left, right, out.ctypes.data, out.shape[0], out.shape[1])
+
+
+class SymbolInfo(Structure):
+    """Where a function lies: Dl_info of dlfcn.h."""
+
+    _fields_ = [("file", c_char_p), ("base", c_void_p), ("name", c_char_p), ("address", c_void_p)]
+
+
+@cache
+def libjpeg_version() -> str | None:
+    """Reads the version of libjpeg-turbo out of its file, because it has no function that tells it; None: not found."""
+    info, file = SymbolInfo(), None
+    with suppress(AttributeError, OSError):  # a system without dladdr, a file that has gone
+        CDLL(None).dladdr(cast(LIBRARY.tjInitDecompress, c_void_p), byref(info))
+        file = Path(os.fsdecode(info.file or b"")).read_bytes()
+    found = LIBJPEG_TURBO.search(file or b"")
+    return found[1].decode() if found else None
+
+
+def opencv_version() -> str | None:
+    """Asks OpenCV for its version; None where it does not tell."""
+    try:
+        return ".".join(str(getattr(LIBRARY, name)()) for name in OPENCV_VERSION)
+    except AttributeError:
+        return None

@@ -1,15 +1,15 @@
 """The FFCV loader: FFCV's file and C kernels, driven by threads of our own.
 
 Stock FFCV compiles its pipeline at each start, draws crops from unseeded generators, ignores the decoder's return code
-and leaves the trainer waiting when its thread dies. Here threads call the same two C functions (libjpeg decode and
-OpenCV area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
+and leaves the trainer waiting when its thread dies. Here threads call the libraries that it calls (libjpeg's decoder
+and OpenCV's area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
 compiled, any number of threads gives the same pixels, and a failure reaches the trainer as an exception.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
@@ -20,10 +20,11 @@ import torch
 
 from en.data.crops import Flips
 from en.data.ffcv.file import BetonFile, read_classes, read_name
-from en.data.ffcv.kernels import Bytes
+from en.data.ffcv.kernels import Bytes, libjpeg_version, opencv_version
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.errors import RunError, UserError
+from en.machine import package_version
 
 BATCHES_AHEAD = 3
 
@@ -37,6 +38,12 @@ class Job(NamedTuple):
     epoch: int | None
 
 
+def made_by() -> dict[str, str | None]:
+    """Names the libraries that draw crops, decode and resize here, with their versions (see ImageLoader)."""
+    packages = {name: package_version(name) for name in ("numpy", "ffcv")}
+    return packages | {"opencv": opencv_version(), "libjpeg_turbo": libjpeg_version()}
+
+
 class FfcvLoader:
     """Reads root/{split}.beton and root/classes.json (see ImageLoader).
 
@@ -47,6 +54,7 @@ class FfcvLoader:
         self.name, self.classes = read_name(root), read_classes(root)
         self._file = BetonFile(root / f"{split}.beton")
         self.samples, self.digest = len(self._file), self._file.digest
+        self.made_by: Mapping[str, str | None] = made_by()
         lowest, highest = int(self._file.labels.min()), int(self._file.labels.max())
         if highest >= len(self.classes) or lowest < 0:
             label = lowest if lowest < 0 else highest

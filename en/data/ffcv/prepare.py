@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from en.data.crops import centre_boxes
-from en.data.decoding import DamagedImage, Picture, decode_image, read_file, to_rgb
+from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.out_folder import OutFolder
 from en.data.ffcv.remarks import Checked, Remarks
@@ -39,8 +39,9 @@ class Storage:
     """How images are stored.
 
     Attributes:
-        kind: jpeg keeps RGB and grey JPEG files byte for byte (except padding before their end) and all others as raw
-            pixels, so that nothing is lost; reencode makes every image a JPEG; raw stores every image's pixels.
+        kind: jpeg keeps RGB and grey JPEG files byte for byte (except padding before their end), if the loader's
+            libjpeg decodes them, and all others as raw pixels, so that nothing is lost; reencode makes every image a
+            JPEG; raw stores every image's pixels.
         max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
         quality: JPEG quality of re-encoded images, 1 to 100.
     """
@@ -76,14 +77,14 @@ def prepare(
     Samples keep the source's order, so that the same source gives the same bytes.
 
     Args:
-        skip_corrupt: whether to skip damaged files.
+        skip_corrupt: whether to skip files that are damaged or of a kind that is not decoded.
         on_warning: how to treat files that libjpeg decodes with a warning, other than about padding before their end,
             which changes no pixel: refuse counts them as damaged, skip omits them, keep stores their pixels.
         overwrite: whether to replace a data set in `out`.
     Returns: how many samples were stored, by split; under "skipped" how many were skipped, under "warnings" how many
         files had a warning, under "warnings_kept" how many of these were stored.
-    Raises: UserError that lists every damaged file, unless skip_corrupt is set, and for an `out` that is in use or
-        holds a data set; RunError if a worker died.
+    Raises: UserError that lists every file that is damaged or not decoded, unless skip_corrupt is set, and for an `out`
+        that is in use or holds a data set; RunError if a worker died.
     """
     folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
     try:
@@ -147,7 +148,7 @@ def encode(sample: Sample, storage: Storage) -> Checked:
             picture = decode_image(read_file(sample.image))
         else:
             picture = Picture(to_rgb(Image.fromarray(sample.image)))
-    except DamagedImage as error:
+    except UnusableImage as error:
         return Checked(sample.name, None, str(error))
     image = picture.image
     if max(image.size) > LARGEST_SIDE:

@@ -12,8 +12,8 @@ class Checked(NamedTuple):
 
     Attributes:
         name: the sample's.
-        encoded: the sample as it is stored; None for a damaged file.
-        complaint: why the file is damaged, or libjpeg's warning; empty for an intact image.
+        encoded: the sample as it is stored; None for a file that is damaged or of a kind that is not decoded.
+        complaint: why that is so, or libjpeg's warning; empty for an intact image.
         note: what is odd about an intact image's file; mostly empty.
     """
 
@@ -41,11 +41,11 @@ class Remarks:
 
     def accept(self, checked: Checked) -> bool:
         """Notes the remark on a file, if any. Returns: whether it is stored."""
-        damaged = checked.encoded is None
-        self.warned += not damaged and bool(checked.complaint or checked.note)
+        unusable = checked.encoded is None
+        self.warned += not unusable and bool(checked.complaint or checked.note)
         line = f"{checked.name}: {checked.complaint or checked.note}"
-        if checked.complaint and (damaged or self.on_warning != "keep"):
-            skip = self.skip_corrupt or (self.on_warning == "skip" and not damaged)
+        if checked.complaint and (unusable or self.on_warning != "keep"):
+            skip = self.skip_corrupt or (self.on_warning == "skip" and not unusable)
             (self.skipped if skip else self.refused).append(line)
             return False
         if checked.complaint or checked.note:
@@ -57,4 +57,4 @@ class Remarks:
         if self.refused:
             listed = [*self.refused, *self.skipped]
             options = "--skip-corrupt skips them, --on-warning skip or keep those that libjpeg only warns about"
-            raise UserError(f"{len(listed)} files are not intact images; {options}:", *listed)
+            raise UserError(f"{len(listed)} files are not intact images of a kind that is decoded; {options}:", *listed)

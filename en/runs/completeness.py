@@ -1,0 +1,91 @@
+"""Finds what a checkpoint lacks of the run that wrote it, by its own configuration, position and ranks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from en.config.reading import flatten
+from en.errors import UserError
+from en.runs.checkpoint import Checkpoint, Weights
+
+SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")  # torch's GradScaler
+
+
+def refuse_incomplete(saved: Checkpoint, path: Path) -> None:
+    """Raises UserError that names the first part that a resumed run would miss, or take for another.
+
+    The optimizer's momenta are for who has the parameters: see Learner.
+    """
+    for gap in gaps(saved):
+        raise incomplete(path, gap)
+
+
+def incomplete(path: Path, gap: str) -> UserError:
+    """Makes the refusal of a checkpoint, which all ranks that read it meet."""
+    error = UserError(f"{path}: expected the state of a whole run: {gap}")
+    error.common = True
+    return error
+
+
+def averages(saved: Checkpoint, path: Path) -> Weights | None:
+    """Returns the averaged weights, None of a run that keeps none. Raises UserError where they are missing."""
+    for gap in gaps_in_averages(saved):
+        raise incomplete(path, gap)
+    return saved.ema
+
+
+def gaps(saved: Checkpoint) -> Iterator[str]:
+    """Yields what is missing in a checkpoint, or does not fit the rest of it: part, value and what was expected."""
+    yield from gaps_in_averages(saved)
+    yield from gaps_in_scaler(saved)
+    yield from gaps_in_scores(saved)
+    yield from gaps_in_ranks(saved)
+    yield from gaps_in_losses(saved)
+
+
+def gaps_in_averages(saved: Checkpoint) -> Iterator[str]:
+    decay = flatten(saved.config).get("train.ema_decay")
+    if (decay is None) != (saved.ema is None):
+        found = "None" if saved.ema is None else "there"
+        yield f"ema is {found}: expected {'none' if decay is None else 'averages'} by its train.ema_decay={decay}"
+
+
+def gaps_in_scaler(saved: Checkpoint) -> Iterator[str]:
+    missing = [name for name in SCALER if name not in saved.scaler]
+    if missing and flatten(saved.config).get("train.precision") == "float16":
+        yield f"scaler lacks {', '.join(missing)}: expected that of its train.precision=float16"
+
+
+def gaps_in_scores(saved: Checkpoint) -> Iterator[str]:
+    position, best = saved.position, saved.best
+    if position.epoch and best is None:
+        yield f"best is None: expected the best score up to {position.words()}"
+    if best is not None and not 1 <= best["epoch"] <= position.epoch:
+        yield f"best.epoch is {best['epoch']}: expected 1 to {position.epoch}, the finished epochs"
+    is_due = position.epoch > 0 and not position.step
+    if is_due != (saved.summary is not None):
+        found, expected = ("None", "one") if saved.summary is None else ("there", "none")
+        yield f"summary is {found}: expected {expected} after {position.words()}"
+
+
+def gaps_in_ranks(saved: Checkpoint) -> Iterator[str]:
+    found = len(saved.ranks)
+    expected = saved.circumstances.get("ranks", found) if saved.position.step else 0
+    if found != expected or (saved.position.step and not found):
+        yield f"ranks is a list of {found}: expected {expected} after {saved.position.words()}"
+    networks = 1 if saved.ema is None else 2
+    for rank, state in enumerate(saved.ranks):
+        if len(state["buffers"]) != networks:
+            yield f"ranks.{rank}.buffers is a list of {len(state['buffers'])}: expected {networks}, one a network"
+
+
+def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
+    """Counts the steps: each is in the sum of the losses on every rank, or noted by the first one as left out."""
+    losses, epoch = [state["losses"] for state in saved.ranks], saved.position.epoch + 1
+    left_out = sum("left_out" in note and note.get("epoch") == epoch for own in losses for note in own["notes"])
+    expected = saved.position.step - left_out
+    for rank, own in enumerate(losses):
+        if own["steps"] != expected:
+            where = f"position.step={saved.position.step} without the {left_out} that were left out"
+            yield f"ranks.{rank}.losses.steps is {own['steps']}: expected {expected}, {where}"
+        if own["left_out"] > left_out or own["left_out"] != losses[0]["left_out"]:
+            yield f"ranks.{rank}.losses.left_out is {own['left_out']}: expected the same on all, {left_out} at most"
