@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, decode_image, read_file
+from en.data.foreign import refuse_foreign
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.sources import Sample, read_folders
-from en.errors import RunError, warn
+from en.errors import RunError, is_reporter, warn
 
 TRAIN, EVAL = 0, 1
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
@@ -115,13 +116,19 @@ def warn_of_silent_libjpeg() -> None:
 
 
 class FolderLoader:
-    """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
+    """Reads root/{train,val}/CLASS/** (see ImageLoader).
+
+    Raises: UserError for a folder of another form, and for files in val that are no images, which training would meet
+        only after its first epoch.
+    """
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         if not HAS_LIBJPEG_WARNINGS and reading.part.rank == 0:
             warn_of_silent_libjpeg()
         source = read_folders(root)
         samples = source.splits[split]
+        if split == "val" and is_reporter():
+            refuse_foreign(root / split, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.digest = names_digest(root, samples)
         self._root, self._reading = root, reading
