@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from en.data.png import without_text
+
 try:
     from en.data.ffcv.kernels import read_jpeg
 except ImportError:  # ffcv is not installed
@@ -76,6 +78,7 @@ def decode_image(content: bytes) -> Picture:
 
 
 def decode(content: bytes) -> Picture:
+    content = without_text(content)
     image = Image.open(io.BytesIO(content))
     if HAS_LIBJPEG_WARNINGS and image.format in ("JPEG", "MPO") and image.mode in (*JPEG_MODES, "CMYK"):
         return decode_jpeg(content, image)
