@@ -25,7 +25,7 @@ from en.data.foreign import refuse_foreign
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.sources import Sample, as_text, read_folders
-from en.errors import RunError, is_reporter, warn
+from en.errors import RunError, UserError, is_reporter, warn
 
 TRAIN, EVAL = 0, 1
 PREFETCH = 2  # batches that each worker makes ahead
@@ -154,6 +154,8 @@ class FolderLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         if not HAS_LIBJPEG_WARNINGS and reading.part.rank == 0:
             warn_of_silent_libjpeg()
+        if (root / "classes.json").is_file() and not (root / "train").exists():
+            raise UserError(f"{root}: prepared data, without class folders: expected those, or data.loader=ffcv")
         source = read_folders(root)
         samples = source.splits[split]
         if split == "val" and is_reporter():
