@@ -26,9 +26,14 @@ def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
     if train.batch_size % parts:
         shape = f"{ranks.world_size} ranks x accumulation {train.accumulation}"
         raise UserError(f"train.batch_size={train.batch_size}: expected a multiple of {parts} ({shape})")
-    if samples < train.batch_size:
+    refuse_few_images(config, samples)
+
+
+def refuse_few_images(config: Config, samples: int) -> None:
+    """Raises UserError for a global batch that the training set cannot fill."""
+    if samples < config.train.batch_size:
         have = f"{samples} training images of data.root={config.data.root}"
-        raise UserError(f"train.batch_size={train.batch_size}: expected at most the {have}")
+        raise UserError(f"train.batch_size={config.train.batch_size}: expected at most the {have}")
 
 
 def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[str, ImageLoader]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any, NoReturn
@@ -63,6 +63,12 @@ def in_one_line(text: str) -> str:
     visible = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     visible = re.sub(r"(\S{80})\S{100,}(\S{20})", r"\1...\2", visible)
     return visible if len(visible) <= MAX_MESSAGE else f"{visible[: MAX_MESSAGE - 300]} ... {visible[-290:]}"
+
+
+def listed(items: Sequence[str], at_most: int = 6) -> str:
+    """Joins items for a line: the first few of many, and how many there are besides."""
+    more = len(items) - at_most
+    return "; ".join([*items[:at_most], *([f"and {more} more"] if more > 0 else [])])
 
 
 class ShortRepr(Repr):

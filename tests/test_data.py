@@ -209,6 +209,24 @@ def test_a_beton_that_cannot_be_used_is_refused_at_the_start(betons, tmp_path, w
     assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
 
 
+def test_data_for_the_other_loader_or_for_none_are_refused_with_what_to_do(folders, betons, tmp_path):
+    (tmp_path / "empty").mkdir()
+    prepared = "expected OUT of `en-prepare SOURCE OUT`"
+    for kind, root, words in [
+        (
+            "ffcv",
+            folders,
+            f"class folders, not prepared: {prepared}, or data.loader=folder",
+        ),
+        ("ffcv", tmp_path / "empty", f"no classes.json, so not prepared: {prepared}"),
+        ("ffcv", tmp_path / "none", f"no such folder: {prepared}"),
+        ("folder", betons, "prepared data, without class folders: expected those, or data.loader=ffcv"),
+    ]:
+        with pytest.raises(UserError) as refusal:
+            LOADERS[kind](root, "val", reading())
+        assert str(refusal.value) == f"{root}: {words}"
+
+
 def test_a_damaged_sample_is_an_error_that_names_it_never_pixels(kind, folders, betons, tmp_path):
     if kind == "ffcv":
         loader, name = LOADERS[kind](spoil(betons, tmp_path / "bad", "pixels"), "train", reading()), "sample 11"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import jpeg
 from jpeg_files import damage, fault, whole_jpegs
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from en.data.decoding import UnsupportedImage, decode_image
 from en.data.ffcv.kernels import decode_jpeg
@@ -77,6 +77,33 @@ def test_every_mode_is_converted_faithfully_to_rgb_or_refused_by_name(tmp_path):
         Image.fromarray(values).save(tmp_path / "wide.tiff")
         with pytest.raises(UnsupportedImage, match=f"mode {mode}"):
             decode_image((tmp_path / "wide.tiff").read_bytes())
+
+
+def png(pixels: np.ndarray, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP", "after the pixels"])
+def test_a_png_is_intact_however_much_stands_beside_its_pixels_and_a_wrong_checksum_there_is_still_found(kind):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    plain, text, long = png(pixels), PngImagePlugin.PngInfo(), "prompt " * 300_000  # 2 MB
+    if kind == "iCCP":
+        content = png(pixels, icc_profile=long.encode())
+    else:
+        add = text.add_itxt if kind == "iTXt" else text.add_text
+        for key in range(40 if kind == "tEXt" else 1):  # 84 MB of what is not compressed
+            add(str(key), long, zip=kind != "tEXt")
+        content = png(pixels, pnginfo=text)
+    if kind == "after the pixels":
+        start = content.find(b"zTXt") - 4
+        chunk = content[start : content.find(b"IDAT") - 4]
+        content = plain[:-12] + chunk + plain[-12:]
+    assert np.array_equal(np.asarray(decode_image(content).image), pixels)
+    spoilt = bytearray(content)
+    spoilt[content.find(b"zTXt" if "after" in kind else kind.encode()) + 20] ^= 1
+    assert fault(bytes(spoilt)) != ""
 
 
 def test_a_png_with_a_wrong_checksum_and_a_decompression_bomb_are_reported(monkeypatch):

@@ -1,6 +1,7 @@
 """Damaged images in a data set: all are listed, and refused, skipped or kept."""
 
 import io
+import json
 import random
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_a_warning_is_refused_skipped_or_kept_and_always_listed(warned, tmp_path
         prepare(read_source(str(warned)), tmp_path / "refuse", Storage(), 1, False)
     for choice, stored in (("skip", 7), ("keep", 8)):
         counts = prepare(read_source(str(warned)), tmp_path / choice, Storage(), 1, False, choice)
-        assert counts == {"train": stored, "val": 4, "skipped": 8 - stored, "warnings": 2, "warnings_kept": stored - 6}
+        told = {"skipped": 8 - stored, "warnings": 2, "warnings_kept": stored - 6, "in_both": 0}
+        assert counts == {"train": stored, "val": 4} | told
         output = capsys.readouterr().out
         assert f"kept {padded}: 40 bytes of padding" in output
         assert f"{'skipped' if choice == 'skip' else 'kept'} {spoilt}: Corrupt JPEG data" in output
@@ -118,3 +120,19 @@ def test_without_ffcv_the_folder_loader_warns_once_that_it_cannot_see_libjpegs_w
 
     assert ended(forked(open_twice)) == 0
     assert capfd.readouterr().err.count("warning: data.loader=folder without") == 1
+
+
+def test_images_that_stand_in_train_and_in_val_are_counted_and_named_once(tmp_path):
+    root = write_folders(tmp_path / "leaking", {"train": 3, "val": 3})
+    first, second, *_ = sorted((root / "val").iterdir())
+    twin = max((root / "train" / second.name).iterdir())
+    for number in range(4):  # another class, and twice or more
+        (first / f"a twin {number}.jpg").write_bytes(twin.read_bytes())
+    for path in (root / "train" / first.name).iterdir():
+        (first / f"own {path.name}").write_bytes(path.read_bytes())
+    (first / "own cut.jpg").write_bytes(twin.read_bytes()[:200])
+    done = succeed("scripts/prepare_data.py", root, tmp_path / "out", "--skip-corrupt")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert f"leaking: 7 of {3 * CLASSES + 7} images for evaluation are among those for training" in line
+    assert f"{first / 'a twin 0.jpg'} is {twin}; " in line and line.endswith("; and 4 more") and line.count(" is ") == 3
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["in_both"] == 7

@@ -190,3 +190,16 @@ def test_file_names_that_no_terminal_can_show_are_listed(untidy, tmp_path):
     done = succeed("scripts/prepare_data.py", untidy, tmp_path / "out", "--skip-corrupt", PYTHONIOENCODING="ascii")
     *lines, last = done.stdout.splitlines()
     assert any("skipped" in line and ".jpg: not an image" in line for line in lines) and "1 skipped" in last
+
+
+def test_the_folder_loader_identifies_images_however_the_path_to_them_is_written(folders, tmp_path, monkeypatch):
+    def digest(root: Path) -> str:
+        return LOADERS["folder"](root, "train", reading(workers=0)).digest
+
+    here = digest(folders)
+    (tmp_path / "link").symlink_to(folders)
+    latin1 = tmp_path / os.fsdecode(b"zo\xeb")
+    latin1.symlink_to(folders)
+    monkeypatch.chdir(folders)
+    names = [".", "../clothes", f"{folders}/", "./train/..", str(tmp_path / "link"), str(latin1)]
+    assert {name: digest(Path(name)) for name in names} == dict.fromkeys(names, here)

@@ -208,6 +208,15 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(command("scripts/ablate.py", *arguments))
 
 
+def test_a_plan_of_data_that_is_not_prepared_says_what_to_do_and_runs_do_not_start(suite, folders, tmp_path):
+    arguments = [suite, f"data.root={folders}", "--out", tmp_path / "out"]
+    shown = command("scripts/ablate.py", *arguments, "--dry-run")
+    cure = f"{folders}: class folders, not prepared: expected OUT of `en-prepare SOURCE OUT`, or data.loader=folder"
+    assert shown.returncode == 0 and f"warning: {cure}; no run would start" in shown.stderr
+    assert "3 runs" in shown.stdout
+    assert f"error: {cure}" in refused(command("scripts/ablate.py", *arguments))
+
+
 def checkpoints(run: Path) -> set[str]:
     return {path.name for path in (run / "checkpoints").glob("*.pt")}
 

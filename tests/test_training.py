@@ -162,6 +162,14 @@ def test_eval_takes_a_checkpoint_overrides_and_recalibration(finished, folders):
     assert fresh["images"] == VAL and fresh["loss"] != rows(finished)[-1]["loss"]
 
 
+def test_recalibration_over_more_batches_than_there_are_takes_all_and_says_so(finished, folders):
+    whole, more = (succeed("eval.py", finished, "--recalibrate", batches) for batches in (4, 200))
+    assert last_json(whole) == last_json(more)
+    assert "warning: --recalibrate 200: an epoch has 4 batches: " in more.stderr and "warning" not in whole.stderr
+    few = command("eval.py", finished, "--recalibrate", 2, "train.batch_size=97")
+    assert "train.batch_size=97: expected at most the 96 training images" in refused(few)
+
+
 def test_the_final_size_of_the_training_images_decides_what_layers_mix_at_any_other(recipe, betons, tmp_path):
     """128 pixels give resnet18 maps of 8 x 8 and more in layers 1 to 3; the run begins at 32, and is scored at 256."""
     run = tmp_path / "run"

@@ -8,7 +8,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
-from en.errors import Parser, RunError, UserError, exit_on_error, whole_number
+from en.errors import Parser, RunError, UserError, exit_on_error, warn, whole_number
 
 
 def arguments_of_command() -> argparse.Namespace:
@@ -49,9 +49,10 @@ def ablate() -> None:
     progress = [progress_of(run) for run in runs]
     try:
         costs = costs_of(variants_of(runs))
-    except UserError:
+    except UserError as error:
         if not arguments.dry_run:
             raise
+        warn(f"{error}; no run would start, and the plan has no parameters and GMACs")
         costs = {}
     show_plan(runs, progress, costs, seconds_left(runs, progress, arguments.at_once))
     left = [run for run, so_far in zip(runs, progress, strict=True) if so_far.epochs < run.config.train.epochs]

@@ -19,7 +19,7 @@ def evaluate() -> None:
         metavar="N",
         type=whole_number(0, 10**9),
         default=0,
-        help="take running averages over N batches",
+        help="take running averages over N training batches, at most an epoch",
     )
     parser.add_argument(
         "--at",

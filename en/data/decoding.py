@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from en.data.jpeg_kind import unusual_kind
+from en.data.png import without_text
 from en.machine import package_version
 
 try:
@@ -106,6 +107,7 @@ def words(error: Exception) -> str:
 
 
 def decode(content: bytes) -> Picture:
+    content = without_text(content)
     image = Image.open(io.BytesIO(content))
     if HAS_LIBJPEG_WARNINGS and image.format in ("JPEG", "MPO") and image.mode in (*JPEG_MODES, "CMYK"):
         return decode_jpeg(content, image)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, UnsupportedImage, decode_image, decoders, read_file
+from en.data.foreign import refuse_foreign
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
-from en.data.sources import Sample, read_folders
-from en.errors import RunError, warn
+from en.data.sources import Sample, as_text, read_folders
+from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
 
 TRAIN, EVAL = 0, 1
+PREFETCH = 2  # batches that each worker makes ahead
+SHARED_MEMORY = Path("/dev/shm")
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
 Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
 
@@ -99,17 +105,41 @@ class Keys:
 
 
 def names_digest(root: Path, samples: list[Sample]) -> str:
-    """SHA-256 of the samples' paths below the root, in their order."""
+    """SHA-256 of the samples' paths below the root, in their order; the same however the root is written."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(os.fsencode(sample.name.removeprefix(str(root))) + b"\0")
+        assert isinstance(sample.image, Path)
+        # As in runs from before, where a root other than "." was cut off from the name alone.
+        digest.update(f"/{as_text(str(sample.image.relative_to(root)))}\0".encode())
     return digest.hexdigest()
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Starts a worker: signals that stop a run reach its workers too, which have to work until the step is finished."""
+def set_up_worker(worker: int) -> None:
+    """Starts a worker: signals that stop a run reach its workers too, which have to work until the step is finished.
+
+    What it fails of once a batch is made, when that is put into shared memory, reaches the parent in the batch's place;
+    Python would print it and let the parent wait.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = send_reason  # type: ignore[attr-defined]
+
+
+def send_reason(queue: "Queue[object]", error: Exception, lost: tuple[int, object]) -> None:
+    """Sends a message in the place of a batch, `lost`, that cannot be sent."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    queue.put((lost[0], f"DataLoader worker (pid {os.getpid()}) could not hand over a batch: {reason}; {sharing()}"))
+
+
+def sharing() -> str:
+    """What handing over a batch takes: how much of it there is, and how to do without it."""
+    try:
+        usage = shutil.disk_usage(SHARED_MEMORY)
+    except OSError as error:
+        there = f"{SHARED_MEMORY}: {error.strerror}"
+    else:
+        there = f"{SHARED_MEMORY} has {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB free"
+    return f"{there}: expected room for {PREFETCH + 1} batches of each worker, or data.workers=0"
 
 
 @cache
@@ -123,13 +153,21 @@ def made_by() -> dict[str, str | None]:
 
 
 class FolderLoader:
-    """Reads root/{train,val}/CLASS/** (see ImageLoader). Raises: UserError for a folder of another form."""
+    """Reads root/{train,val}/CLASS/** (see ImageLoader).
+
+    Raises: UserError for a folder of another form, and for files in val that are no images, which training would meet
+        only after its first epoch.
+    """
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         if not HAS_LIBJPEG_WARNINGS and reading.part.rank == 0:
             warn_of_silent_libjpeg()
+        if (root / "classes.json").is_file() and not (root / "train").exists():
+            raise UserError(f"{root}: prepared data, without class folders: expected those, or data.loader=ffcv")
         source = read_folders(root)
         samples = source.splits[split]
+        if split == "val" and is_reporter():
+            refuse_foreign(root / split, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.digest = names_digest(root, samples)
         self.made_by: Mapping[str, str | None] = made_by()
@@ -144,10 +182,13 @@ class FolderLoader:
             pin_memory=reading.pinned,
             timeout=reading.timeout_s if workers else 0,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_to_parent,
+            prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=set_up_worker,
             # Its own, so that the workers' seeds are not drawn from the training's numbers.
             generator=torch.Generator(),
         )
+        # For one that nobody closes: else Python would end, and wait for, workers that ignore its signal.
+        Finalize(self, end_workers, [self._loader], exitpriority=0)
 
     def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)
@@ -161,12 +202,7 @@ class FolderLoader:
         return self._batches([[(EVAL, 0, resolution, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:
-        end_workers = getattr(
-            self._loader._iterator, "_shutdown_workers", None
-        )  # torch has no other way to end them early
-        if end_workers is not None:
-            end_workers()
-        self._loader._iterator = None
+        end_workers(self._loader)
 
     def _batches(self, keys: list[list[Key]]) -> Iterator[Batch]:
         self._keys.batches = keys
@@ -210,6 +246,15 @@ class FolderLoader:
             watchdog.cancel()
 
 
+def end_workers(loader: DataLoader[Item]) -> None:
+    """Ends a loader's workers, stuck ones too: they ignore the signal with which torch and Python end them."""
+    iterator, loader._iterator = loader._iterator, None
+    shut_down = getattr(iterator, "_shutdown_workers", None)  # torch has no other way to end them early
+    if shut_down is not None:
+        shut_down()
+    kill(getattr(iterator, "_workers", []))
+
+
 def kill(workers: list[BaseProcess]) -> None:
     for worker in workers:
         worker.kill()
@@ -227,5 +272,6 @@ def end_of_a_worker(workers: list[BaseProcess], within_s: float) -> str:
         code = worker.exitcode
         if code is not None:
             how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
-            return f"DataLoader worker (pid {worker.pid}) {how}"
+            cause = f"; {sharing()}" if code == -signal.SIGBUS else ""
+            return f"DataLoader worker (pid {worker.pid}) {how}{cause}"
     return ""

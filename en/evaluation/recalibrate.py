@@ -7,19 +7,18 @@ from torch import nn
 from en.data import ImageLoader
 from en.data.to_device import ToDevice
 from en.distributed.ranks import average_buffers
-from en.errors import RunError
+from en.errors import warn
 from en.norm import update_statistics
 
 
 def recalibrate(model: nn.Module, loader: ImageLoader, batches: int, resolution: int, to_device: ToDevice) -> None:
     """Replaces running averages by plain averages over training batches, everything else in evaluation mode.
 
-    This is the "batch average" of the SN paper. A model without running averages is left as it is.
-
-    Raises: RunError when an epoch has fewer batches.
+    This is the "batch average" of the SN paper. A model without running averages is left as it is. Where an epoch has
+    fewer batches, all of them are taken, which a warning says.
     """
     images = (to_device(batch.images, batch.targets)[0] for batch in loader.train_epoch(0, resolution))
     seen = update_statistics(model.eval(), islice(images, batches))
     if seen < batches:
-        raise RunError(f"recalibration over {batches} batches: expected at most the {seen} of an epoch")
+        warn(f"--recalibrate {batches}: an epoch has {seen} batches: running averages are taken over these")
     average_buffers(model)

@@ -1,6 +1,6 @@
 """A finished network scored from its checkpoint alone."""
 
-from en.build import build_to_device
+from en.build import build_to_device, refuse_few_images
 from en.data import naming_dead_workers
 from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
@@ -18,12 +18,15 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
     Args:
         where: a run folder or a checkpoint.
         overrides: `key=value` over the configuration in the checkpoint.
-        recalibrate_over: training batches over which running averages are taken anew; 0 keeps them.
+        recalibrate_over: training batches over which running averages are taken anew, or those of an epoch where they
+            are fewer; 0 keeps them.
     Raises: UserError, RunError.
     """
     ranks = Ranks.from_environment()
     trained = open_trained(where, overrides, ranks, ("train", "val") if recalibrate_over else ("val",))
     config, model, loaders = trained.config, trained.model, trained.loaders
+    if recalibrate_over:
+        refuse_few_images(config, loaders["train"].samples)
     device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
     facts = ranks_facts(config, data, loaders["val"].made_by)

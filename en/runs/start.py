@@ -25,6 +25,7 @@ from en.runs.position import Position
 FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed")
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
 PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
+EVALUATION_IMAGES = "evaluation images"  # among the keys that have changed
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ class Start:
     def position(self) -> Position:
         return self.saved.position if self.saved else Position()
 
-    @property
-    def best(self) -> Best | None:
-        """The best score so far, if there is one."""
-        return self.saved.best if self.saved else None
+    def best(self, data: Data) -> Best | None:
+        """The best score so far, if there is one that is of as many evaluation images as `data` has."""
+        return self.saved.best if self.saved and not fewer_to_evaluate(self.saved, data) else None
 
 
 def find_start(config: Config, config_path: str) -> Start:
@@ -145,9 +145,14 @@ def value_of(key: str, tree: Any) -> Any:
 
 
 def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
-    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can tell."""
+    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can tell.
+
+    Fewer evaluation images are no mistake: damaged ones may have had to go. See `fewer_to_evaluate`.
+    """
     for split in ("train", "val"):
         before, after = then[split], now[split]
+        if split == "val" and after["samples"] < before["samples"]:
+            continue
         same_loader = then["loader"] == now["loader"]
         if before["samples"] != after["samples"] or (same_loader and before["digest"] != after["digest"]):
             raise UserError(
@@ -161,6 +166,12 @@ def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
     then, now = flatten(completed(saved.config)), flatten(config.complete())
     keys = [key for key in {**now, **then} if key not in PLACES]
     return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+
+
+def fewer_to_evaluate(saved: Checkpoint, data: Data) -> dict[str, tuple[int, int]]:
+    """Returns the number of evaluation images before and now, by EVALUATION_IMAGES; empty where there are no fewer."""
+    then, now = saved.data["val"]["samples"], data["val"]["samples"]
+    return {EVALUATION_IMAGES: (then, now)} if now < then else {}
 
 
 def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
@@ -177,10 +188,11 @@ def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
     }
 
 
-def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[str, Any]:
+def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any]) -> dict[str, Any]:
     """What provenance.json keeps of a start that resumes from a checkpoint.
 
     Args:
+        data: the images of this start.
         now: the circumstances of this process.
     Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now, under
         "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now.
@@ -189,7 +201,7 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
     other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
     return {
         "resumed_at": saved.position.model_dump(),
-        "changed": changes(saved, config),
+        "changed": {**changes(saved, config), **fewer_to_evaluate(saved, data)},
         "not_bit_for_bit": other,
         "not_known": {key: value for key, value in now.items() if key not in then},
     }
@@ -198,6 +210,8 @@ def resumption(saved: Checkpoint, config: Config, now: dict[str, Any]) -> dict[s
 def differences(resumed: dict[str, Any]) -> list[str]:
     """What a resumed run does differently from before, a line each."""
     lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
+    if EVALUATION_IMAGES in resumed["changed"]:
+        lines.append("resumes with best.pt begun anew: scores of other images do not compare with those before")
     other = [
         f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
     ]

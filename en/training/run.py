@@ -67,7 +67,7 @@ class Run:
         check_batch_statistics(config, self.ranks, self.model)
         self.cost = complexity(self.model, config.eval_resolution)
         self.device = choose_device(config.device, self.ranks)
-        self.best: Best | None = self.start.best
+        self.best: Best | None = self.start.best(self.data)
 
     def train(self) -> None:
         """Trains to the last epoch and leaves the run folder complete.
@@ -125,7 +125,7 @@ class Run:
             if position.step:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
         self.folder = RunFolder(self.start.folder, writes=ranks.is_first)
-        resumed = resumption(saved, config, self.circumstances) if saved else {}
+        resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
         this_start = provenance(config.seed, ranks, self.device, self.circumstances) | resumed
         self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start)
         for line in [self.headline(), *(differences(resumed) if resumed else [])] if ranks.is_first else []:

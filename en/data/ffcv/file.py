@@ -29,6 +29,7 @@ from en.data.ffcv.tables import (
     tables_digest,
 )
 from en.data.jpeg_kind import unusual_kind
+from en.data.sources import SPLITS
 from en.errors import RunError, UserError
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
@@ -174,8 +175,13 @@ class BetonFile:
 
 
 def read_classes(root: Path) -> list[str]:
-    """Reads the class names beside the .beton files, in the order of the labels. Raises UserError."""
+    """Reads the class names beside the .beton files, in the order of the labels.
+
+    Raises: UserError, also for a folder that is not prepared, with how to do it.
+    """
     path = root / "classes.json"
+    if not path.exists():
+        raise UserError(f"{root}: {not_prepared(root)}")
     try:
         classes = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -183,6 +189,15 @@ def read_classes(root: Path) -> list[str]:
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise UserError(f"{path}: expected a JSON list of class names")
     return classes
+
+
+def not_prepared(root: Path) -> str:
+    """Returns what is wrong with a folder without classes.json, the last file of a preparation, and what to do."""
+    if not root.is_dir():
+        return "no such folder: expected OUT of `en-prepare SOURCE OUT`"
+    if all((root / split).is_dir() for split in SPLITS):
+        return "class folders, not prepared: expected OUT of `en-prepare SOURCE OUT`, or data.loader=folder"
+    return "no classes.json, so not prepared: expected OUT of `en-prepare SOURCE OUT`"
 
 
 def read_name(root: Path) -> str:

@@ -51,7 +51,7 @@ class FfcvLoader:
     """
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
-        self.name, self.classes = read_name(root), read_classes(root)
+        self.classes, self.name = read_classes(root), read_name(root)
         self._file = BetonFile(root / f"{split}.beton")
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None] = made_by()

@@ -1,6 +1,7 @@
 """Turns a source of images into train.beton, val.beton, dataset.json and classes.json."""
 
 import ctypes
+import hashlib
 import io
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from en.data.ffcv.out_folder import OutFolder
 from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.sources import SPLITS, Sample, Source
-from en.errors import RunError, Stopped, UserError
+from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress
 
 STORAGES = ("jpeg", "reencode", "raw")
@@ -82,7 +83,8 @@ def prepare(
             which changes no pixel: refuse counts them as damaged, skip omits them, keep stores their pixels.
         overwrite: whether to replace a data set in `out`.
     Returns: how many samples were stored, by split; under "skipped" how many were skipped, under "warnings" how many
-        files had a warning, under "warnings_kept" how many of these were stored.
+        files had a warning, under "warnings_kept" how many of these were stored, under "in_both" how many of val are,
+        byte for byte, in train too, of which it warns.
     Raises: UserError that lists every file that is damaged or not decoded, unless skip_corrupt is set, and for an `out`
         that is in use or holds a data set; RunError if a worker died.
     """
@@ -96,6 +98,7 @@ def prepare(
                     raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
                 verify(folder.partial(f"{split}.beton"), workers)
             counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
+            counts["in_both"] = len(remarks.in_both)
             folder.write_json("dataset.json", {"name": source.name, "storage": asdict(storage), **counts})
             folder.write_json("classes.json", source.classes)
             folder.put_in_place()
@@ -106,28 +109,34 @@ def prepare(
     for what, lines in (("skipped", remarks.skipped), ("kept", remarks.kept)):
         for line in lines:
             print(f"{what} {line}")
+    if remarks.in_both:
+        warn(
+            f"{source.name}: {len(remarks.in_both)} of {counts['val']} images for evaluation are among those for "
+            f"training, so that scores flatter: {listed(remarks.in_both, 3)}"
+        )
     return counts
 
 
 def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
     """Writes a split's .beton file under its partial name. Returns: the number of samples."""
     samples = source.splits[split]
-    with closing(encode_all(samples, storage, workers, f"{source.name}: {split}", remarks)) as encoded:
+    with closing(encode_all(source, split, storage, workers, remarks)) as encoded:
         return write_beton(folder.partial(f"{split}.beton"), encoded, at_most=len(samples))
 
 
 def encode_all(
-    samples: list[Sample], storage: Storage, workers: int, label: str, remarks: Remarks
+    source: Source, split: str, storage: Storage, workers: int, remarks: Remarks
 ) -> Generator[Encoded, None, None]:
-    """Encodes samples in several processes and yields those to store, in order; notes remarks on files."""
+    """Encodes a split's samples in several processes and yields those to store, in order; notes remarks on files."""
+    samples = source.splits[split]
     context = multiprocessing.get_context("fork")
     with (
         ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
-        Progress(label, len(samples)) as progress,
+        Progress(f"{source.name}: {split}", len(samples)) as progress,
     ):
         for checked in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):
             progress.advance()
-            if remarks.accept(checked) and checked.encoded is not None:
+            if remarks.accept(checked, split) and checked.encoded is not None:
                 yield checked.encoded
 
 
@@ -145,15 +154,18 @@ def encode(sample: Sample, storage: Storage) -> Checked:
     """Encodes one sample as it is stored, or finds what is wrong with its file."""
     try:
         if isinstance(sample.image, Path):
-            picture = decode_image(read_file(sample.image))
+            content = read_file(sample.image)
+            picture = decode_image(content)
         else:
+            content = sample.image.tobytes()
             picture = Picture(to_rgb(Image.fromarray(sample.image)))
     except UnusableImage as error:
         return Checked(sample.name, None, str(error))
     image = picture.image
     if max(image.size) > LARGEST_SIDE:
         return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    return Checked(sample.name, encode_picture(picture, storage, sample.target), picture.warning, picture.note)
+    digest = hashlib.sha256(content).digest()
+    return Checked(sample.name, encode_picture(picture, storage, sample.target), picture.warning, picture.note, digest)
 
 
 def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:

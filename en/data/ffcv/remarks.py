@@ -1,4 +1,4 @@
-"""Preparation's remarks on files: refused, skipped, or kept although something is odd."""
+"""Preparation's remarks on files: refused, skipped, or kept although something is odd, as a place in both splits."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -15,12 +15,14 @@ class Checked(NamedTuple):
         encoded: the sample as it is stored; None for a file that is damaged or of a kind that is not decoded.
         complaint: why that is so, or libjpeg's warning; empty for an intact image.
         note: what is odd about an intact image's file; mostly empty.
+        digest: of the file, or of the pixels that stand for it.
     """
 
     name: str
     encoded: Encoded | None
     complaint: str = ""
     note: str = ""
+    digest: bytes = b""
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Remarks:
     Attributes:
         on_warning, skip_corrupt: as in prepare.
         warned: how many files libjpeg or Pillow warned about, skipped or kept.
+        in_both: images that are stored for evaluation and, byte for byte, for training too, with the name there.
     """
 
     on_warning: str
@@ -37,10 +40,12 @@ class Remarks:
     refused: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    in_both: list[str] = field(default_factory=list)
     warned: int = 0
+    _trained: dict[bytes, str] = field(default_factory=dict)  # names of the stored training images, by their digests
 
-    def accept(self, checked: Checked) -> bool:
-        """Notes the remark on a file, if any. Returns: whether it is stored."""
+    def accept(self, checked: Checked, split: str) -> bool:
+        """Notes the remark on a file, if any, those of train before those of val. Returns: whether it is stored."""
         unusable = checked.encoded is None
         self.warned += not unusable and bool(checked.complaint or checked.note)
         line = f"{checked.name}: {checked.complaint or checked.note}"
@@ -50,6 +55,10 @@ class Remarks:
             return False
         if checked.complaint or checked.note:
             self.kept.append(line)
+        if split == "train":
+            self._trained.setdefault(checked.digest, checked.name)
+        elif checked.digest in self._trained:
+            self.in_both.append(f"{checked.name} is {self._trained[checked.digest]}")
         return True
 
     def refuse(self) -> None:

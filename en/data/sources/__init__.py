@@ -6,7 +6,7 @@ from pathlib import Path
 from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
 from en.data.sources.folders import read_folders
 from en.data.sources.lists import read_list
-from en.data.sources.source import SPLITS, Sample, Source, naming_unreadable
+from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
 from en.errors import UserError
 
 NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
@@ -16,7 +16,7 @@ FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  
     (Path.is_dir, read_folders),
 )
 
-__all__ = ["SPLITS", "Sample", "Source", "read_folders", "read_source"]
+__all__ = ["SPLITS", "Sample", "Source", "as_text", "read_folders", "read_source"]
 
 
 def read_source(where: str) -> Source:
