@@ -102,6 +102,23 @@ def test_output_gradients_averages_and_ratios_are_those_of_the_plain_form(interp
     assert {"gradient_sums", "pool_gradients", "moment_gradients", "input_gradient"} <= set(backward)
 
 
+def compare_trained_on_smaller_maps(name, options) -> None:
+    os.environ[kernels.SWITCH] = "layers"
+    layer = randomized(name, 6, min_pixels=20, **options).eval()
+    layer.fix_pixels(16)
+    twin, x = copy.deepcopy(layer).double(), images(2, 6, 4, 5)
+    taken()
+    with record_ratios(nn.Sequential(layer)) as ratios:
+        y = layer(x)
+    assert taken() and all(not of_layer[:, 1].any() for of_layer in ratios.values())
+    assert_near(y, twin.plain(x.double()), ROOM[torch.float32], "output")
+
+
+@pytest.mark.parametrize(("name", "options"), [("en", {"gate_pixels": 20}), ("sn", {})], ids=["en", "sn"])
+def test_layers_mix_at_another_size_what_they_mixed_in_training(interpreted, name, options):
+    interpreted(compare_trained_on_smaller_maps, name, options)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize(
     ("dtype", "layout"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from en.data.decoding import DamagedImage, decode_image, read_file
+from en.data.decoding import UnusableImage, decode_image, read_file
 from en.data.sources import Sample
 from en.errors import UserError, listed
 
@@ -37,7 +37,7 @@ def fault_of(path: Path) -> str:
         return ""
     try:
         return decode_image(read_file(path)).warning
-    except DamagedImage as error:
+    except UnusableImage as error:
         return str(error)
 
 
