@@ -168,3 +168,5 @@ def test_one_run_of_the_plan_is_shown_as_arguments_of_train_py(suite, tmp_path):
     assert f'run_dir="runs/{suite.stem}-other/smooth-s0"' in elsewhere
     assert "--show 6: expected 0 to 2" in refused(command("scripts/ablate.py", suite, "--show", "6"))
     assert "sbatch" in refused(command("scripts/ablate.py", suite, "--out", tmp_path / "out", "--slurm", PATH=""))
+    of_several = command("scripts/ablate.py", suite, "--out", tmp_path / "out", OMPI_COMM_WORLD_SIZE="2")
+    assert "OMPI_COMM_WORLD_SIZE=2" in refused(of_several) and "3 runs, 0 finished" in of_several.stdout

@@ -31,6 +31,7 @@ def arguments_of_command() -> argparse.Namespace:
 def ablate() -> None:
     arguments = arguments_of_command()
 
+    from en.distributed.tasks import refuse_tasks
     from en.suites.launch import launcher_for, run_all
     from en.suites.plan import plan, variants_of
     from en.suites.state import costs_of, progress_of, seconds_left
@@ -57,6 +58,7 @@ def ablate() -> None:
     left = [run for run, so_far in zip(runs, progress, strict=True) if so_far.epochs < run.config.train.epochs]
     if arguments.dry_run or not left:
         return
+    refuse_tasks("one process, which starts the suite's runs itself")
     if arguments.slurm:
         submit(arguments, [runs.index(run) for run in left], out)
         return

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from en.distributed.tasks import refuse_tasks
 from en.errors import RunError, UserError, shown
 
 MOST_RANKS = 10**6
@@ -33,7 +34,8 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        """Reads the environment. Raises UserError for numbers that are invalid or inconsistent."""
+        """Reads the environment. Raises UserError for numbers that are invalid or inconsistent; see refuse_tasks."""
+        refuse_tasks()
         if "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
             raise UserError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
         size, local_size = env_number("WORLD_SIZE", 1, 1, MOST_RANKS), env_number("LOCAL_WORLD_SIZE", 1, 1, MOST_RANKS)
@@ -59,12 +61,15 @@ def env_number(name: str, default: int | str, low: int, high: int) -> int:
     return int(text)
 
 
-def refuse_torchrun(ranks: Ranks) -> None:
-    """Raises UserError, the same on every rank, where there are several."""
+def only_process() -> Ranks:
+    """Reads the environment of a command that runs as one process. Raises UserError, the same on all, for several."""
+    refuse_tasks("one process, without srun or mpirun")
+    ranks = Ranks.from_environment()
     if ranks.world_size > 1:
         refusal = UserError(f"WORLD_SIZE={ranks.world_size}: expected one process, without torchrun")
         refusal.common = True
         raise refusal
+    return ranks
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
