@@ -165,6 +165,33 @@ def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run
     folder._lock.close()
 
 
+def test_names_that_already_are_one_file_are_made_again_without_a_trace_and_survive_a_kill_in_between(whole, tmp_path):
+    step = shutil.copy(checkpoint.step_paths(whole)[0], tmp_path / "step.pt")
+    names = [tmp_path / name for name in ("last.pt", "best.pt")]
+    for _ in range(2):
+        for name in names:
+            checkpoint.link(step, name)
+    files = {"step.pt", "last.pt", "best.pt", "last.pt.sha256", "best.pt.sha256"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    assert all(name.samefile(step) for name in names)
+    saved = checkpoint.load(names[0])
+    names[1].with_name("next.pt.partial").hardlink_to(step)  # as a kill leaves it
+    checkpoint.save(altered(saved, "best", None), tmp_path / "next.pt")
+    assert checkpoint.load(names[0]).digest == saved.digest != checkpoint.load(tmp_path / "next.pt").digest
+
+
+def test_what_killed_writers_left_of_checkpoints_goes_at_the_next_start(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = {path for path in run.rglob("*") if "tfevents" not in path.name}
+    for leftover in ("last.pt.partial", "best.pt.partial.sha256", "checkpoints/step_00009_00000000.pt.partial"):
+        (run / leftover).write_bytes(b"half")
+    folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
+    folder.start(validate(saved.config, "x"), saved.position.epoch, {})
+    folder.close()
+    assert {path for path in run.rglob("*") if "tfevents" not in path.name} == before
+
+
 @pytest.mark.parametrize("key", ["notes", "summary", "circumstances", "config"])
 def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
     changed = {**content, "model": {}, "ema": None, key: {"x": torch.zeros(1)}}

@@ -134,6 +134,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(exist_ok=True)
+        drop(partial)  # what a kill left may be a link to a whole checkpoint, which writing into it would destroy
         durable.write(partial, content)
         durable.write(sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
         put_in_place(partial, path)
@@ -148,6 +149,7 @@ def put_in_place(partial: Path, path: Path) -> None:
     """Renames a checkpoint and its sum. At every moment there is a whole checkpoint, beside it its own sum or none."""
     sum_path(path).unlink(missing_ok=True)
     partial.replace(path)
+    partial.unlink(missing_ok=True)  # a rename leaves it where both already were names of one file
     sum_path(partial).replace(sum_path(path))
     durable.sync_folder(path.parent)
 
@@ -156,6 +158,13 @@ def drop(partial: Path) -> None:
     """Removes what a failed write left."""
     for leftover in (partial, sum_path(partial)):
         with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
+
+
+def drop_partials(folder: Path) -> None:
+    """Removes what killed processes left half-written among a run's checkpoints and their names."""
+    for pattern in (f"*.pt{PARTIAL}*", f"{STEPS}/*.pt{PARTIAL}*"):
+        for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
 
 
