@@ -1,9 +1,11 @@
 """A checkpoint from anywhere is whole and of this package, or refused in one line."""
 
+import argparse
 import copy
 import io
 import json
 import random
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kill_loop import CASES
+from timm.utils import CheckpointSaver
 from torch import nn
 
 from en.build import build_network
@@ -220,6 +223,39 @@ def test_a_checkpoint_of_another_version_is_refused_by_its_format(content, tmp_p
         torch.save({**content, "format": form} if form else {k: v for k, v in content.items() if k != "format"}, path)
         with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 4"):
             checkpoint.load(path)
+
+
+def foreign(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Contents of other programs' files, and the words by which they are known."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer, plain = torch.optim.SGD(network.parameters()), network.state_dict()
+    CheckpointSaver(network, optimizer, checkpoint_dir=str(folder)).save_checkpoint(1)
+    lightning = {"epoch": 1, "pytorch-lightning_version": "2.4.0", "optimizer_states": [optimizer.state_dict()]}
+    return {
+        "plain": (plain, "a plain state_dict of 7 tensors: expected a checkpoint that train.py wrote"),
+        "ddp": (nn.DataParallel(network).state_dict(), "7 tensors, its weights' names after the wrapper's 'module.'"),
+        "compiled": (torch.compile(network).state_dict(), "the wrapper's '_orig_mod.': expected"),
+        "timm": (
+            torch.load(folder / "last.pth.tar", weights_only=True),
+            "program's checkpoint, of 'epoch', 'arch', 'optimizer'",
+        ),
+        "lightning": (
+            lightning | {"state_dict": {f"model.{name}": value for name, value in plain.items()}},
+            "another program's checkpoint, of 'epoch', 'pytorch-lightning_version', 'optimizer_states', 'state_dict', "
+            "its weights' names after the wrapper's 'model.'",
+        ),
+        "options": ({"args": argparse.Namespace(lr=0.1)}, "an object of argparse.Namespace, as files of other"),
+        "pickled": ({"net": network}, "an object of torch.nn.modules.container.Sequential"),
+        "empty": ({}, "another program's checkpoint, of nothing"),
+    }
+
+
+def test_files_of_other_programs_are_known_for_what_they_are(tmp_path):
+    for name, (content, words) in foreign(tmp_path).items():
+        torch.save(content, path := tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match=re.escape(words)) as refusal:
+            checkpoint.load(path)
+        assert "another version" not in str(refusal.value) and str(path) in str(refusal.value)
 
 
 def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):

@@ -22,6 +22,7 @@ from en.config.section import Count
 from en.durable import PARTIAL
 from en.errors import RunError, UserError, shown, warn
 from en.norm.registry import INHERITED, norm_defaults
+from en.runs.foreign import object_in, refuse_foreign
 from en.runs.position import Position
 from en.runs.summary import Summary
 
@@ -249,7 +250,7 @@ def load(path: Path) -> Checkpoint:
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many kinds for files that it did not write
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        reason = object_in(error) or (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
     refuse_other_format(found, path)
     try:
@@ -267,9 +268,10 @@ def load(path: Path) -> Checkpoint:
 
 
 def refuse_other_format(found: Any, path: Path) -> None:
-    """Raises UserError for content of another form than this version writes."""
+    """Raises UserError for content of another form than this version writes, and for that of another program."""
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
+    refuse_foreign(found, path)
     form = found.get("format", 1)
     if not isinstance(form, int) or form not in (FORMAT, READ_TOO):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
