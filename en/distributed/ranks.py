@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from en.distributed.network import naming_unreachable_ranks
 from en.distributed.tasks import refuse_tasks
 from en.errors import RunError, UserError, shown
 
@@ -92,6 +93,7 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
     Args:
         timeout_s: seconds that a communication with other ranks may take.
     Returns: a gloo group of all ranks, for small messages that no device has to wait for; None for a single process.
+    Raises: UserError, RunError where they do not meet.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -105,15 +107,17 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
         )
     timeout = timedelta(seconds=timeout_s)
     own: dict[str, Any] = {}
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        own = {"store": fresh_store(ranks, timeout_s), "rank": ranks.rank, "world_size": ranks.world_size}
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **own)
     try:
-        group = dist.new_group(backend="gloo", timeout=timeout)
+        with naming_unreachable_ranks(ranks.rank, several_nodes=ranks.world_size > ranks.local_world_size):
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                own = {"store": fresh_store(ranks, timeout_s), "rank": ranks.rank, "world_size": ranks.world_size}
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **own)
+            group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)
         yield group
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def connect() -> TCPStore:
