@@ -232,7 +232,10 @@ def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_p
     report([str(path), str(damaged)], tmp_path / "out")
     found = [[row[key] for key in ("layer", "bn", "bn sd", "in")] for row in table(tmp_path / "out", "ratios_1")]
     assert found == [["conv1", "0.25", "0.1", "0.75"], ["<b>", "0.5", "0.2", ""]]
-    assert "layers.csv: not a table of ratios (line 2: mean: missing: expected a value (and 1 more))" in capsys.readouterr().err
+    assert (
+        "layers.csv: not a table of ratios (line 2: mean: missing: expected a value (and 1 more))"
+        in capsys.readouterr().err
+    )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 1 and 'src="data:image/svg+xml;base64,' in page
     assert 'alt="bn leads &#34;below&#34;"' in page
