@@ -1,9 +1,11 @@
 """A checkpoint from anywhere is whole and of this package, or refused in one line."""
 
+import argparse
 import copy
 import io
 import json
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from kill_loop import CASES
+from timm.utils import CheckpointSaver
 from torch import nn
 
 from en.build import build_network
@@ -266,6 +269,33 @@ def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run
     folder._lock.close()
 
 
+def test_names_that_already_are_one_file_are_made_again_without_a_trace_and_survive_a_kill_in_between(whole, tmp_path):
+    step = shutil.copy(checkpoint.step_paths(whole)[0], tmp_path / "step.pt")
+    names = [tmp_path / name for name in ("last.pt", "best.pt")]
+    for _ in range(2):
+        for name in names:
+            checkpoint.link(step, name)
+    files = {"step.pt", "last.pt", "best.pt", "last.pt.sha256", "best.pt.sha256"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    assert all(name.samefile(step) for name in names)
+    saved = checkpoint.load(names[0])
+    names[1].with_name("next.pt.partial").hardlink_to(step)  # as a kill leaves it
+    checkpoint.save(altered(saved, "best", None), tmp_path / "next.pt")
+    assert checkpoint.load(names[0]).digest == saved.digest != checkpoint.load(tmp_path / "next.pt").digest
+
+
+def test_what_killed_writers_left_of_checkpoints_goes_at_the_next_start(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = {path for path in run.rglob("*") if "tfevents" not in path.name}
+    for leftover in ("last.pt.partial", "best.pt.partial.sha256", "checkpoints/step_00009_00000000.pt.partial"):
+        (run / leftover).write_bytes(b"half")
+    folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
+    folder.start(validate(saved.config, "x"), saved.position.epoch, {})
+    folder.close()
+    assert {path for path in run.rglob("*") if "tfevents" not in path.name} == before
+
+
 @pytest.mark.parametrize("key", ["notes", "summary", "circumstances", "config"])
 def test_tensors_among_plain_values_are_refused_by_name(content, tmp_path, key):
     changed = {**content, "model": {}, "ema": None, key: {"x": torch.zeros(1)}}
@@ -294,6 +324,39 @@ def test_a_checkpoint_of_another_version_is_refused_by_its_format(content, tmp_p
         torch.save({**content, "format": form} if form else {k: v for k, v in content.items() if k != "format"}, path)
         with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 4"):
             checkpoint.load(path)
+
+
+def foreign(folder: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Contents of other programs' files, and the words by which they are known."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer, plain = torch.optim.SGD(network.parameters()), network.state_dict()
+    CheckpointSaver(network, optimizer, checkpoint_dir=str(folder)).save_checkpoint(1)
+    lightning = {"epoch": 1, "pytorch-lightning_version": "2.4.0", "optimizer_states": [optimizer.state_dict()]}
+    return {
+        "plain": (plain, "a plain state_dict of 7 tensors: expected a checkpoint that train.py wrote"),
+        "ddp": (nn.DataParallel(network).state_dict(), "7 tensors, its weights' names after the wrapper's 'module.'"),
+        "compiled": (torch.compile(network).state_dict(), "the wrapper's '_orig_mod.': expected"),
+        "timm": (
+            torch.load(folder / "last.pth.tar", weights_only=True),
+            "program's checkpoint, of 'epoch', 'arch', 'optimizer'",
+        ),
+        "lightning": (
+            lightning | {"state_dict": {f"model.{name}": value for name, value in plain.items()}},
+            "another program's checkpoint, of 'epoch', 'pytorch-lightning_version', 'optimizer_states', 'state_dict', "
+            "its weights' names after the wrapper's 'model.'",
+        ),
+        "options": ({"args": argparse.Namespace(lr=0.1)}, "an object of argparse.Namespace, as files of other"),
+        "pickled": ({"net": network}, "an object of torch.nn.modules.container.Sequential"),
+        "empty": ({}, "another program's checkpoint, of nothing"),
+    }
+
+
+def test_files_of_other_programs_are_known_for_what_they_are(tmp_path):
+    for name, (content, words) in foreign(tmp_path).items():
+        torch.save(content, path := tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match=re.escape(words)) as refusal:
+            checkpoint.load(path)
+        assert "another version" not in str(refusal.value) and str(path) in str(refusal.value)
 
 
 def test_a_folder_in_the_place_of_a_checkpoint_is_none(whole, tmp_path):

@@ -11,6 +11,7 @@ from conftest import GOOD
 
 from en.build import build_network
 from en.config.reading import dump, known_keys, load_config
+from en.distributed import tasks
 from en.distributed.ranks import Ranks, process_group
 from en.errors import UserError, exit_on_error, is_reporter
 
@@ -230,6 +231,25 @@ def test_an_environment_that_does_not_say_who_this_is_is_refused_in_one_line(env
         exit_on_error(join)
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and line.startswith("error: ") and words in line and len(line) < 1000
+
+
+@pytest.mark.parametrize("name", tasks.SIZES)
+def test_one_of_several_tasks_without_torchrun_is_refused_with_the_command_that_makes_them_ranks(name, good):
+    line = refused(command("train.py", good, **{name: "4"}))
+    assert line.startswith(f"error: {name}=4 in the environment") and "expected torchrun in one task a node" in line
+
+
+def test_commands_of_several_tasks_are_refused_or_served_by_what_they_do(good, tmp_path):
+    four = {"SLURM_STEP_NUM_TASKS": "4"}
+    assert "srun --ntasks-per-node 1 torchrun" in refused(command("eval.py", tmp_path, **four))
+    assert "expected one process, without srun" in refused(command("scripts/ratios.py", tmp_path, **four))
+    assert "expected one process, without srun" in refused(
+        command("scripts/diagnose.py", good, "--out", tmp_path, **four)
+    )
+    assert command("train.py", good, "--print-config", **four).returncode == 0
+    as_ranks = {**four, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+    for served in ({"SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_NTASKS": "4"}, {"PMI_SIZE": "many"}, as_ranks):
+        assert "images/classes.json" in refused(command("train.py", good, **served)), served
 
 
 def test_groups_that_do_not_divide_are_refused_by_their_key_layer_and_channels(good):

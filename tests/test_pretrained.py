@@ -48,6 +48,31 @@ def test_averages_and_their_count_are_kept_and_a_checkpoint_of_the_network_with_
         assert ours.keys() == theirs.keys()
 
 
+def averaged(model):
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, averaged, lambda model: nn.ModuleDict({"net": model})]
+)
+def test_keys_that_a_wrapper_has_put_a_prefix_before_are_refused_with_the_prefix_on_either_side(wrap):
+    plain, model = network(), replace_norm(network(), "en")
+    wrapped = wrap(network()).state_dict()
+    prefix = next(name for name in wrapped if name.endswith("0.weight")).removesuffix("0.weight")
+    with pytest.raises(ValueError, match=rf"^{prefix}.* in the state_dict: expected .* has put '{prefix}' in front"):
+        load_batch_norm(model, wrapped)
+    with pytest.raises(ValueError, match=rf"^{prefix}.* in the model: expected .* has put '{prefix}' in front"):
+        load_batch_norm(wrap(model), plain.state_dict())
+    load_batch_norm(
+        model, {name.removeprefix(prefix): value for name, value in wrapped.items() if name != "n_averaged"}
+    )
+
+
+def test_a_checkpoint_around_a_state_dict_is_refused_with_the_key_that_holds_it():
+    with pytest.raises(ValueError, match="under 'state_dict': expected that one"):
+        load_batch_norm(replace_norm(network(), "en"), {"epoch": 3, "state_dict": network().state_dict()})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -236,7 +236,10 @@ def test_the_ratios_of_runs_are_part_of_the_page_pictures_with_their_words(tmp_p
     assert "standard deviation over the 50,000 images of val of ImageNet" in text
     found = [[row[key] for key in ("layer", "bn", "bn sd", "in")] for row in table(tmp_path / "out", "ratios_1")]
     assert found == [["conv1", "0.25", "0.1", "0.75"], ["<b>", "0.5", "0.2", ""]]
-    assert "layers.csv: not a table of ratios ('mean'): left out" in capsys.readouterr().err
+    assert (
+        "layers.csv: not a table of ratios (line 2: mean: missing: expected a value (and 1 more))"
+        in capsys.readouterr().err
+    )
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img ") == 1 and 'src="data:image/svg+xml;base64,' in page
     assert 'alt="bn leads &#34;below&#34;"' in page
@@ -337,6 +340,33 @@ def test_what_may_be_of_a_report_without_a_list_is_left_with_a_warning(suite, tm
     report([str(suite / "bn-s0")], out)
     assert contents(out).keys() == before | {"files.sha256"}
     assert "files that may be of an earlier report are left, such as " in capsys.readouterr().err
+
+
+BROKEN = {
+    "1,conv1": "line 3: expected as many fields as headings",
+    "1,conv1,in,0.5,0.1,7": "line 3: expected as many fields as headings",
+    "1,conv1,in,nan,0.1": "line 3: mean='nan': expected a finite number",
+    "1,conv1,in,0.5,inf": "line 3: sd='inf': expected a finite number",
+    "1,conv1,in,1.5,0.1": "line 3: mean='1.5': expected at most 1",
+    "1,conv1,in,half,0.1": "line 3: mean='half': expected a number",
+    "1,conv1,xn,0.5,0.1": "line 3: normalizer='xn': expected one of bn, in, ln, gn",
+    "1,conv1,layer,0.5,0.1": "line 3: normalizer='layer': expected",
+    "1,conv1,bn,0.5,0.1": "line 3: conv1, bn: expected once",
+    '1,"conv1,in,0.5,0.1': "unexpected end of data",
+}
+
+
+def test_rows_of_ratios_that_are_none_are_named_by_their_line_and_cost_their_table_alone(tmp_path, capsys):
+    paths = [Path(run(tmp_path / f"en{number}", seed=number)) for number in range(len(BROKEN))]
+    for path, row in zip(paths, BROKEN, strict=True):
+        looked_at(path)
+        (path / "ratios" / "layers.csv").write_text(f"position,layer,normalizer,mean,sd\n1,conv1,bn,0.5,\n{row}\n")
+    report(map(str, paths), tmp_path / "out")
+    said = capsys.readouterr().err.splitlines()
+    for path, words in zip(paths, BROKEN.values(), strict=True):
+        (line,) = [line for line in said if f"{path}/" in line]
+        assert words in line and line.startswith("warning: ") and line.endswith("left out")
+    assert not list((tmp_path / "out" / "tables").glob("ratios_*"))
 
 
 DAMAGE = [

@@ -84,6 +84,21 @@ def test_bad_sources_and_arguments_are_refused_in_one_line(tmp_path, folders):
     assert "--quality" in refused(command("scripts/prepare_data.py", folders, tmp_path / "out", "--quality", 0))
 
 
+def test_a_class_of_two_words_without_tabs_is_refused_with_the_line_and_the_need_of_tabs(folders, tmp_path):
+    first = min((folders / "train").rglob("*.jpg"))
+    for name in ("a.jpg", "a b.jpg"):
+        (tmp_path / name).write_bytes(first.read_bytes())
+        lines = [f"{split} {name} great dane" for split in ("train", "val")]
+        path = tmp_path / "list.txt"
+        path.write_text("\n".join(lines))
+        with pytest.raises(UserError, match=rf"list.txt:1: no file '{name} great', but '{name}' is one: expected tabs"):
+            read_source(str(path))
+        path.write_text("\n".join("\t".join(line.replace(f" {name} ", f"|{name}|").split("|")) for line in lines))
+        assert read_source(str(path)).classes == ["great dane"]
+        path.write_text("\n".join(lines).replace(" great", ""))
+        assert read_source(str(path)).classes == ["dane"]
+
+
 def test_a_val_class_that_train_lacks_is_refused(kind, tmp_path):
     root = write_folders(tmp_path / "x", {"train": 2, "val": 2})
     (root / "val" / "Extra").mkdir()

@@ -1,6 +1,7 @@
 """Suites: what a file names, what of it is run, and what happens when runs fail or are stopped."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 from commands import ROOT, command, refused
 
+from en.config.reading import dump
 from en.errors import UserError
 from en.norm import NORMALIZERS, Normalizer
+from en.suites.failures import failure_path, forget_failure, keep_failure, was_stopped
 from en.suites.plan import plan, variants_of
 from en.suites.state import Progress, cost_of, progress_of, seconds_left
 
@@ -197,7 +200,15 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
         progress_of(run).epochs == (0 if run.variant == "broken" else 3) for run in plan(suite, out, ["train.epochs=3"])
     )
     plan_again = command("scripts/ablate.py", *arguments, "--dry-run")
-    assert plan_again.returncode == 0 and "3 runs, 2 finished; about" in plan_again.stdout
+    assert plan_again.returncode == 0 and "3 runs, 2 finished, 1 failed; about 0 s" in plan_again.stdout
+    table = " ".join(plan_again.stdout.split())
+    assert re.search(r"0/3 failed \d{4}-\d\d-\d\d \d\d:\d\d with exit code 1: the loss is not finite at step", table)
+    log = (out / "broken-s0.log").read_bytes()
+    not_again = command("scripts/ablate.py", *arguments)
+    assert not_again.returncode == 1 and "1 of 3 runs failed: broken-s0; --retry-failed tries" in not_again.stderr
+    assert (out / "broken-s0.log").read_bytes() == log
+    retried = command("scripts/ablate.py", *arguments, "--retry-failed")
+    assert retried.returncode == 1 and (out / "broken-s0.log").read_bytes().count(b"== ") == 2 * log.count(b"== ")
     assert "holds a run with optim.lr=0.01: expected 0.5" in refused(
         command("scripts/ablate.py", *arguments, "optim.lr=0.5")
     )
@@ -205,7 +216,51 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     assert written_out.returncode == 0 and "3 runs, 2 finished" in written_out.stdout
     summary = out / "plain-s0" / "summary.json"
     summary.write_text(summary.read_text().replace('"eps": 1e-05', '"eps": 0.25'))  # another day's default
-    assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(command("scripts/ablate.py", *arguments))
+    of_today = command("scripts/ablate.py", *arguments, "norm.eps=1e-5")
+    assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(of_today)
+
+
+@pytest.fixture
+def run(suite, tmp_path):
+    """One planned run with a folder that it has begun."""
+    (planned, *_) = plan(suite, tmp_path / "out", [])
+    planned.folder.mkdir(parents=True)
+    (planned.folder / "config.yaml").write_text(dump(planned.config))
+    return planned
+
+
+def test_a_failure_holds_for_the_same_configuration_until_the_run_is_started_again_or_removed(run, suite, tmp_path):
+    keep_failure(run, 1, "error: no\nway")
+    failure = progress_of(run).failure
+    assert failure and (failure.exit_code, failure.reason) == (1, r"no\nway")
+    (other, *_) = plan(suite, tmp_path / "out", ["data.root=elsewhere"])
+    assert progress_of(other).failure is None and progress_of(other).begun
+    assert seconds_left([run], [Progress(True, 1, (5.0,), failure)], 1) == 0
+    (run.folder / "config.yaml").unlink()
+    assert progress_of(run).failure is None
+    keep_failure(run, 2, "x")
+    assert progress_of(run).failure
+    failure_path(run).write_text("{}")
+    assert progress_of(run).failure is None
+    keep_failure(run, 2, "x")
+    forget_failure(run)
+    assert progress_of(run).failure is None
+
+
+def failing(tmp_path: Path, worker: str) -> tuple[int, str]:
+    """The exit code and output of torchrun, of two ranks that run this."""
+    (tmp_path / "worker.py").write_text(f"import os, signal, sys\nrank = os.environ['RANK']\n{worker}\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launcher, str(tmp_path / "worker.py")], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_run_that_was_killed_or_stopped_is_told_from_one_that_failed_also_through_torchrun(tmp_path):
+    assert [was_stopped(code, "") for code in (-9, -15, 75, 130, 143, 1, 2)] == [True] * 5 + [False] * 2
+    code, log = failing(tmp_path, "if rank == '1': os.kill(os.getpid(), signal.SIGKILL)\nsignal.pause()")
+    assert code == 1 and was_stopped(code, log)
+    code, log = failing(tmp_path, "sys.exit(1) if rank == '1' else signal.pause()")
+    assert code == 1 and not was_stopped(code, log)
 
 
 def test_a_plan_of_data_that_is_not_prepared_says_what_to_do_and_runs_do_not_start(suite, folders, tmp_path):
@@ -231,3 +286,5 @@ def test_one_run_of_the_plan_is_shown_as_arguments_of_train_py(suite, tmp_path):
     assert f'run_dir="runs/{suite.stem}-other/smooth-s0"' in elsewhere
     assert "--show 6: expected 0 to 2" in refused(command("scripts/ablate.py", suite, "--show", "6"))
     assert "sbatch" in refused(command("scripts/ablate.py", suite, "--out", tmp_path / "out", "--slurm", PATH=""))
+    of_several = command("scripts/ablate.py", suite, "--out", tmp_path / "out", OMPI_COMM_WORLD_SIZE="2")
+    assert "OMPI_COMM_WORLD_SIZE=2" in refused(of_several) and "3 runs, 0 finished" in of_several.stdout

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,32 @@ class Malicious:
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, (f"touch {self.marker}",)
+
+
+def test_what_the_summary_would_not_hold_is_known_before_the_first_step(recipe, betons, folders, tmp_path):
+    small = ["model.name=timm/resnet10t", "norm.name=bn", "train.epochs=1"]
+    stock = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))  # without dataset.json, as FFCV's own files
+    stock.mkdir()
+    for name in ("train.beton", "val.beton", "classes.json"):
+        (stock / name).symlink_to(betons / name)
+    (tmp_path / "stock").symlink_to(stock)
+    succeed("train.py", recipe, *small, f"data.root={tmp_path / 'stock'}", f"run_dir={tmp_path / 'run'}")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["dataset"] == r"caf\xe9"
+    no_run = f"run_dir={tmp_path / 'none'}"
+    for dataset, words in (
+        ("x" * 1001, "a name of 1001 characters, more than 900"),
+        ("\ud800", "surrogates not allowed"),
+    ):
+        (stock / "dataset.json").write_text(
+            json.dumps({"name": dataset, "storage": {"kind": "jpeg", "max_side": None}})
+        )
+        refusal = refused(command("train.py", recipe, *small, f"data.root={tmp_path / 'stock'}", no_run))
+        assert "dataset.json: expected the output of scripts/prepare_data.py: " in refusal and words in refusal
+    long = shutil.copytree(folders, Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + b"\xe9" * 255)))
+    (tmp_path / "long").symlink_to(long)
+    line = [*small, "data.loader=folder", f"data.root={tmp_path / 'long'}", no_run]
+    assert "summary.json: dataset=" in (refusal := refused(command("train.py", recipe, *line)))
+    assert "expected at most 1000 characters" in refusal and not (tmp_path / "none").exists()
 
 
 def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recipe, finished, betons, folders, tmp_path):

@@ -1,11 +1,13 @@
 """Run a suite: en-ablate SUITE [key=value ...]; also scripts/ablate.py.
 
 Shows the plan, then runs what is missing of it, resumes what was interrupted and goes past what fails. Run it again to
-complete it. Ctrl-C stops the runs with a checkpoint each.
+complete it; what has failed is tried again with --retry-failed, or once its configuration is another one. Ctrl-C stops
+the runs with a checkpoint each.
 """
 
 import argparse
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from en.errors import Parser, RunError, UserError, exit_on_error, warn, whole_number
@@ -21,6 +23,7 @@ def arguments_of_command() -> argparse.Namespace:
     parser.add_argument("--at-once", metavar="N", type=whole_number(1, 1000), default=1, help="runs at the same time")
     parser.add_argument("--ranks", metavar="N", type=whole_number(1, 1000), help="processes of each run, "
                         "default one for each GPU, or one")  # fmt: skip
+    parser.add_argument("--retry-failed", action="store_true", help="try again what has failed")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--slurm", action="store_true", help="submit what is left as a job array of scripts/slurm.sh")
     parser.add_argument("--show", metavar="INDEX", type=whole_number(0, 10**6), help="print the arguments of "
@@ -31,6 +34,7 @@ def arguments_of_command() -> argparse.Namespace:
 def ablate() -> None:
     arguments = arguments_of_command()
 
+    from en.distributed.tasks import refuse_tasks
     from en.suites.launch import launcher_for, run_all
     from en.suites.plan import plan, variants_of
     from en.suites.state import costs_of, progress_of, seconds_left
@@ -54,17 +58,36 @@ def ablate() -> None:
             raise
         warn(f"{error}; no run would start, and the plan has no parameters and GMACs")
         costs = {}
-    show_plan(runs, progress, costs, seconds_left(runs, progress, arguments.at_once))
-    left = [run for run, so_far in zip(runs, progress, strict=True) if so_far.epochs < run.config.train.epochs]
-    if arguments.dry_run or not left:
+    wanted = [replace(so_far, failure=None) for so_far in progress] if arguments.retry_failed else progress
+    show_plan(runs, progress, costs, seconds_left(runs, wanted, arguments.at_once))
+    open_ones = [(run, so_far) for run, so_far in zip(runs, wanted, strict=True) if not so_far.is_finished(run)]
+    left, failed = ([run for run, so_far in open_ones if bool(so_far.failure) == has] for has in (False, True))
+    if arguments.dry_run:
         return
+    if not left:
+        report_failures([run.name for run in failed], [], len(runs))
+        return
+    refuse_tasks("one process, which starts the suite's runs itself")
     if arguments.slurm:
         submit(arguments, [runs.index(run) for run in left], out)
         return
-    failed = run_all(left, launcher)
+    failed_now, stopped = run_all(left, launcher)
+    report_failures([run.name for run in [*failed, *failed_now]], [run.name for run in stopped], len(runs))
+
+
+def report_failures(failed: list[str], stopped: list[str], runs: int) -> None:
+    """Raises RunError that says how to go on where some of so many runs failed or were stopped from outside.
+
+    Args:
+        failed, stopped: their names.
+    """
+    said = []
     if failed:
-        of_failed = ", ".join(run.name for run in failed)
-        raise RunError(f"{len(failed)} of {len(left)} runs failed: {of_failed}; the same command tries them again")
+        said.append(f"{len(failed)} of {runs} runs failed: {', '.join(failed)}; --retry-failed tries them again")
+    if stopped:
+        said.append(f"{len(stopped)} of {runs} runs were stopped: {', '.join(stopped)}; the same command resumes them")
+    if said:
+        raise RunError("; ".join(said))
 
 
 def submit(arguments: argparse.Namespace, indices: list[int], out: Path) -> None:

@@ -20,7 +20,7 @@ def look() -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the files, default RUN/ratios")
     arguments = parser.parse_intermixed_args()
 
-    from en.distributed.ranks import Ranks, refuse_torchrun
+    from en.distributed.ranks import only_process
     from en.evaluation.ratios import describe, measure_ratios, read_pictures
     from en.evaluation.trained import open_trained
     from en.reports.ratio_files import make_folder, write_ratios
@@ -28,8 +28,7 @@ def look() -> None:
     from en.runs.ratios import read_epochs
     from en.runs.start import run_of
 
-    ranks, split = Ranks.from_environment(), arguments.split
-    refuse_torchrun(ranks)
+    ranks, split = only_process(), arguments.split
     data = [] if arguments.data is None else [f"data.root={json.dumps(arguments.data)}"]
     trained = open_trained(arguments.checkpoint, [*arguments.overrides, *data], ranks, [split])
     run = run_of(trained.path)

@@ -47,6 +47,7 @@ EXPECTED = {  # by pydantic's name of the error
     "int_type": "an integer",
     "int_from_float": "an integer",
     "float_type": "a number",
+    "float_parsing": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a string",

@@ -13,7 +13,7 @@ from en.build import build_network, build_to_device, check_batch_size, open_load
 from en.config.schema import Config
 from en.data import naming_dead_workers
 from en.diagnosis.gains import Gain, gains_of
-from en.distributed.ranks import Ranks, choose_device, refuse_torchrun
+from en.distributed.ranks import choose_device, only_process
 from en.errors import RunError
 from en.norm import Normalizer
 from en.runs.position import Position
@@ -49,8 +49,7 @@ def trace(config: Config, steps: int, every: int) -> Iterator[Step]:
     Yields: each step that was taken.
     Raises: UserError for what train.py refuses; RunError once the loss or the gradient is not finite.
     """
-    ranks = Ranks.from_environment()
-    refuse_torchrun(ranks)
+    ranks = only_process()
     loader = open_loaders(config, ranks, ["train"])["train"]
     check_batch_size(config, ranks, loader.samples)
     device = choose_device(config.device, ranks)

@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from en.distributed.network import naming_unreachable_ranks
+from en.distributed.tasks import refuse_tasks
 from en.errors import RunError, UserError, shown
 
 MOST_RANKS = 10**6
@@ -33,7 +35,8 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> "Ranks":
-        """Reads the environment. Raises UserError for numbers that are invalid or inconsistent."""
+        """Reads the environment. Raises UserError for numbers that are invalid or inconsistent; see refuse_tasks."""
+        refuse_tasks()
         if "WORLD_SIZE" in os.environ and "RANK" not in os.environ:
             raise UserError("RANK is not set, but WORLD_SIZE is: expected both, as torchrun sets them, or neither")
         size, local_size = env_number("WORLD_SIZE", 1, 1, MOST_RANKS), env_number("LOCAL_WORLD_SIZE", 1, 1, MOST_RANKS)
@@ -59,12 +62,15 @@ def env_number(name: str, default: int | str, low: int, high: int) -> int:
     return int(text)
 
 
-def refuse_torchrun(ranks: Ranks) -> None:
-    """Raises UserError, the same on every rank, where there are several."""
+def only_process() -> Ranks:
+    """Reads the environment of a command that runs as one process. Raises UserError, the same on all, for several."""
+    refuse_tasks("one process, without srun or mpirun")
+    ranks = Ranks.from_environment()
     if ranks.world_size > 1:
         refusal = UserError(f"WORLD_SIZE={ranks.world_size}: expected one process, without torchrun")
         refusal.common = True
         raise refusal
+    return ranks
 
 
 def choose_device(wanted: str, ranks: Ranks) -> torch.device:
@@ -87,6 +93,7 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
     Args:
         timeout_s: seconds that a communication with other ranks may take.
     Returns: a gloo group of all ranks, for small messages that no device has to wait for; None for a single process.
+    Raises: UserError, RunError where they do not meet.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -100,15 +107,17 @@ def process_group(ranks: Ranks, device: torch.device, timeout_s: float) -> Itera
         )
     timeout = timedelta(seconds=timeout_s)
     own: dict[str, Any] = {}
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        own = {"store": fresh_store(ranks, timeout_s), "rank": ranks.rank, "world_size": ranks.world_size}
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **own)
     try:
-        group = dist.new_group(backend="gloo", timeout=timeout)
+        with naming_unreachable_ranks(ranks.rank, several_nodes=ranks.world_size > ranks.local_world_size):
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                own = {"store": fresh_store(ranks, timeout_s), "rank": ranks.rank, "world_size": ranks.world_size}
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **own)
+            group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)
         yield group
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def connect() -> TCPStore:

@@ -33,6 +33,7 @@ def load_batch_norm(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     Raises: ValueError, with the model untouched, for a key that is missing or too much, or a tensor of another shape.
     """
     state, own = dict(state_dict), model.state_dict()
+    refuse_wrapped(state, own)
     beside: set[str] = set()
     for place, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, Normalizer):
@@ -48,6 +49,25 @@ def load_batch_norm(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     for key in state.keys() - own.keys():
         raise ValueError(f"{key}: no such parameter or buffer in this {type(model).__name__}")
     model.load_state_dict({**own, **state})
+
+
+def refuse_wrapped(state: Mapping[str, object], own: Mapping[str, object]) -> None:
+    """Raises ValueError where no key fits because a wrapper put a prefix before all of them, or a dict around them."""
+    if state.keys() & own.keys():
+        return
+    for name, value in state.items():
+        if isinstance(value, Mapping) and value:
+            raise ValueError(f"the state_dict is a checkpoint with a dict of its own under {name!r}: expected that one")
+    for long, short, holder in ((state, own, "the state_dict"), (own, state, "the model")):
+        for key in short:
+            found = next((name for name in long if name.endswith(f".{key}")), None)
+            if found is not None:
+                prefix = found.removesuffix(key)
+                raise ValueError(
+                    f"{found} in {holder}: expected {key}: a wrapper, such as DistributedDataParallel (module.) or "
+                    f"torch.compile (_orig_mod.), has put {prefix!r} in front: expected what it wraps, "
+                    "or keys without that, by key.removeprefix"
+                )
 
 
 def is_beside(name: str) -> bool:

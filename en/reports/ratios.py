@@ -2,17 +2,22 @@
 
 import base64
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict, ValidationError, field_validator
+
+from en.config.section import Section, first_problem
 from en.errors import warn
+from en.norm.statistics import NAMES
 from en.reports.ratio_files import FACTS, read_facts
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
 from en.reports.tables import Cell, Note, Table, mean, words
 from en.runs import checkpoint
 from en.runs.position import Position
+from en.runs.ratios import RatioShare
 
 FOLDER = "ratios"
 LAYERS = "layers.csv"
@@ -50,6 +55,29 @@ class RatioPicture:
     title: str
     alt: str
     address: str
+
+
+class LayerShare(Section):
+    """One normalizer's ratio in one layer, by the text of a table; sd is None of one sample."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)
+
+    layer: str
+    normalizer: str
+    mean: RatioShare
+    sd: RatioShare | None
+
+    @field_validator("sd", mode="before")
+    @classmethod
+    def _none(cls, found: object) -> object:
+        return None if found == "" else found
+
+    @field_validator("normalizer")
+    @classmethod
+    def _known(cls, found: str) -> str:
+        if found not in NAMES:
+            raise ValueError(f"expected one of {', '.join(NAMES)}")
+        return found
 
 
 def find_ratios(runs: Iterable[Run]) -> list[RunRatios]:
@@ -94,7 +122,7 @@ def ratio_tables(found: Iterable[RunRatios]) -> list[Table]:
     for at, (each, path) in enumerate(held, 1):
         try:
             headings, rows = by_layer(path)
-        except (ValueError, KeyError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             warn(f"{path}: not a table of ratios ({error}): left out")
             continue
         note = Note(f"Mean ± sample standard deviation over {each.images}; more is in {each.folder}.")
@@ -103,15 +131,31 @@ def ratio_tables(found: Iterable[RunRatios]) -> list[Table]:
 
 
 def by_layer(path: Path) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows: a row for each layer, a column for each normalizer."""
+    """Headings and rows: a row for each layer, a column for each normalizer. Raises ValueError that names the line."""
     layers: dict[str, dict[str, Cell]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file, strict=True):
-            ratio = Estimate(float(row["mean"]), 1, float(row["sd"]) if row["sd"] else None)
-            layers.setdefault(row["layer"], {})[row["normalizer"]] = mean(ratio, ".3f")
+        reader = csv.DictReader(file, strict=True)
+        for row in reader:
+            try:
+                found = read_share(row)
+                if found.normalizer in layers.setdefault(found.layer, {}):
+                    raise ValueError(f"{found.layer}, {found.normalizer}: expected once")
+            except ValueError as error:
+                raise ValueError(f"line {reader.line_num}: {error}") from error
+            layers[found.layer][found.normalizer] = mean(Estimate(found.mean, 1, found.sd), ".3f")
     kinds = list(dict.fromkeys(kind for cells in layers.values() for kind in cells))
     rows = [[words(layer), *(cells.get(kind, mean(None)) for kind in kinds)] for layer, cells in layers.items()]
     return ["layer", *kinds], rows
+
+
+def read_share(row: Mapping[str | None, object]) -> LayerShare:
+    """Reads a row of the table. Raises ValueError that names the column, its value and what was expected."""
+    if None in row or None in row.values():
+        raise ValueError("expected as many fields as headings")
+    try:
+        return LayerShare.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(first_problem(error, str)) from error
 
 
 def ratio_pictures(found: Iterable[RunRatios]) -> list[RatioPicture]:

@@ -22,6 +22,7 @@ from en.config.section import Count
 from en.durable import PARTIAL
 from en.errors import RunError, UserError, shown, warn
 from en.norm.registry import INHERITED, norm_defaults
+from en.runs.foreign import object_in, refuse_foreign
 from en.runs.position import Position
 from en.runs.summary import Summary
 
@@ -134,6 +135,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         path.parent.mkdir(exist_ok=True)
+        drop(partial)  # what a kill left may be a link to a whole checkpoint, which writing into it would destroy
         durable.write(partial, content)
         durable.write(sum_path(partial), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
         put_in_place(partial, path)
@@ -148,6 +150,7 @@ def put_in_place(partial: Path, path: Path) -> None:
     """Renames a checkpoint and its sum. At every moment there is a whole checkpoint, beside it its own sum or none."""
     sum_path(path).unlink(missing_ok=True)
     partial.replace(path)
+    partial.unlink(missing_ok=True)  # a rename leaves it where both already were names of one file
     sum_path(partial).replace(sum_path(path))
     durable.sync_folder(path.parent)
 
@@ -156,6 +159,13 @@ def drop(partial: Path) -> None:
     """Removes what a failed write left."""
     for leftover in (partial, sum_path(partial)):
         with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
+
+
+def drop_partials(folder: Path) -> None:
+    """Removes what killed processes left half-written among a run's checkpoints and their names."""
+    for pattern in (f"*.pt{PARTIAL}*", f"{STEPS}/*.pt{PARTIAL}*"):
+        for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
 
 
@@ -241,7 +251,7 @@ def load(path: Path) -> Checkpoint:
             warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many kinds for files that it did not write
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        reason = object_in(error) or (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
     refuse_other_format(found, path)
     try:
@@ -259,9 +269,10 @@ def load(path: Path) -> Checkpoint:
 
 
 def refuse_other_format(found: Any, path: Path) -> None:
-    """Raises UserError for content of another form than this version writes."""
+    """Raises UserError for content of another form than this version writes, and for that of another program."""
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
+    refuse_foreign(found, path)
     form = found.get("format", 1)
     if not isinstance(form, int) or form not in (FORMAT, READ_TOO):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")

@@ -87,6 +87,7 @@ class RunFolder:
             start: of this process, for provenance.json.
         """
         with self.writing():
+            checkpoint.drop_partials(self.path)
             self._write("config.yaml", dump(config))
             for name in LOGS:
                 rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]

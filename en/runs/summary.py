@@ -8,7 +8,7 @@ from en.config.section import Count, Section
 
 Name = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
-Score = Annotated[float, Field(allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=-1e150, le=1e150)]  # a loss may explode; its square is to be a number
 
 
 class Summary(Section):

@@ -15,6 +15,7 @@ import torch
 from en.errors import RESUME_ME, Stopped, UserError, in_one_line
 from en.machine import ROOT
 from en.progress import Progress, tell
+from en.suites.failures import forget_failure, keep_failure, was_stopped
 from en.suites.plan import Planned
 from en.suites.state import epochs_of
 
@@ -53,6 +54,7 @@ class Launcher:
             launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.ranks)]
         line = [*launcher, "-m", "en.commands.train", str(run.base), *run.overrides, "--resume", "auto"]
         run.folder.parent.mkdir(parents=True, exist_ok=True)
+        forget_failure(run)
         with log_of(run).open("ab") as log:
             log.write(f"{START}{shlex.join(line)}\n".encode())
             log.flush()
@@ -86,10 +88,14 @@ def log_of(run: Planned) -> Path:
     return run.folder.parent / f"{run.folder.name}.log"
 
 
-def last_line(run: Planned) -> str:
-    """The last line of a run's latest start that names an error, or else its last line."""
-    latest = log_of(run).read_text(errors="replace").rpartition(START)[2]
-    lines = [line for line in latest.splitlines()[1:] if line.strip()]
+def latest_log(run: Planned) -> str:
+    """What a run's latest start has printed, after the line of its command."""
+    return log_of(run).read_text(errors="replace").rpartition(START)[2].partition("\n")[2]
+
+
+def last_line(log: str) -> str:
+    """The last line of a start that names an error, or else its last line."""
+    lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
     return in_one_line((errors or lines or ["nothing was printed"])[-1])
 
@@ -119,10 +125,12 @@ class Pool:
 
     Attributes:
         failed: runs that ended with an error.
+        stopped: runs that something else than this process stopped or killed.
     """
 
     def __init__(self, runs: Sequence[Planned], launcher: Launcher) -> None:
         self.failed: list[Planned] = []
+        self.stopped: list[Planned] = []
         self._launcher, self._waiting, self._stopping = launcher, list(runs), False
         self._running: dict[int, tuple[Planned, subprocess.Popen[bytes]]] = {}
 
@@ -153,10 +161,18 @@ class Pool:
                 continue
             del self._running[slot]
             if code and not self._stopping:
-                self.failed.append(run)
-                tell(f"{run.name}: failed with exit code {code}: {last_line(run)}")
+                self._take_failed(run, code)
             else:
                 tell(f"{run.name}: {'stopped' if code else 'finished'}")
+
+    def _take_failed(self, run: Planned, code: int) -> None:
+        """Keeps why a run failed, unless it was stopped from outside: then the next start resumes it."""
+        log = latest_log(run)
+        stopped = was_stopped(code, log)
+        (self.stopped if stopped else self.failed).append(run)
+        if not stopped:
+            keep_failure(run, code, last_line(log))
+        tell(f"{run.name}: {'stopped' if stopped else 'failed'} with exit code {code}: {last_line(log)}")
 
     def stop(self) -> None:
         """Asks the runs to write a checkpoint and end, once, and starts no more."""
@@ -169,10 +185,10 @@ class Pool:
         tell(f"waiting for the checkpoints of {len(self._running)} runs")
 
 
-def run_all(runs: Sequence[Planned], launcher: Launcher) -> list[Planned]:
+def run_all(runs: Sequence[Planned], launcher: Launcher) -> tuple[list[Planned], list[Planned]]:
     """Runs each to its end, one after another or several at once, past those that fail.
 
-    Returns: the runs that failed.
+    Returns: the runs that failed, and those that were stopped or killed from outside.
     Raises: Stopped after a signal, when all runs have ended with a checkpoint.
     """
     epochs = sum(run.config.train.epochs for run in runs)
@@ -187,4 +203,4 @@ def run_all(runs: Sequence[Planned], launcher: Launcher) -> list[Planned]:
             progress.advance(sum(epochs_of(run) for run in runs) - progress.done)
     if stop.signal:
         raise Stopped(f"stopped by {stop.signal}: the same command resumes the suite (exit code {RESUME_ME})")
-    return pool.failed
+    return pool.failed, pool.stopped

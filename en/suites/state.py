@@ -17,6 +17,7 @@ from en.errors import UserError
 from en.models import Complexity, complexity
 from en.norm.registry import INHERITED
 from en.runs.summary import Summary
+from en.suites.failures import Failure, failure_of, has_folder
 from en.suites.plan import Planned
 
 OF_NO_RESULT = (
@@ -37,17 +38,23 @@ class Progress:
         begun: whether its folder holds anything of it.
         epochs: finished ones.
         seconds: of training, for each of them, by its log.
+        failure: of its latest start; None for a run that was interrupted, or has not failed.
     """
 
     begun: bool
     epochs: int
     seconds: tuple[float, ...]
+    failure: Failure | None = None
+
+    def is_finished(self, run: Planned) -> bool:
+        """Tells whether nothing of its run is left to do."""
+        return self.epochs >= run.config.train.epochs
 
 
 def progress_of(run: Planned) -> Progress:
     """How far a run is. Raises UserError where its folder holds another run than the one that is planned."""
     refuse_another(run)
-    return Progress((run.folder / "config.yaml").exists(), epochs_of(run), tuple(seconds_of(run)))
+    return Progress(has_folder(run), epochs_of(run), tuple(seconds_of(run)), failure_of(run))
 
 
 def epochs_of(run: Planned) -> int:
@@ -111,7 +118,7 @@ def seconds_of(run: Planned) -> list[float]:
 def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once: int) -> float | None:
     """Seconds of training that a suite still takes, by the epochs done so far, of the same variant where there are any.
 
-    None before the first epoch of any run.
+    Runs that failed take none: they are not tried again unasked. None before the first epoch of any run.
     """
     own: dict[str, list[float]] = {}
     for run, so_far in zip(runs, progress, strict=True):
@@ -122,6 +129,8 @@ def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once:
     usual = statistics.mean(everything)
     total = 0.0
     for run, so_far in zip(runs, progress, strict=True):
+        if so_far.failure:
+            continue
         epoch = statistics.mean(own[run.variant]) if own[run.variant] else usual
         total += epoch * max(0, run.config.train.epochs - so_far.epochs)
     return total / at_once

@@ -25,16 +25,20 @@ def show_plan(
     for run, so_far in zip(runs, progress, strict=True):
         cost, epochs = costs.get(run.variant), run.config.train.epochs
         figures = [f"{cost.params:,}", f"{cost.gmacs:.3g}", f"{cost.norm_gmacs:.2g}"] if cost else ["-", "-", "-"]
-        table.add_row(run.name, *figures, f"{so_far.epochs}/{epochs}", state_of(so_far, epochs))
+        table.add_row(run.name, *figures, f"{so_far.epochs}/{epochs}", state_of(run, so_far))
     console = Console(highlight=False, markup=False)
     console.print(table)
-    done = sum(so_far.epochs >= run.config.train.epochs for run, so_far in zip(runs, progress, strict=True))
+    states = [state_of(run, so_far).partition(" ")[0] for run, so_far in zip(runs, progress, strict=True)]
+    failed = f", {states.count('failed')} failed" if "failed" in states else ""
     time = "the time is known after the first epoch" if left is None else f"about {hours(left)} of training left"
-    console.print(f"{len(runs)} runs, {done} finished; {time}")
+    console.print(f"{len(runs)} runs, {states.count('finished')} finished{failed}; {time}")
 
 
-def state_of(so_far: Progress, epochs: int) -> str:
-    return "finished" if so_far.epochs >= epochs else "interrupted" if so_far.begun else "missing"
+def state_of(run: Planned, so_far: Progress) -> str:
+    """A run's state in words, of a failure with its time and reason."""
+    if so_far.is_finished(run):
+        return "finished"
+    return str(so_far.failure or ("interrupted" if so_far.begun else "missing"))
 
 
 def hours(seconds: float) -> str:

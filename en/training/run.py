@@ -2,8 +2,11 @@
 
 from dataclasses import asdict
 
+from pydantic import ValidationError
+
 from en.build import build_network, build_to_device, check_batch_size, check_batch_statistics, open_loaders
 from en.config.schema import Config
+from en.config.section import first_problem
 from en.data import naming_dead_workers
 from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import (
@@ -17,7 +20,7 @@ from en.distributed.ranks import (
     refuse_drift,
 )
 from en.distributed.vote import Vote
-from en.errors import RESUME_ME, Stopped
+from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
 from en.evaluation.ratios import mean_ratios
 from en.models import complexity
@@ -89,6 +92,7 @@ class Run:
                 raise Stopped(
                     f"stopped by {self.asked_by()} before the run began: nothing was written (exit code {RESUME_ME})"
                 )
+            self.check_summary()
             position, record = self.begin()
             while position.epoch < self.config.train.epochs:
                 self.train_one(position, record)
@@ -108,6 +112,15 @@ class Run:
     def made_by(self) -> dict[str, str | None]:
         """Names the libraries that make the network's images, with their versions."""
         return dict(self.train_images.made_by) | self.task.augmented_by
+
+    def check_summary(self) -> None:
+        """Raises UserError, on every rank, for what summary.json would not hold: not after an epoch of it."""
+        try:
+            self.summary(0, {"images_per_second": None}, {}, {"score": 0.0, "epoch": 0})
+        except ValidationError as error:
+            refusal = UserError(f"{self.config.data.root}: summary.json: {first_problem(error, str)}")
+            refusal.common = True
+            raise refusal from error
 
     def begin(self) -> tuple[Position, EpochRecord]:
         """Puts the network on its device and opens the folder; resumes from the checkpoint where there is one.

@@ -30,9 +30,12 @@ from en.data.ffcv.tables import (
 )
 from en.data.jpeg_kind import unusual_kind
 from en.data.sources import SPLITS
+from en.data.sources.source import as_text
 from en.errors import RunError, UserError
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
+
+LONGEST_NAME = 900  # characters; a summary has room for it and what preparation changed
 
 __all__ = ["JPEG", "RAW", "BetonFile", "Encoded", "read_classes", "read_name", "write_beton"]
 
@@ -207,10 +210,13 @@ def read_name(root: Path) -> str:
     """
     path = root / "dataset.json"
     if not path.is_file():
-        return root.resolve().name
+        return as_text(root.resolve().name)
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         name, storage = str(described["name"]), described["storage"]
+        name.encode()  # half a character, which JSON can hold, ends in a UnicodeError, a ValueError
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"a name of {len(name)} characters, more than {LONGEST_NAME}")
         changes = [f"re-encoded at JPEG quality {storage['quality']}"] if storage["kind"] == "reencode" else []
         changes += [f"largest side {storage['max_side']}"] if storage["max_side"] else []
     except (ValueError, KeyError, TypeError) as error:

@@ -1,10 +1,11 @@
 """A list file: `train|val path class` on each line."""
 
+import re
 from pathlib import Path
 
 from en.data.sources.classes import trimmed, warn_of_alike
 from en.data.sources.source import SPLITS, Sample, Source, as_text
-from en.errors import UserError
+from en.errors import UserError, shown
 
 
 def read_list(path: Path) -> Source:
@@ -12,7 +13,7 @@ def read_list(path: Path) -> Source:
 
     Blanks of any kind around a field are none of it. Warns of classes whose names look alike.
 
-    Raises: UserError.
+    Raises: UserError, also for a class of several words on a line without tabs.
     """
     rows: list[tuple[str, Path, str]] = []
     try:
@@ -25,6 +26,7 @@ def read_list(path: Path) -> Source:
         parts = [*map(trimmed, split_line(line))]
         if len(parts) != 3 or parts[0] not in SPLITS or not all(parts):
             raise UserError(f"{path}:{number}: {line!r}: expected `train|val path class`")
+        refuse_cut_class(f"{path}:{number}", path.parent, parts[1])
         rows.append((parts[0], path.parent / parts[1], parts[2]))
     classes = sorted({name for split, _, name in rows if split == "train"})
     for split in SPLITS:
@@ -45,3 +47,16 @@ def split_line(line: str) -> list[str]:
         return line.split("\t")
     first, *rest = line.split(maxsplit=1)
     return [first, *(rest[0].rsplit(maxsplit=1) if rest else [])]
+
+
+def refuse_cut_class(where: str, folder: Path, name: str) -> None:
+    """Raises UserError for a path that is a file only without its last words, which then are those of a class."""
+    words = name.split()
+    if len(words) < 2 or (folder / name).exists():
+        return
+    for blank in re.finditer(r"\s+", name):
+        if (folder / name[: blank.start()]).is_file():
+            raise UserError(
+                f"{where}: no file {shown(name)}, but {shown(name[: blank.start()])} is one: expected tabs between "
+                "split, path and class where the class has several words"
+            )
