@@ -226,6 +226,7 @@ def test_num_features_must_be_a_positive_whole_number():
 
 def test_parameter_names_and_shapes_of_en_are_those_of_the_contract():
     state = {name: tuple(value.shape) for name, value in build_norm("en", 64).state_dict().items()}
+    assert len(state.pop("_extra_state")) == 1  # the options, as bytes
     assert state == {
         "weight": (192,), "bias": (192,), "reduce.weight": (2, 32, 1),
         "gate.0.weight": (150, 9), "gate.0.bias": (150,), "gate.2.weight": (3, 150), "gate.2.bias": (3,),
