@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from en.norm import build_norm, convert_sync, replace_norm
 
@@ -54,6 +55,14 @@ def main() -> None:
             alone = copy.deepcopy(part)
             alone.sync = False
             torch.testing.assert_close(part.eval()(x_mine), alone.eval()(x_mine))
+    # Ranks whose first maps differ mix the same from their second step on, and in evaluation.
+    layer = build_norm("en", 6, min_pixels=20)
+    model = DistributedDataParallel(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 1), layer))
+    model(torch.randn(2, 3, 5, 5 if rank == 0 else 2)).sum().backward()
+    model(torch.randn(2, 3, 5, 5)).sum().backward()
+    assert layer.mixed == ("bn", "in", "ln") and int(layer.trained_pixels) == 25
+    model.eval()(torch.randn(2, 3, 5, 5))
+    assert layer.mixed == ("bn", "in", "ln")
     groups = [dist.new_group([each]) for each in range(world_size)]
     x, weights = (torch.randn(2, channels, 4, 4).double() + rank for channels in (3, 6))
     for name in ("bn", "sn", "en"):

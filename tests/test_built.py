@@ -11,6 +11,7 @@ from torch import nn
 
 from en.config.reading import load_config
 from en.distributed.ranks import Ranks
+from en.errors import UserError
 from en.evaluation.trained import open_trained
 from en.norm import AS_PUBLISHED, NORMALIZERS, build_norm, norm_options, replace_norm, without_options
 from en.norm.built import in_one, layers_as_built, rebuild
@@ -107,6 +108,22 @@ def test_defaults_of_another_day_stay_those_of_a_run(of_en, tmp_path):
     opened.close()
     wanted = {place: {**options, "gate_pixels": 3} for place, options in norms.items()}
     assert layers_as_built(opened.model) == wanted
+
+
+def test_options_in_a_checkpoint_that_no_layer_takes_are_refused_by_their_place(of_en, tmp_path):
+    saved = checkpoint.load(of_en / "run" / "last.pt")
+    first = next(iter(saved.norms))
+    for options in ({"eps": -1.0}, {"future": 3}):
+        norms = {**saved.norms, first: {**saved.norms[first], **options}}
+        with pytest.raises(UserError, match=rf"last.pt: norms.{first}: .*{next(iter(options))}"):
+            open_trained(str(rewritten(of_en, tmp_path, norms=norms)), [], ALONE, ["val"])
+
+
+def test_a_class_of_ones_own_is_left_out_of_what_was_built():
+    class Own(NORMALIZERS["en"]):
+        pass
+
+    assert layers_as_built(nn.Sequential(Own(6), build_norm("ln", 6))) == {"1": {"eps": 1e-5}}
 
 
 def test_a_checkpoint_of_the_format_before_says_what_is_assumed(recipe, tmp_path):

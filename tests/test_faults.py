@@ -27,6 +27,7 @@ from en.data.ffcv.file import BetonFile
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import RunError
+from en.norm.built import layers_as_built
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.position import Position
@@ -202,7 +203,8 @@ def test_a_run_whose_first_step_was_left_out_resumes_without_momenta_bit_for_bit
         ranks=[own],
         best=None,
         summary=None,
-        config=whole.config.complete(),
+        config=whole.config.model_dump(),
+        norms=layers_as_built(whole.learner.model),
         classes=whole.loader.classes,
         data=describe_data("ffcv", whole.loader, whole.loader),
         circumstances={"ranks": 1},

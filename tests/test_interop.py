@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from norm_cases import PHOTOS, every_norm, images, network, randomized, trained
-from timm.layers import convert_splitbn_model, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, convert_splitbn_model, convert_sync_batchnorm, freeze_batch_norm_2d
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -15,6 +15,7 @@ from en.norm import (
     NORMALIZERS,
     Normalizer,
     build_norm,
+    convert_sync,
     freeze,
     param_groups,
     record_ratios,
@@ -159,6 +160,23 @@ def test_freezing_holds_batch_normalization_that_was_left_in_its_place_too(copie
         assert not torch.equal(each[4].running_mean, before["4.running_mean"]) and each[4].train is not None
         each.eval()
         assert not each[4].training
+
+
+@pytest.mark.parametrize("change", [convert_sync, lambda model: replace_norm(model, "en")], ids=["sync", "replace"])
+def test_a_frozen_batch_normalization_stays_frozen_in_another_form_and_learns_again_after(change):
+    model = trained(network())
+    freeze(model)
+    model = change(model).train()
+    assert not model[1].training and not any(part.requires_grad for part in model[1].parameters())
+    unfreeze(model)
+    assert model[1].training and all(part.requires_grad for part in model[1].parameters())
+
+
+def test_a_fused_layer_that_is_frozen_evaluates_its_dropout_with_the_network():
+    layer = BatchNormAct2d(6, drop_layer=nn.Dropout)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), layer)
+    freeze(model.train())
+    assert not model.eval()[1].drop.training and model.train()[1].drop.training
 
 
 @every_running

@@ -11,8 +11,9 @@ import torch
 import torchvision
 from norm_cases import FORMS, images, randomized
 from onnxruntime import InferenceSession
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV2, ModelEmaV3
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.swa_utils import AveragedModel
 
 from en.norm import (
@@ -268,3 +269,46 @@ def test_a_buffer_made_in_inference_mode_is_read_too():
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
     assert int(torch.load(io.BytesIO(file.getvalue()), weights_only=True)["trained_pixels"]) == 16
+
+
+def test_what_is_written_past_torchs_count_of_changes_is_read():
+    layer, other = build_norm("en", 6, min_pixels=20).eval(), trained(*CASES[0], SMALL)
+    layer(images(2, 6, *LARGE))
+    layer.trained_pixels.data.copy_(other.trained_pixels)
+    assert layer.mixed == ("bn", "ln")
+    for mode in (True, False):
+        layer.train(mode).state_dict()["trained_pixels"].copy_(torch.tensor(30))
+        assert layer.mixed == ("bn", "in", "ln")
+        layer.fix_pixels(16)
+
+
+def test_averages_of_all_that_a_state_dict_holds_leave_the_options_readable():
+    model = nn.Sequential(build_norm("en", 6, min_pixels=20))
+    fix_maps(model, images(1, 6, *SMALL))
+    for decay in (0.9, 0.9999):
+        average = ModelEmaV2(model, decay=decay)
+        for _ in range(20):
+            model.train()(images(2, 6, *SMALL))
+            average.update(model)
+        twin = nn.Sequential(build_norm("en", 6, min_pixels=20))
+        twin.load_state_dict(average.module.state_dict())
+        twin.load_state_dict(model.state_dict())
+    cast = {name: value.half() for name, value in model.state_dict().items()}
+    twin.load_state_dict(cast)
+    assert twin[0].mixed == ("bn", "ln")
+    with pytest.raises(RuntimeError, match=r"0\.trained_pixels: expected a whole number of pixels"):
+        twin.load_state_dict({**cast, "0.trained_pixels": torch.tensor(65536.0).half()})
+
+
+@pytest.mark.parametrize("name", ["sn", "en"])
+def test_gradients_by_torch_func_in_training_need_no_batch_statistics_and_write_nothing(name):
+    layer, x = build_norm(name, 6, normalizers=["in", "ln"]).train(), images(2, 6, *SMALL)
+    grad = torch.func.grad(lambda x: layer(x).square().sum())(x)
+    x.requires_grad_()
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(grad, x.grad)
+
+
+def test_a_layer_can_be_shown_where_its_values_cannot_be_looked_at():
+    with FakeTensorMode():
+        assert "not trained" in repr(build_norm("en", 6))

@@ -67,7 +67,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), begun.data.resolution)
-    changed = rebuild_as_trained(model, saved, config)
+    changed = rebuild_as_trained(model, saved, config, path)
     for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
         tell(line)
     weights = averages(saved, path) or saved.model
@@ -75,14 +75,17 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     return Trained(path, saved, config, model, loaders)
 
 
-def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config) -> dict[str, object]:
+def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path: Path) -> dict[str, object]:
     """Gives the normalizers the options that they were trained with, but for those that are given as other ones now.
 
     Returns: the latter, with their values now.
     """
     changed = {key: value for key, value in config.norm.options.items() if saved.norm_options.get(key) != value}
     if config.norm.name == norm_name(saved) and layers_as_built(model).keys() == saved.norms.keys():
-        rebuild(model, {place: {**options, **changed} for place, options in saved.norms.items()})
+        try:
+            rebuild(model, {place: {**options, **changed} for place, options in saved.norms.items()})
+        except ValueError as error:
+            raise UserError(f"{path}: norms.{error}") from error
     as_trained = in_one(saved.norms)
     return {key: value for key, value in changed.items() if not saved.norms or as_trained.get(key) != value}
 

@@ -65,7 +65,11 @@ class Normalizer(nn.Module):
         nn.init.zeros_(self.bias)
 
     def train(self: Self, mode: bool = True) -> Self:
+        self.forget()
         return super().train(mode and not self.frozen)
+
+    def forget(self) -> None:
+        """Called at each change of mode: what was read of buffers may be out of date."""
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """Scale and shift from the statistics.

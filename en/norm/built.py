@@ -12,15 +12,16 @@ from typing import Any
 from torch import nn
 
 from en.norm.base import Normalizer
-from en.norm.registry import build_norm, name_of, options_of
+from en.norm.registry import NORMALIZERS, build_norm, name_of, options_of
 from en.norm.replace import finish_fused, put
 
 Options = Mapping[str, object]
 
 
 def layers_as_built(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Returns all options of each normalizer, by its place in the network."""
-    return {place: options_of(layer) for place, layer in model.named_modules() if isinstance(layer, Normalizer)}
+    """Returns all options of each normalizer of NORMALIZERS, by its place in the network."""
+    kinds = tuple(NORMALIZERS.values())
+    return {place: options_of(layer) for place, layer in model.named_modules() if type(layer) in kinds}
 
 
 def in_one(layers: Mapping[str, Options]) -> dict[str, Any]:
@@ -36,14 +37,18 @@ def in_one(layers: Mapping[str, Options]) -> dict[str, Any]:
 def rebuild(model: nn.Module, layers: Mapping[str, Options]) -> nn.Module:
     """Puts layers with these options in the place of those that have others, and returns the model.
 
-    Their parameters and buffers are new: this is for a network whose weights are loaded next.
+    Their parameters and buffers are new: this is for a network whose weights are loaded next. Raises: ValueError that
+    names the place of options that no layer takes.
     """
     new: dict[int, nn.Module] = {}
     for place, options in layers.items():
         old = model.get_submodule(place)
         if not isinstance(old, Normalizer) or options_of(old) == options:
             continue
-        norm = build_norm(name_of(old), old.num_features, **options)
+        try:
+            norm = build_norm(name_of(old), old.num_features, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{place}: {error}") from error
         norm.to(device=old.weight.device, dtype=old.weight.dtype).train(old.training)
         norm.place = old.place
         if hasattr(old, "act"):

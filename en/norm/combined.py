@@ -32,6 +32,7 @@ MIXED_SIZES = (
     "en, sn or ssn is trained on maps whose sides differ by more than a quarter from those of its first batch, which "
     "decided what it mixes: call en.norm.fix_maps(model, images) before"
 )
+MOST_PIXELS = 2**48
 TOLERANCE = 0.25  # of the sides of a map, without a warning
 
 
@@ -58,10 +59,9 @@ class CombinedNormalizer(RunningNormalizer):
     """The options on which the function of the weights depends."""
 
     trained_pixels: Tensor
-    _packed: tuple[str, Tensor | None] = "", None
     _read: tuple[Tensor | None, int, int] = UNREAD
     _warned = False
-    _by_batch = False
+    _by_batch = _just_filled = False
 
     def __init__(
         self,
@@ -90,15 +90,12 @@ class CombinedNormalizer(RunningNormalizer):
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and files hold: all but what was read of a buffer that they have as another tensor."""
-        return {name: part for name, part in vars(self).items() if name not in ("_read", "_packed")}
+        return {name: part for name, part in vars(self).items() if name != "_read"}
 
     def get_extra_state(self) -> Tensor:
         """Returns the options on which the function of the weights depends, packed: see weight_options."""
-        text = weight_options.written({name: option(self, name) for name in self.deciding_options})
-        if self._packed[0] != text:  # one tensor a layer, because some who keep averages ask after each step
-            self._packed = text, weight_options.packed(text)
-        assert self._packed[1] is not None
-        return self._packed[1]
+        # A new tensor each time: some who keep averages write into all that a state_dict holds.
+        return weight_options.packed({name: option(self, name) for name in self.deciding_options})
 
     def set_extra_state(self, state: object) -> None:
         """Takes nothing: options are the constructor's, and compared in `_load_from_state_dict`."""
@@ -115,6 +112,10 @@ class CombinedNormalizer(RunningNormalizer):
             missing_keys[:] = [key for key in missing_keys if key not in (extra, pixels)]
             if pixels not in state_dict:
                 warnings.warn(WITHOUT_MAPS, MapsWarning, stacklevel=2)
+            elif not self.trained_pixels.is_meta and not 0 <= int(self.trained_pixels) < MOST_PIXELS:
+                errors.append(
+                    f"{pixels}: expected a whole number of pixels, which a cast to another type may have lost"
+                )
 
     def first_logits(self) -> Tensor:
         """What the ratios' softmax is taken of at the start, (K,)."""
@@ -144,22 +145,29 @@ class CombinedNormalizer(RunningNormalizer):
         self.trained_pixels.fill_(pixels)
         self._read, self._by_batch = UNREAD, False
 
+    def forget(self) -> None:
+        self._read = UNREAD
+
     def known_pixels(self) -> int:
         """H * W of the maps that the layer was trained on; 0 where it was not.
 
-        Reading a buffer waits for a GPU, so it is read only where it has changed; in training, where DDP writes into
-        all buffers before each step, only until it is known.
+        Reading a buffer waits for a GPU. There it is read after a change of mode and where torch counts a change of it;
+        what torch does not count, such as DDP's broadcasts before each step, is not seen until then.
         """
         buffer = self.trained_pixels
+        if buffer.device.type == "cpu":
+            return int(buffer)
         read, version, pixels = self._read
-        if read is buffer and ((pixels and self.training) or version == version_of(buffer)):
-            return pixels
-        self._read = buffer, version_of(buffer), int(buffer)
-        return self._read[2]
+        if read is not buffer or version != version_of(buffer):
+            pixels = int(buffer)
+            self._read = buffer, version_of(buffer), pixels
+        return pixels
 
     def see(self, x: Tensor) -> None:
         """Learns from the first batch of training what the layer mixes; warns, once, of maps of another size."""
         super().see(x)
+        if self._just_filled:  # DDP has written the first rank's value into all others' buffers since
+            self._read, self._just_filled = UNREAD, False
         known, pixels = self.known_pixels(), x.shape[2] * x.shape[3]
         if known:
             of_concern = self._by_batch if self.training else not self._warned
@@ -168,11 +176,13 @@ class CombinedNormalizer(RunningNormalizer):
                 warnings.warn(MIXED_SIZES if self.training else OTHER_MAPS, MapsWarning, stacklevel=2)
         elif self.training and torch.is_grad_enabled():  # an empty batch, too: other ranks have had maps
             self.fix_pixels(pixels)
-            self._by_batch = True
+            self._by_batch = self._just_filled = True
 
     def plain(self, x: Tensor) -> Tensor:
         y = super().plain(x)
-        if self.training and torch.is_grad_enabled():
+        # A transform of torch.func does not let a function write into what it has from outside.
+        transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+        if self.training and torch.is_grad_enabled() and not transformed:
             with torch.no_grad():
                 self.trained_pixels.copy_(self.deciding(x.shape[2] * x.shape[3]))
         return y
@@ -245,14 +255,14 @@ class CombinedNormalizer(RunningNormalizer):
     @property
     def mixed(self) -> tuple[str, ...] | None:
         """The normalizers that take part on the maps that the layer was trained on; None where it was not."""
-        pixels = 0 if self.trained_pixels.is_meta else self.known_pixels()
+        pixels = 0 if kernels.is_looked_into(self.trained_pixels) else self.known_pixels()
         if not pixels:
             return None
         absent = self.dispensable if pixels < self.min_pixels else -1
         return tuple(name for place, name in enumerate(self.normalizers) if place != absent)
 
     def extra_repr(self) -> str:
-        pixels = 0 if self.trained_pixels.is_meta else self.known_pixels()
+        pixels = 0 if kernels.is_looked_into(self.trained_pixels) else self.known_pixels()
         of_maps = f"mixes {', '.join(self.mixed or ())} of maps of {pixels} pixels" if pixels else "not trained"
         options = f"normalizers={self.normalizers}, min_pixels={self.min_pixels}"
         return f"{super().extra_repr()}, {options}, {of_maps}"

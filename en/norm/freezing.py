@@ -38,7 +38,16 @@ def unfreeze(model: nn.Module) -> None:
 def remain(layer: nn.Module, mode: bool = True) -> nn.Module:
     """Stands for train() of a frozen layer of torch's own: it is in evaluation mode, whatever is asked for."""
     layer.training = False
+    for child in layer.children():  # of a fused layer: its activation and dropout
+        child.train(mode)
     return layer
+
+
+def freeze_alike(new: nn.Module, old: nn.Module) -> None:
+    """Freezes a layer of torch's own that takes the place of a frozen one."""
+    if getattr(old, "frozen", False):
+        vars(new).update(frozen=True, learned=vars(old)["learned"], train=partial(remain, new))
+        new.eval()
 
 
 def normalizers(model: nn.Module) -> list[nn.Module]:

@@ -64,8 +64,13 @@ def options_of(layer: Normalizer) -> dict[str, Any]:
 
 
 def name_of(layer: Normalizer) -> str:
-    """Returns the name of a layer in NORMALIZERS. Raises StopIteration for a class that is not there."""
-    return next(name for name, kind in NORMALIZERS.items() if type(layer) is kind)
+    """Returns the name of a layer in NORMALIZERS. Raises ValueError for a class that is not there."""
+    for name, kind in NORMALIZERS.items():
+        if type(layer) is kind:
+            return name
+    raise ValueError(
+        f"{type(layer).__name__}: expected one of {', '.join(kind.__name__ for kind in NORMALIZERS.values())}"
+    )
 
 
 def build_norm(name: str, num_features: int, /, **options: object) -> Normalizer:

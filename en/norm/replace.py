@@ -164,6 +164,9 @@ def freeze_as(norm: Normalizer, layer: _BatchNorm) -> None:
     learns = {"weight": layer.weight.requires_grad, "bias": layer.bias.requires_grad}
     for name, parameter in norm.named_parameters():
         parameter.requires_grad_(learns.get(name, any(learns.values())))
+    if getattr(layer, "frozen", False):  # by en.norm.freeze
+        norm.frozen = True
+        norm.learned = [name for name, _ in norm.named_parameters()] if layer.learned else []
 
 
 def finish_fused(norm: Normalizer, layer: nn.Module) -> None:

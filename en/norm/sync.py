@@ -4,6 +4,7 @@ import torch.distributed as dist
 from torch import nn
 
 from en.norm.base import Normalizer, RunningNormalizer
+from en.norm.freezing import freeze_alike
 from en.norm.replace import is_batch_norm, put
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -34,6 +35,7 @@ def convert_sync(model: nn.Module, process_group: dist.ProcessGroup | None = Non
             layer.sync, layer.process_group = True, process_group
         else:
             new[id(layer)] = nn.SyncBatchNorm.convert_sync_batchnorm(layer, process_group)  # type: ignore[no-untyped-call]
+            freeze_alike(new[id(layer)], layer)
     return put(model, new)
 
 

@@ -26,14 +26,23 @@ def option(layer: nn.Module, name: str) -> Any:
     return float(value) if isinstance(value, float) else value
 
 
-def written(options: Mapping[str, object]) -> str:
-    """Returns options as JSON."""
-    return json.dumps(options, sort_keys=True)
+def packed(options: Mapping[str, object]) -> Tensor:
+    """Returns options as a tensor of bytes."""
+    return torch.frombuffer(bytearray(json.dumps(options, sort_keys=True).encode()), dtype=torch.uint8)
 
 
-def packed(text: str) -> Tensor:
-    """Returns text as a tensor of bytes."""
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+def unpacked(state: object) -> dict[str, Any]:
+    """Returns the options in a tensor of bytes, of whatever type they have become. Raises ValueError."""
+    if not isinstance(state, Tensor):
+        raise ValueError(f"a {type(state).__name__}")
+    try:
+        found = json.loads(bytes(state.flatten().round().to(torch.uint8).tolist()) if state.is_floating_point() else
+                           bytes(state.flatten().tolist()))  # fmt: skip
+    except Exception as error:  # of a tensor without values, of text that is no JSON or nested too deep
+        raise ValueError(f"{state.dtype}: {error or type(error).__name__}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"a {type(found).__name__}")
+    return found
 
 
 def differences(place: str, state: object, own: Mapping[str, object], kind: type[nn.Module]) -> list[str]:
@@ -46,19 +55,22 @@ def differences(place: str, state: object, own: Mapping[str, object], kind: type
         kind: the layer's class.
     """
     try:
-        if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-            raise ValueError(f"a {type(state).__name__}")
-        then = json.loads(bytes(state.flatten().tolist()))
-        if not isinstance(then, dict):
-            raise ValueError(f"a {type(then).__name__}")
+        then = unpacked(state)
     except ValueError as error:
-        return [f"{place}.{KEY}: expected options of the layer as JSON in a tensor of bytes: {error}".lstrip(".")]
-    defaults = {name: argument.default for name, argument in inspect.signature(kind.__init__).parameters.items()}
-    before = {name: then.get(name, defaults.get(name)) for name in {**own, **then}}
-    changed = [name for name in before if before[name] != own.get(name)]
+        why = f"expected options of the layer as JSON in a tensor of bytes: {error}: see en.norm.without_options"
+        return [f"{place}.{KEY}: {why}".lstrip(".")]
+    before = {**own, **plain_defaults(kind), **then}
+    changed = [name for name in {**own, **then} if before[name] != own.get(name)]
     found, wanted = (", ".join(f"{name}={values.get(name)}" for name in changed) for values in (before, own))
     why = f"weights of {found} for a layer of {wanted}: expected the same, or en.norm.without_options(state_dict)"
     return [f"{place}: {why}".lstrip(": ")] if changed else []
+
+
+def plain_defaults(kind: type[nn.Module]) -> dict[str, object]:
+    """Returns the defaults of a class's options as JSON has them; not those that follow from other arguments."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    values = {each.name: each.default for each in parameters if each.default not in (inspect.Parameter.empty, None)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def without_options(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -134,7 +134,10 @@ def rebuild_as_begun(model: nn.Module, saved: Checkpoint, config: Config, origin
             then, value = options.get(key, defaults.get(key)), now[place].get(key)
             if then != value:
                 raise UserError(f"norm.{key}={value}: expected what {origin} began with, {then} ({place})")
-    rebuild(model, saved.norms)
+    try:
+        rebuild(model, saved.norms)
+    except ValueError as error:
+        raise UserError(f"{origin}: norms.{error}") from error
 
 
 def value_of(key: str, tree: Any) -> Any:
