@@ -205,7 +205,7 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         return batch_mean, batch_var
 
     def see(self, x: Tensor) -> None:
-        if self.of_batches:
+        if self.of_batches and x.numel() == self.num_features:
             self.refuse_single_value(x.shape[0], x.shape[2] * x.shape[3])
 
     def refuse_single_value(self, samples: int, pixels: int) -> None:

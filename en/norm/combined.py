@@ -154,9 +154,10 @@ class CombinedNormalizer(RunningNormalizer):
         Reading a buffer waits for a GPU. There it is read after a change of mode and where torch counts a change of it;
         what torch does not count, such as DDP's broadcasts before each step, is not seen until then.
         """
-        buffer = self.trained_pixels
-        if buffer.device.type == "cpu":
-            return int(buffer)
+        buffer = self._buffers["trained_pixels"]
+        assert buffer is not None
+        if buffer.is_cpu:
+            return int(buffer.item())
         read, version, pixels = self._read
         if read is not buffer or version != version_of(buffer):
             pixels = int(buffer)
@@ -169,6 +170,8 @@ class CombinedNormalizer(RunningNormalizer):
         if self._just_filled:  # DDP has written the first rank's value into all others' buffers since
             self._read, self._just_filled = UNREAD, False
         known, pixels = self.known_pixels(), x.shape[2] * x.shape[3]
+        if known == pixels:
+            return
         if known:
             of_concern = self._by_batch if self.training else not self._warned
             if of_concern and abs((pixels / known) ** 0.5 - 1) > TOLERANCE:
@@ -226,7 +229,7 @@ class CombinedNormalizer(RunningNormalizer):
         origins: tuple[Tensor, ...] = (),
         normalizers: tuple[str, ...] | None = None,
     ) -> kernels.NativePlan | None:
-        """A native plan for maps of so many pixels; None where statistics are of all ranks or leave no averages.
+        """A native plan, decided by maps of so many pixels; None for statistics of all ranks, or without averages.
 
         Other arguments as for NativePlan.
         """
@@ -248,7 +251,7 @@ class CombinedNormalizer(RunningNormalizer):
             activation=activation,
             gate_scale=gate_scale,
             reduced=reduced,
-            absent=self.dispensable if (self.known_pixels() or pixels) < self.min_pixels else -1,
+            absent=self.dispensable if pixels < self.min_pixels else -1,
             origins=origins,
         )
 

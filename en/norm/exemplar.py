@@ -231,6 +231,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         return f"{super().extra_repr()}, gate_pixels={self.gate_pixels}, ratios={self.ratio_source}"
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
+        pixels = self.known_pixels() or pixels
         if self.ratio_source == "static":
             parameters = (self.weight, self.bias, self.ratio_logits)
             return self.plan_with(pixels, parameters, "static", self.mix == "statistics")
@@ -251,7 +252,7 @@ class ExemplarNorm2d(CombinedNormalizer):
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,
-            gate_scale=self.gate_scale(self.known_pixels() or pixels),
+            gate_scale=self.gate_scale(pixels),
             reduced=reduced,
         )
 

@@ -67,4 +67,4 @@ class SwitchableNorm2d(CombinedNormalizer):
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         parameters = (self.weight, self.bias, self.mean_weight, self.var_weight)
-        return self.plan_with(pixels, parameters, "static", mix_statistics=True)
+        return self.plan_with(self.known_pixels() or pixels, parameters, "static", mix_statistics=True)
