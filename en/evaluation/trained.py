@@ -68,10 +68,10 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), begun.data.resolution)
     changed = rebuild_as_trained(model, saved, config, path)
-    for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
-        tell(line)
     weights = averages(saved, path) or saved.model
     checkpoint.load_weights(model, without_options(weights) if changed else weights, path)
+    for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
+        tell(line)
     return Trained(path, saved, config, model, loaders)
 
 

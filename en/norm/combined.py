@@ -158,6 +158,8 @@ class CombinedNormalizer(RunningNormalizer):
         assert buffer is not None
         if buffer.is_cpu:
             return int(buffer.item())
+        if buffer.is_meta:
+            return 0
         read, version, pixels = self._read
         if read is not buffer or version != version_of(buffer):
             pixels = int(buffer)
