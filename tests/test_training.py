@@ -378,4 +378,4 @@ def test_mistakes_with_run_folders_and_checkpoints_are_refused_in_one_line(recip
     assert not (tmp_path / "ran").exists()
     assert "lrr" in refused(command("eval.py", finished, "optim.lrr=3"))
     assert "expected the weights" in refused(command("eval.py", finished, "norm.shared_affine=true"))
-    assert "of normalizer 'gn'" in refused(command("eval.py", finished, "norm.name=gn"))
+    assert "norm.name=gn: expected en, the normalizer of" in refused(command("eval.py", finished, "norm.name=gn"))

@@ -62,6 +62,8 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     for override in overrides:
         tree = merged(tree, parse_override(override))
     begun, config = (validate(each, str(path)) for each in (saved.config, tree))
+    if config.norm.name != begun.norm.name:
+        raise UserError(f"norm.name={config.norm.name}: expected {begun.norm.name}, the normalizer of {path}")
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
@@ -81,18 +83,13 @@ def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path
     Returns: the latter, with their values now.
     """
     changed = {key: value for key, value in config.norm.options.items() if saved.norm_options.get(key) != value}
-    if config.norm.name == norm_name(saved) and layers_as_built(model).keys() == saved.norms.keys():
+    if layers_as_built(model).keys() == saved.norms.keys():
         try:
             rebuild(model, {place: {**options, **changed} for place, options in saved.norms.items()})
         except ValueError as error:
             raise UserError(f"{path}: norms.{error}") from error
     as_trained = in_one(saved.norms)
     return {key: value for key, value in changed.items() if not saved.norms or as_trained.get(key) != value}
-
-
-def norm_name(saved: Checkpoint) -> object:
-    norm = saved.config.get("norm")
-    return norm.get("name") if isinstance(norm, dict) else None
 
 
 def other_than_trained(begun: Config, config: Config, saved: Checkpoint, changed: dict[str, object]) -> list[str]:
