@@ -15,6 +15,7 @@ import norm_cases
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from commands import succeed
 from kill_loop import Case, Place
 from PIL import Image
@@ -99,6 +100,14 @@ def compiled_afresh() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import io
 
 import pytest
 import torch
-import torch.distributed as dist
 import torchvision
 from norm_cases import every_case, every_norm, images, randomized
 from onnxruntime import InferenceSession
@@ -195,14 +194,6 @@ def test_a_dispatch_mode_sees_torchs_operations_alone_and_results_are_the_same(n
     with FlopCounterMode(display=False) as flops:
         model(x)
     assert flops.get_flop_counts()["Global"][torch.ops.aten.convolution] == 2 * (3 * 9 * 6 + 6 * 6) * 2 * 16
-
-
-@pytest.fixture
-def one_rank(tmp_path):
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def wrapped(wrapper, model, x):

@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from norm_cases import every_norm, images, network, randomized
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -149,14 +148,6 @@ def test_every_set_of_normalizers_of_a_mixture_goes_into_a_network_and_trains(na
     twin = replace_norm(network(), name, normalizers=normalizers).eval()
     twin.load_state_dict(model.state_dict())
     torch.testing.assert_close(twin(images(1, 3, 16, 16)), model(images(1, 3, 16, 16)))
-
-
-@pytest.fixture
-def one_rank(tmp_path):
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:.*:FutureWarning")  # of FSDP's own

@@ -132,7 +132,7 @@ def send_reason(queue: "Queue[object]", error: Exception, lost: tuple[int, objec
 
 
 def sharing() -> str:
-    """What handing over a batch takes: how much of it there is, and how to do without it."""
+    """Says how much shared memory there is to hand over batches, and how to do without it."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
     except OSError as error:

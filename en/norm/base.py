@@ -182,7 +182,7 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
 
     @property
     def tracks(self) -> bool:
-        """Whether batches are taken into running averages."""
+        """Tells whether batches are taken into running averages."""
         return self.track_running_stats and self.averages is not None
 
     @property

@@ -89,7 +89,7 @@ class CombinedNormalizer(RunningNormalizer):
         self.fix_pixels(0)
 
     def __getstate__(self) -> dict[str, object]:
-        """What copies and files hold: all but what was read of a buffer that they have as another tensor."""
+        """Leaves out of copies and files what was read of a buffer that they have as another tensor."""
         return {name: part for name, part in vars(self).items() if name != "_read"}
 
     def get_extra_state(self) -> Tensor:

@@ -28,7 +28,7 @@ from en.runs.summary import Summary
 
 STEPS = "checkpoints"
 FORMAT = 4  # of the file's content; counted up with each change of it, or of what a configuration in it means
-READ_TOO = 3  # see as_of_today
+FORMAT_BEFORE = 3  # which is read too: see as_of_today
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Plain = dict[str, JsonValue]
@@ -274,7 +274,7 @@ def refuse_other_format(found: Any, path: Path) -> None:
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
     refuse_foreign(found, path)
     form = found.get("format", 1)
-    if not isinstance(form, int) or form not in (FORMAT, READ_TOO):
+    if not isinstance(form, int) or form not in (FORMAT, FORMAT_BEFORE):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
 
 

@@ -65,7 +65,7 @@ def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str 
 
 
 def ranks_facts(config: Config, data: Mapping[str, Any], made_by: Mapping[str, str | None]) -> Row:
-    """What ranks that work together have to have in common: configuration, code, torch, data and what makes images."""
+    """Lists what ranks that work together have to share: configuration, code, torch, data and what makes images."""
     keys = {key: value for key, value in flatten(config.complete()).items() if key not in OF_A_NODE}
     software = {"code": code_digest(), "torch": str(torch.__version__), **made_by}
     return keys | software | flatten({"data": dict(data)})

@@ -89,7 +89,7 @@ def log_of(run: Planned) -> Path:
 
 
 def latest_log(run: Planned) -> str:
-    """What a run's latest start has printed, after the line of its command."""
+    """Reads what a run's latest start has printed, after the line of its command."""
     return log_of(run).read_text(errors="replace").rpartition(START)[2].partition("\n")[2]
 
 

@@ -40,7 +40,7 @@ Values = Annotated[list[Any], Field(min_length=1, max_length=1000)]
 
 
 class Suite(Section):
-    """What stands in a suite's file.
+    """Holds what stands in a suite's file.
 
     Attributes:
         base: the configuration that all runs share, relative to the suite's file.

@@ -79,7 +79,7 @@ def decode_jpeg(address: int, size: int, height: int, width: int, out: Bytes) ->
 
 
 class Decoded(NamedTuple):
-    """What libjpeg makes of a JPEG file.
+    """Holds what libjpeg makes of a JPEG file.
 
     Attributes:
         pixels: (H, W, 3) RGB, or (H, W, 4) of a file with four channels, which are left as they are.
