@@ -11,7 +11,7 @@ from torch import nn
 from en.config.schema import Config
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks
+from en.distributed.ranks import Ranks, choose_device
 from en.errors import UserError
 from en.models import OptionError, check_output
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
@@ -45,12 +45,23 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         part=Part(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
         training_crop=config.task.crop(training=True),
         evaluation_crop=config.task.crop(training=False),
-        workers=ranks.default_workers() if data.workers is None else data.workers,
+        workers=workers_of(config, ranks),
         timeout_s=data.timeout_s,
         pinned=config.device != "cpu" and torch.cuda.is_available(),
         skip_damaged=data.on_error == "skip",
     )
     return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+
+
+def workers_of(config: Config, ranks: Ranks) -> int:
+    """Threads or processes with which each loader of this rank makes batches.
+
+    By default this rank's share of the node's cores; on a CPU half of it, because training needs them too.
+    """
+    if config.data.workers is not None:
+        return config.data.workers
+    share = ranks.share_of_cores()
+    return share if choose_device(config.device, ranks).type == "cuda" else max(1, share // 2)
 
 
 def build_network(config: Config, classes: int, trained_at: int | None = None) -> nn.Module:

@@ -8,6 +8,7 @@ import argparse
 import json
 
 from en.errors import Parser, exit_on_error, whole_number
+from en.threads import choose_threads
 
 
 def evaluate() -> None:
@@ -30,6 +31,7 @@ def evaluate() -> None:
     )
     arguments = parser.parse_intermixed_args()
 
+    choose_threads()
     from en.distributed.ranks import Ranks
     from en.evaluation.score import score
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from en.errors import Parser, exit_on_error, in_one_line
+from en.threads import choose_threads
 
 
 def look() -> None:
@@ -20,6 +21,7 @@ def look() -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder of the files, default RUN/ratios")
     arguments = parser.parse_intermixed_args()
 
+    choose_threads()
     from en.distributed.ranks import only_process
     from en.evaluation.ratios import describe, measure_ratios, read_pictures
     from en.evaluation.trained import open_trained

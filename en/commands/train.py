@@ -3,6 +3,7 @@
 import json
 
 from en.errors import Parser, exit_on_error
+from en.threads import choose_threads
 from en.training.signals import StopRequest
 
 
@@ -15,6 +16,7 @@ def train(stop: StopRequest) -> None:
     parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     arguments = parser.parse_intermixed_args()
 
+    choose_threads()
     from en.config.reading import dump, load_config
 
     resume = [] if arguments.resume is None else [f"resume={json.dumps(arguments.resume)}"]

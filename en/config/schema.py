@@ -79,7 +79,7 @@ class DataConfig(Section):
     eval_resolution: Side | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
     std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
-    workers: Annotated[int, Field(ge=0, le=256)] | None = None  # for each rank; null: the node's cores / its ranks
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None  # of each rank; null: its cores, half of them on a CPU
     timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
     on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
 

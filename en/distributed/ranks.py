@@ -49,8 +49,8 @@ class Ranks:
         """Whether this is rank 0, which writes files and reports."""
         return self.rank == 0
 
-    def default_workers(self) -> int:
-        """Loader workers per rank: this node's usable cores over its ranks, at least 1."""
+    def share_of_cores(self) -> int:
+        """This node's usable cores over its ranks, at least 1."""
         return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
 
 

@@ -18,6 +18,7 @@ from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.machine import git_state, package_version, processor
 from en.norm import kernels
+from en.threads import VARIABLE, waiting, were_chosen
 
 Row = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
@@ -26,8 +27,12 @@ OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may 
 SOURCES = (".py", ".cpp", ".hpp")
 
 
-def provenance(seed: int, ranks: Ranks, device: torch.device, circumstances: Row) -> Row:
-    """Command, commit, versions, hardware, seed and circumstances of this start."""
+def provenance(seed: int, ranks: Ranks, device: torch.device, workers: int, circumstances: Row) -> Row:
+    """Lists command, commit, versions, hardware, seed, threads and circumstances of this start.
+
+    Args:
+        workers: of a loader of this rank.
+    """
     commit, dirty = git_state()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -40,6 +45,8 @@ def provenance(seed: int, ranks: Ranks, device: torch.device, circumstances: Row
         "seed": seed,
         "world_size": ranks.world_size,
         kernels.SWITCH: os.environ.get(kernels.SWITCH),
+        "workers": workers,
+        "waiting": waiting(),
         **circumstances,
     }
 
@@ -81,8 +88,22 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+def thread_remarks(device: torch.device) -> list[str]:
+    """Says that other programs were given cores, where that is why a CPU computes with fewer threads than it has."""
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    if device.type != "cpu" or not were_chosen() or threads >= cores:
+        return []
+    return [f"{threads_on_cores()}: other programs are busy there ({VARIABLE}={cores} takes all)"]
+
+
 def hardware(ranks: Ranks, device: torch.device) -> str:
-    """Processors or GPUs in words, e.g. '8 x NVIDIA H200'."""
+    """Processors, with the threads of a rank on them, or GPUs in words, e.g. '8 x NVIDIA H200'."""
     if device.type == "cuda":
         return f"{ranks.world_size} x {torch.cuda.get_device_name(device)}"
-    return f"{len(os.sched_getaffinity(0))} cores of {processor()}"
+    return f"{threads_on_cores()} of {processor()}"
+
+
+def threads_on_cores() -> str:
+    """Says how many threads compute on how many cores: '1 thread on 2 cores'."""
+    counts = {"thread": torch.get_num_threads(), "core": len(os.sched_getaffinity(0))}
+    return " on ".join(f"{count} {noun}{'s' * (count > 1)}" for noun, count in counts.items())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from en.config.reading import flatten
@@ -20,6 +21,7 @@ from en.runs.checkpoint import Best, Checkpoint, Data
 from en.runs.completeness import refuse_incomplete
 from en.runs.folder import new_run_path
 from en.runs.position import Position
+from en.threads import were_chosen
 
 # What a resumed run has to share with its beginning, sections and keys.
 FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed")
@@ -78,6 +80,13 @@ def find_start(config: Config, config_path: str) -> Start:
     if Ranks.from_environment().is_first:
         tell(f"resume=auto: {folder} has no checkpoint yet: a new run begins")
     return Start(folder)
+
+
+def keep_threads(saved: Checkpoint | None) -> None:
+    """Goes on with the threads of the checkpoint, on which the bits of a step depend, where nobody asked for others."""
+    threads = saved.circumstances.get("threads") if saved else None
+    if were_chosen() and isinstance(threads, int):
+        torch.set_num_threads(threads)
 
 
 def run_of(path: Path) -> Path:

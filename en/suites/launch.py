@@ -18,6 +18,7 @@ from en.progress import Progress, tell
 from en.suites.failures import forget_failure, keep_failure, was_stopped
 from en.suites.plan import Planned
 from en.suites.state import epochs_of
+from en.threads import VARIABLE
 
 LOOK_S = 0.5
 START = "== "  # before the command in a log
@@ -67,8 +68,8 @@ class Launcher:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
         if self.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.visible()[slot * self.ranks : (slot + 1) * self.ranks])
-        threads = max(1, len(os.sched_getaffinity(0)) // (self.at_once * self.ranks))
-        env.setdefault("OMP_NUM_THREADS", str(threads))
+        if (processes := self.at_once * self.ranks) > 1:  # one alone chooses by itself
+            env.setdefault(VARIABLE, str(max(1, len(os.sched_getaffinity(0)) // processes)))
         return env
 
     def visible(self) -> list[str]:

@@ -4,7 +4,14 @@ from dataclasses import asdict
 
 from pydantic import ValidationError
 
-from en.build import build_network, build_to_device, check_batch_size, check_batch_statistics, open_loaders
+from en.build import (
+    build_network,
+    build_to_device,
+    check_batch_size,
+    check_batch_statistics,
+    open_loaders,
+    workers_of,
+)
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
@@ -31,8 +38,16 @@ from en.progress import Progress, tell
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.folder import Row, RunFolder, refuse_used
 from en.runs.position import Position
-from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
-from en.runs.start import check_resumable, describe_data, differences, find_start, rebuild_as_begun, resumption
+from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
+from en.runs.start import (
+    check_resumable,
+    describe_data,
+    differences,
+    find_start,
+    keep_threads,
+    rebuild_as_begun,
+    resumption,
+)
 from en.runs.summary import Summary
 from en.training.epoch import refuse_bad_step, steps_of, train_epoch
 from en.training.learner import build_learner
@@ -55,6 +70,7 @@ class Run:
         if config.deterministic:
             only_deterministic()
         self.start = find_start(config, config_path)
+        keep_threads(self.start.saved)
         if self.ranks.is_first and not self.start.saved and config.resume is None:
             refuse_used(self.start.folder)
         loaders = open_loaders(config, self.ranks, ("train", "val"))
@@ -139,9 +155,10 @@ class Run:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
         self.folder = RunFolder(self.start.folder, writes=ranks.is_first)
         resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
-        this_start = provenance(config.seed, ranks, self.device, self.circumstances) | resumed
-        self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start)
-        for line in [self.headline(), *(differences(resumed) if resumed else [])] if ranks.is_first else []:
+        this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances)
+        self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start | resumed)
+        remarks = [*thread_remarks(self.device), *(differences(resumed) if resumed else [])]
+        for line in [self.headline(), *remarks] if ranks.is_first else []:
             tell(line)
         if saved and origin:
             self.folder.resume_from(origin, saved, config.train.epochs)

@@ -1,0 +1,97 @@
+"""Threads of a single process: chosen before torch is loaded, kept over a resume, left alone where they are set."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from commands import ROOT, environment_of
+
+from en.threads import VARIABLE, idle_of
+
+CORES = sorted(os.sched_getaffinity(0))[:2]
+RECIPE = """
+model: {name: shufflenet_v2_x0_5}
+norm: {name: bn}
+data: {resolution: 32, loader: folder}
+train: {epochs: 1, batch_size: 48}
+optim: {lr: 0.01}
+device: cpu
+"""
+CHOICE = "import os, en.threads; en.threads.choose_threads(); print(os.environ['OMP_NUM_THREADS'])"
+
+
+def on_cores(line: list[str], cores: list[int] = CORES, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python on some cores alone, with OMP_NUM_THREADS as in `environment`."""
+    env = {name: value for name, value in environment_of().items() if name != VARIABLE} | environment
+
+    def stay() -> None:
+        os.sched_setaffinity(0, cores)
+
+    return subprocess.run(
+        [sys.executable, *line], env=env, capture_output=True, text=True, check=True, preexec_fn=stay, timeout=300
+    )
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """A program of another's on each of CORES."""
+    spin = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nprint(flush=True)\nwhile True: pass"
+    programs = [
+        subprocess.Popen([sys.executable, "-c", spin, str(core)], stdout=subprocess.PIPE, text=True) for core in CORES
+    ]
+    try:
+        for program in programs:
+            assert program.stdout is not None
+            program.stdout.readline()
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+
+
+def test_a_process_beside_busy_programs_computes_with_half_of_the_cores():
+    with busy_cores():
+        assert int(on_cores(["-c", CHOICE]).stdout) == max(1, len(CORES) // 2)
+
+
+@pytest.mark.parametrize("given", ["1", "7"])
+def test_a_number_of_threads_that_is_set_stays(given):
+    assert on_cores(["-c", CHOICE], OMP_NUM_THREADS=given).stdout.strip() == given
+
+
+def test_ranks_are_left_to_their_launcher():
+    told = {"WORLD_SIZE": "2", "RANK": "1"}
+    said = on_cores(["-c", CHOICE.replace("['OMP_NUM_THREADS']", ".get('OMP_NUM_THREADS')")], **told)
+    assert said.stdout.strip() == "None"
+
+
+@pytest.mark.parametrize(
+    "idle, iowait, counted",
+    [([100, 100], [0, 0], 2), ([0, 100], [0, 0], 1), ([0, 40], [60, 20], 2), ([49, 0], [0, 0], 0)],
+)
+def test_a_core_is_idle_that_had_nothing_to_do_for_half_of_the_time(idle, iowait, counted):
+    before = {core: [5, 5, 5, 5, 5] for core in (0, 1)}
+    after = {core: [5 + 100 - idle[core] - iowait[core], 5, 5, 5 + idle[core], 5 + iowait[core]] for core in (0, 1)}
+    assert idle_of({0, 1}, before, after) == counted
+
+
+def test_a_core_of_which_the_system_tells_nothing_counts_as_idle():
+    assert idle_of({0, 1, 2}, {}, {}) == 3
+
+
+def test_a_resumed_run_goes_on_with_its_threads(folders: Path, tmp_path: Path):
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE)
+    line = [str(ROOT / "train.py"), str(recipe), f"data.root={folders}", f"run_dir={run}"]
+    on_cores(line, OMP_NUM_THREADS=str(len(CORES)), OMP_WAIT_POLICY="passive")
+    resumed = on_cores([*line, "train.epochs=2", "--resume", "auto"], CORES[:1])
+    first, second = json.loads((run / "provenance.json").read_text())["starts"]
+    assert first["threads"] == second["threads"] == len(CORES) and "not bit for bit" not in resumed.stderr
+    assert first["waiting"] == {"OMP_WAIT_POLICY": "passive"} and first["workers"] == max(1, len(CORES) // 2)
+    assert f"{len(CORES)} threads on 1 core of" in resumed.stderr
