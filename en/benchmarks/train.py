@@ -1,4 +1,4 @@
-"""The trainer's images/s against the network's bare step on images already in memory: what loop and loader cost."""
+"""The trainer's images/s against the network's bare step on images in memory, and by its threads."""
 
 import tempfile
 import time
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from en.benchmarks.threads import compare_threads
 from en.benchmarks.timing import finish, hardware, median, show, write
 from en.build import build_network, build_to_device, open_loaders
-from en.config.reading import validate
+from en.config.reading import dump, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.sources import Sample, Source
@@ -33,7 +34,10 @@ EVERY = 500  # steps between checkpoints
 
 
 def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
-    """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio."""
+    """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio.
+
+    Then those of a small network by the threads of its run, alone and beside a busy process; see compare_threads.
+    """
     from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
 
     threads = torch.get_num_threads()
@@ -41,11 +45,13 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
         root = Path(temporary)
         keys = {"data": {"root": str(root), "workers": threads}, "device": "cpu"}
         config = recipe("resnet50", norm, RESOLUTION, BATCH, rounds, keys)
-        prepare(noise_images(steps * BATCH), root, Storage("raw"), threads, skip_corrupt=False)
+        prepare(noise_images(steps * BATCH, SIDE), root, Storage("raw"), threads, skip_corrupt=False)
         loader = open_loaders(config, Ranks.from_environment(), ("train",))["train"]
         speeds, learner = compare_trainer(config, loader, rounds)
         loader.close()
         seconds = checkpoint_seconds(config, learner, loader, root)
+        del learner
+        settings = compare_threads(*small_run(root / "small"), rounds)
     where = hardware("cpu", threads)
     ratio = speeds["trainer"] / speeds["bare step"]
     print(
@@ -56,7 +62,8 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     print(f"trainer / bare step: {ratio:.3f}")
     share = seconds / (EVERY * BATCH / speeds["trainer"])
     print(f"a checkpoint takes {seconds:.2f} s: {100 * share:.2f} % of the time of {EVERY} steps")
-    report = {"hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio}
+    show("images/s of ShuffleNetV2 x0.5 with bn, batches of 64 at 64 pixels, a run each", settings)
+    report = {"threads": settings, "hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio}
     write(out, {**report, "checkpoint s": seconds, f"checkpoint / {EVERY} steps": share})
 
 
@@ -134,12 +141,21 @@ def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, fo
     return median(seconds)
 
 
-def noise_images(count: int) -> Source:
+def small_run(root: Path) -> tuple[Path, Path]:
+    """Writes recipe and data of a network whose layers are so small that waiting shows. Returns: both places."""
+    from en.data.ffcv.prepare import Storage, prepare
+
+    prepare(noise_images(1024, 64), root, Storage("raw"), 1, skip_corrupt=False)
+    (root / "recipe.yaml").write_text(dump(recipe("shufflenet_v2_x0_5", "bn", 64, 64, 2, {"device": "cpu"})))
+    return root / "recipe.yaml", root
+
+
+def noise_images(count: int, side: int) -> Source:
     """Random pixels, stored raw: nothing to decode, so that the loader is not what limits."""
     random = np.random.default_rng(0)
 
     def samples(number: int, split: str) -> list[Sample]:
-        pixels = random.integers(0, 256, (number, SIDE, SIDE, 3), np.uint8)
+        pixels = random.integers(0, 256, (number, side, side, 3), np.uint8)
         return [Sample(f"{split} {i}", image, i % CLASSES) for i, image in enumerate(pixels)]
 
     return Source(
