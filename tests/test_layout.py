@@ -91,7 +91,12 @@ def test_the_loop_names_no_task_no_loader_and_no_normalizer():
     from en.norm import NORMALIZERS
     from en.tasks import TASKS
 
-    trees = [ast.parse((ROOT / "en" / "training" / name).read_text()) for name in ("epoch.py", "run.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    files = sorted((ROOT / "en" / "training").glob("*.py"))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
     words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not words & {*LOADERS, *NORMALIZERS, *TASKS}
+    kinds = [*NORMALIZERS.values(), *TASKS.values()]
+    names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not names & {"record_ratios", *(kind.__name__ for kind in kinds)}
+    modules = {kind.__module__ for kind in kinds} | {"en.norm.ratios", "en.data.folder", "en.data.ffcv.loader"}
+    assert not modules & set().union(*map(imported, files))

@@ -1,6 +1,7 @@
 """How much of each normalizer EN uses, over a whole set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -36,6 +37,17 @@ def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[s
     flat = sum_over_ranks(torch.cat([part.to(device, torch.float64) for part in sums]))
     shares = iter((flat / flat[: len(next(iter(layers.values())))].sum()).tolist())
     return {name: {kind: next(shares) for kind in kinds} for name, kinds in layers.items()}
+
+
+class MeanRatios:
+    """The mean ratio of each normalizer in each EN layer over the evaluation set: an observer (see observers.py)."""
+
+    name = "ratios"
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
+        with record_ratios(network) as record:
+            yield lambda: mean_ratios(network, record)
 
 
 def measure_ratios(trained: Trained, split: str) -> Ratios:

@@ -22,14 +22,13 @@ from en.distributed.ranks import (
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
-from en.evaluation.ratios import mean_ratios
+from en.evaluation.observers import OBSERVERS, watching
 from en.models import complexity
-from en.norm import record_ratios
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
 from en.runs.checkpoint import Best, Checkpoint
-from en.runs.folder import Row, RunFolder, refuse_used
+from en.runs.folder import Observations, Row, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
 from en.runs.start import check_resumable, describe_data, differences, find_start, rebuild_as_begun, resumption
@@ -137,7 +136,7 @@ class Run:
             self.learner.load_state_dict(saved, ranks, origin)
             if position.step:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
-        self.folder = RunFolder(self.start.folder, writes=ranks.is_first)
+        self.folder = RunFolder(self.start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
         this_start = provenance(config.seed, ranks, self.device, self.circumstances) | resumed
         self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start)
@@ -160,13 +159,13 @@ class Run:
         training = self.training_row(record, start)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished = Position(epoch=start.epoch + 1)
-        scores, ratios = self.evaluate()
+        scores, seen = self.evaluate()
         score = scores[self.task.score]
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": finished.epoch}
         notes = [note for own in gather(record.notes, self.group) for note in own]
         training |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
-        self.folder.write_epoch(finished.epoch, training, scores | {"images": self.val_images.samples}, ratios, notes)
+        self.folder.write_epoch(finished.epoch, training, scores | {"images": self.val_images.samples}, seen, notes)
         if ranks.is_first:
             tell(self.epoch_line(finished.epoch, training, scores))
         summary = self.summary(finished.epoch, training, scores, self.best)
@@ -193,18 +192,18 @@ class Run:
             raise self.stopped(done)
         return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
 
-    def evaluate(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """The metrics of the network, or of its averages where they are kept, and EN's mean ratios layer by layer."""
+    def evaluate(self) -> tuple[dict[str, float], Observations]:
+        """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
         networks = self.learner.networks()
         for network in networks:
             # Each rank has running averages of its own in training; they are scored and saved as one.
             average_buffers(network)
         refuse_drift(networks, self.ranks, self.group)
         network = networks[-1]
-        with record_ratios(network) as ratios:
+        with watching(network) as seen:
             size, shown = self.config.eval_resolution, self.ranks.is_first
             scores = evaluate(self.task, network, self.val_images, size, self.to_device, shown)
-        return scores, mean_ratios(network, ratios)
+        return scores, seen()
 
     def save(
         self,
