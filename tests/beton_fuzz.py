@@ -35,7 +35,7 @@ def read(root: Path) -> tuple[bytes, list[int]]:
     try:
         batches = [
             (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.targets.tolist())
-            for batch in loader.eval_epoch(24)
+            for batch in loader.eval_epoch((24, 24))
         ]
     finally:
         loader.close()

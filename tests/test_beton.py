@@ -194,7 +194,7 @@ def test_a_file_truncated_while_in_use_is_an_error_that_names_it(root):
     loader = LOADERS["ffcv"](root, "val", READING)
     os.truncate(root / "val.beton", 5000)
     with pytest.raises(RunError, match=r"val\.beton: truncated while in use: expected \d+ bytes, found 5000"):
-        next(iter(loader.eval_epoch(16)))
+        next(iter(loader.eval_epoch((16, 16))))
     loader.close()
 
 
@@ -203,7 +203,7 @@ def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     write_beton(tmp_path / "train.beton", iter(samples), 14)
     (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
-    (batch,) = loader.train_epoch(0, 16)
+    (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and "sample 2 is damaged: a JPEG of" in batch.damaged[0]
     assert 2 not in batch.samples and batch.targets.tolist() == batch.samples.tolist()
     loader.close()
@@ -216,7 +216,7 @@ def test_a_bad_header_does_not_make_the_samples_after_it_damaged(tmp_path, marke
     write_beton(tmp_path / "train.beton", iter([*samples[:2], bad, *samples[3:]]), 14)
     (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
-    (batch,) = loader.train_epoch(0, 16)
+    (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and sorted(batch.samples.tolist()) == [0, 1, 3, 3, *range(4, 14)]
     loader.close()
 

@@ -80,7 +80,7 @@ def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
     counts = prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
     assert counts == {"train": 7, "val": 7, "skipped": 0, "warnings": 0, "warnings_kept": 0, "in_both": 7}
     loaders = [LOADERS["ffcv"](tmp_path / "out", "val", reading(7)), LOADERS["folder"](folders, "val", reading(7))]
-    mine, theirs = (next(iter(loader.eval_epoch(32))).images.float() for loader in loaders)
+    mine, theirs = (next(iter(loader.eval_epoch((32, 32)))).images.float() for loader in loaders)
     assert (mine - theirs).abs().mean() < 6
 
 

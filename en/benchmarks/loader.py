@@ -96,7 +96,7 @@ def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
         pinned=False,
     )
     loader = LOADERS[kind](root, "train", reading)
-    return lambda: loader.train_epoch(0, CROP)
+    return lambda: loader.train_epoch(0, (CROP, CROP))
 
 
 def timms(root: Path, workers: int, **augmentation: Any) -> Callable[[], Iterable[Any]]:

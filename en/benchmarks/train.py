@@ -80,7 +80,7 @@ def compare_trainer(config: Config, loader: ImageLoader, rounds: int) -> tuple[d
     device = choose_device(config.device, ranks)
     to_device = build_to_device(config, device)
     learner, bare = (build_learner(config, build_network(config, len(loader.classes)), device, ranks) for _ in range(2))
-    first = next(iter(loader.train_epoch(0, config.data.resolution)))
+    first = next(iter(loader.train_epoch(0, config.training_resolution.full)))
     batch = to_device(first.images, first.targets)
     trained, alone = [], []
     for epoch in range(rounds + 1):  # the first is a warm-up

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
@@ -25,14 +26,16 @@ from en.data.foreign import refuse_foreign
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.sources import Sample, as_text, read_folders
+from en.data.views import View
 from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
+from en.size import Size
 
 TRAIN, EVAL = 0, 1
 PREFETCH = 2  # batches that each worker makes ahead
 SHARED_MEMORY = Path("/dev/shm")
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
-Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
+Key = tuple[int, int, Size, int]  # TRAIN or EVAL, epoch, size, sample
 
 
 Item = (
@@ -47,11 +50,11 @@ class Images(Dataset[Item]):
         self._samples, self._reading = samples, reading
 
     def __getitem__(self, key: Key) -> Item:
-        """One sample, (3, R, R) uint8; for a damaged one a message or, with skip_damaged, the next whole one."""
-        mode, epoch, resolution, index = key
+        """One sample, (3, H, W) uint8; for a damaged one a message or, with skip_damaged, the next whole one."""
+        mode, epoch, size, index = key
         damaged: list[str] = []
         for distance in range(min(STAND_INS, len(self._samples))):
-            found = self._read(mode, epoch, resolution, (index + distance) % len(self._samples))
+            found = self._read(mode, epoch, size, (index + distance) % len(self._samples))
             if not isinstance(found, str):
                 return *found, damaged
             if mode == EVAL or not self._reading.skip_damaged:
@@ -59,7 +62,7 @@ class Images(Dataset[Item]):
             damaged.append(found)
         return too_many_damaged(damaged[-1])
 
-    def _read(self, mode: int, epoch: int, resolution: int, index: int) -> tuple[Tensor, int, int] | str:
+    def _read(self, mode: int, epoch: int, size: Size, index: int) -> tuple[Tensor, int, int] | str:
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
         try:
@@ -73,11 +76,24 @@ class Images(Dataset[Item]):
         image = picture.image
         heights, widths = np.array([image.height]), np.array([image.width])
         crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
-        boxes, flips = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths)
-        image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
-        if flips[0]:
-            image = transforms.horizontal_flip(image)
+        view = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths, size)
+        image = shown(image, view, self._reading.padding)
         return transforms.pil_to_tensor(image), sample.target, index
+
+
+def shown(image: Image.Image, view: View, padding: tuple[int, int, int]) -> Image.Image:
+    """Shows an image as the one row of a view has it, what lies beyond the image in the colour of the padding."""
+    height, width = view.size
+    seen = view.seen(0, image.height, image.width)
+    if seen is None:
+        return Image.new("RGB", (width, height), padding)
+    inner = [seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start]
+    part = transforms.resized_crop(image, *seen.box, size=inner, antialias=True)
+    if inner != [height, width]:
+        whole = Image.new("RGB", (width, height), padding)
+        whole.paste(part, (seen.columns.start, seen.rows.start))
+        part = whole
+    return transforms.horizontal_flip(part) if view.flips[0] else part
 
 
 def collate(items: list[Item]) -> Batch | str:
@@ -190,16 +206,16 @@ class FolderLoader:
         # For one that nobody closes: else Python would end, and wait for, workers that ignore its signal.
         Finalize(self, end_workers, [self._loader], exitpriority=0)
 
-    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)
-        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
+        return self._batches([[(TRAIN, epoch, size, int(i)) for i in batch] for batch in batches])
 
-    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
+    def eval_epoch(self, size: Size) -> Iterator[Batch]:
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), size)
 
-    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
         batches = self._reading.part.batches(samples)
-        return self._batches([[(EVAL, 0, resolution, int(i)) for i in batch] for batch in batches])
+        return self._batches([[(EVAL, 0, size, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:
         end_workers(self._loader)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from en.data.crops import Crop
 from en.data.order import Ints, epoch_order, rank_batches
+from en.size import Size
 
 
 class Batch(NamedTuple):
     """Images as they leave a loader, on the CPU.
 
     Attributes:
-        images: (B, 3, R, R) uint8 RGB; the memory belongs to the batch.
+        images: (B, 3, H, W) uint8 RGB; the memory belongs to the batch.
         targets: (B, ...), what the data set holds of each, for the task to make sense of.
         samples: (B,) int64, indices in the data set.
         damaged: what was wrong with each image that another one stands in for (data.on_error=skip).
@@ -82,22 +83,22 @@ class ImageLoader(Protocol):
     digest: str
     made_by: Mapping[str, str | None]
 
-    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
 
         Args:
             epoch: counted from 0; decides order, crops and flips together with the seed.
-            resolution: R, pixels.
+            size: of the images, H and W.
             first_step: steps of the epoch that are left out at its beginning.
         Raises: RunError for a damaged sample and for a loader that dies or gives nothing for timeout_s seconds.
         """
         ...
 
-    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
+    def eval_epoch(self, size: Size) -> Iterator[Batch]:
         """This rank's share of all images, each exactly once over all ranks, cropped for evaluation."""
         ...
 
-    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
         """Some images by their indices in the data set, (n,), in that order, as `eval_epoch` gives them."""
         ...
 
@@ -125,6 +126,7 @@ class Reading:
         timeout_s: seconds without a batch after which the loader is given up.
         pinned: batches in page-locked memory, for a GPU.
         skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
+        padding: the colour of what a view shows beyond an image, 0 to 255.
     """
 
     part: Part
@@ -134,3 +136,4 @@ class Reading:
     timeout_s: float
     pinned: bool
     skip_damaged: bool = False
+    padding: tuple[int, int, int] = (0, 0, 0)

@@ -10,12 +10,13 @@ from en.data import ImageLoader
 from en.data.to_device import ToDevice
 from en.errors import RunError
 from en.progress import Progress
+from en.size import Size
 from en.tasks import Task
 
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool
+    task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, shown: bool
 ) -> dict[str, float]:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
@@ -31,7 +32,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     with Progress("evaluating", loader.samples, shown) as progress:
-        for batch in loader.eval_epoch(resolution):
+        for batch in loader.eval_epoch(size):
             images, targets = to_device(batch.images, batch.targets)
             metrics.update(task.predict(model, images), targets)
             seen.update(torch.full((), len(images), device=to_device.device))

@@ -40,7 +40,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         to_device = build_to_device(config, device)
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
-            recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)
+            recalibrate(model, loaders["train"], recalibrate_over, config.training_resolution.full, to_device)
         scores = evaluate(config.task, model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
     trained.close()
     return {**scores, "images": loaders["val"].samples}

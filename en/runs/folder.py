@@ -120,7 +120,7 @@ class RunFolder:
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
             tags |= {f"val/{name}": value for name, value in scores.items()}
             tags |= figures("", seen)
-            self._events.add(epoch, {tag: value for tag, value in tags.items() if value is not None})
+            self._events.add(epoch, {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
 
     @if_writing
     def close(self) -> None:

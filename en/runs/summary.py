@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from en.config.section import Count, Section
+from en.config.section import Count, Section, Sides
 
 Name = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
@@ -39,8 +39,8 @@ class Summary(Section):
     seed: Count
     epochs: Count
     epochs_done: Count
-    resolution: Count
-    eval_resolution: Count
+    resolution: Sides
+    eval_resolution: Sides
     batch_size: Count
     scores: dict[Name, Score]
     score: Name

@@ -64,7 +64,7 @@ class Task(BaseModel, ABC):
         Random numbers come from torch's global generator, which each step seeds.
 
         Args:
-            images: (B, 3, R, R) float32, normalized.
+            images: (B, 3, H, W) float32, normalized.
             targets: (B, ...), as the loader gives them.
         """
         return images, targets
@@ -87,7 +87,7 @@ class Task(BaseModel, ABC):
         """
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """What the network, in evaluation mode, predicts of (B, 3, R, R) images; by default, its output."""
+        """What the network, in evaluation mode, predicts of (B, 3, H, W) images; by default, its output."""
         output: Tensor = network(images).float()
         return output
 

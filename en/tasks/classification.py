@@ -34,9 +34,9 @@ class Classification(Task):
 
     name: Literal["classification"] = "classification"
     crop_scale: Shares = Field(default=[0.08, 1.0])  # training crop's area / image's
-    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height
+    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
     flip: Probability = 0.5  # of a horizontal flip in training
-    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
+    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's sides / the largest crop's
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target given to all classes
     mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two

@@ -244,7 +244,7 @@ def settle_buckets(config: Config, model: nn.Module, wrapped: nn.Module, device:
     before = copy.deepcopy(model.state_dict())
     size, dtype = config.training_resolution.at(0), PRECISIONS[config.train.precision]
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    images = torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=memory_format)
+    images = torch.zeros(2, 3, *size, device=device).contiguous(memory_format=memory_format)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = wrapped.train()(images)
     # A task's network may have several outputs, in training above all.

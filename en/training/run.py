@@ -33,6 +33,7 @@ from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
 from en.runs.start import check_resumable, describe_data, differences, find_start, rebuild_as_begun, resumption
 from en.runs.summary import Summary
+from en.size import as_key, in_words
 from en.training.epoch import refuse_bad_step, steps_of, train_epoch
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
@@ -252,8 +253,8 @@ class Run:
         cost, config = self.cost, self.config
         return (
             f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3g} + "
-            f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.train_images.samples} training "
-            f"images, {len(self.classes)} classes; {hardware(self.ranks, self.device)}; "
+            f"{cost.norm_gmacs:.2g} GMACs at {in_words(config.eval_resolution)} pixels; {self.train_images.samples} "
+            f"training images, {len(self.classes)} classes; {hardware(self.ranks, self.device)}; "
             f"{self.ranks.world_size} ranks; {self.folder.path}"
         )
 
@@ -267,7 +268,7 @@ class Run:
             "images_per_second": images / seconds if images else None,
             "data_wait": data_wait,
             "seconds": seconds,
-            "resolution": self.config.training_resolution.at(start.epoch),
+            "resolution": as_key(self.config.training_resolution.at(start.epoch)),
         }
 
     def epoch_line(self, epoch: int, training: Row, scores: dict[str, float]) -> str:
@@ -296,7 +297,7 @@ class Run:
             epochs=config.train.epochs,
             epochs_done=epochs_done,
             resolution=config.data.resolution,
-            eval_resolution=config.eval_resolution,
+            eval_resolution=as_key(config.eval_resolution),
             batch_size=config.train.batch_size,
             scores=scores,
             score=self.task.score,

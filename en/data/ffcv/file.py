@@ -143,7 +143,7 @@ class BetonFile:
 
         Args:
             box: top, left, height, width of the part, pixels.
-            out: (R, R, 3), contiguous; scaled by area averaging, as in FFCV.
+            out: (H, W, 3), contiguous; scaled by area averaging, as in FFCV.
             scratch: at least `largest()` bytes, one buffer per thread.
         Raises: RunError that names the sample if libjpeg finds it damaged, of a kind that it does not know, or of
             another size than in the metadata.
