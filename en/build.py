@@ -52,7 +52,17 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         skip_damaged=data.on_error == "skip",
         padding=padding_of(data.mean),
     )
-    return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+    loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+    for loader in loaders.values():
+        refuse_other_targets(config, loader)
+    return loaders
+
+
+def refuse_other_targets(config: Config, loader: ImageLoader) -> None:
+    """Raises UserError for data that say of an image what the task is not learned from."""
+    if not isinstance(loader.target, config.task.target):
+        found, expected = loader.target.words, config.task.target.words
+        raise UserError(f"data.root={config.data.root}: {found}: expected {expected}, for task.name={config.task.name}")
 
 
 def padding_of(mean: Sequence[float]) -> tuple[int, int, int]:

@@ -20,6 +20,7 @@ from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.data.ffcv.prepare import Storage, prepare
 from en.data.sources import read_source
+from en.data.targets import Field
 from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES
@@ -132,11 +133,12 @@ def test_jpeg_files_are_stored_byte_for_byte_and_stock_ffcv_reads_them(folders, 
 
 def test_the_layout_is_that_of_the_stock_package():
     from ffcv import types
-    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields import BytesField, IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
 
     assert tables.VERSION == types.CURRENT_VERSION
-    assert types.get_metadata_type([RGBImageField(), IntField()]) == tables.SAMPLE
+    assert types.get_metadata_type([RGBImageField(), IntField()]) == tables.SAMPLES[Field.INT]
+    assert types.get_metadata_type([RGBImageField(), BytesField()]) == tables.SAMPLES[Field.BYTES]
     for mine, stock in [
         (tables.HEADER, types.HeaderType),
         (tables.FIELD, types.FieldDescType),
@@ -144,7 +146,8 @@ def test_the_layout_is_that_of_the_stock_package():
     ]:
         assert mine.itemsize == stock.itemsize and mine.names == stock.names
         assert all(mine.fields[name] == stock.fields[name] for name in mine.names)
-    assert [types.TYPE_ID_HANDLER[number] for number in tables.FIELDS.values()] == [RGBImageField, IntField]
+    numbers = (tables.IMAGES, Field.INT, Field.BYTES)
+    assert [types.TYPE_ID_HANDLER[number] for number in numbers] == [RGBImageField, IntField, BytesField]
     assert (IMAGE_MODES["jpg"], IMAGE_MODES["raw"]) == (tables.JPEG, tables.RAW)
 
 
@@ -294,7 +297,7 @@ def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):
     ]
     assert write_beton(tmp_path / "x.beton", iter(rows), at_most=9) == 4
     file = BetonFile(tmp_path / "x.beton")
-    assert file.labels.tolist() == [0, 1, 2, 3]
+    assert file.targets.tolist() == [0, 1, 2, 3]
     for sample, row in enumerate(rows):
         out = np.empty((1000, row.width, 3), np.uint8)
         file.decode(sample, (0, 0, 1000, row.width), out, np.empty(0, np.uint8))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from en.data.crops import Crop
 from en.data.order import Ints, epoch_order, rank_batches
+from en.data.targets import Target
 from en.size import Size
 
 
@@ -17,7 +18,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB; the memory belongs to the batch.
-        targets: (B, ...), what the data set holds of each, for the task to make sense of.
+        targets: (B, ...), as the loader's kind of target has them.
         samples: (B,) int64, indices in the data set.
         damaged: what was wrong with each image that another one stands in for (data.on_error=skip).
     """
@@ -71,6 +72,7 @@ class ImageLoader(Protocol):
     Attributes:
         name: the data set's, with what preparation changed in it.
         classes: names of what the targets tell apart, in the order of their numbers.
+        target: the kind of the targets.
         samples: number of images in the split, over all ranks.
         digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
             sizes, targets and places in the file; the folder loader's file names.
@@ -79,6 +81,7 @@ class ImageLoader(Protocol):
 
     name: str
     classes: list[str]
+    target: Target
     samples: int
     digest: str
     made_by: Mapping[str, str | None]

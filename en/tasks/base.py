@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
+from en.data.targets import ClassIndex, Target
 
 # Names in a row of log.jsonl that are not metrics.
 RESERVED = frozenset({"epoch", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds", "resolution",
@@ -30,12 +31,14 @@ class Task(BaseModel, ABC):
     Attributes:
         name: its key in TASKS.
         score: the metric by which best.pt is chosen; higher is better.
+        target: the kind of targets that it is learned from.
         labels: the metrics that are shown in the terminal and in reports, in this order.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     score: ClassVar[str]
+    target: ClassVar[type[Target]] = ClassIndex
     labels: ClassVar[dict[str, Label]]
 
     name: str
@@ -65,7 +68,7 @@ class Task(BaseModel, ABC):
 
         Args:
             images: (B, 3, H, W) float32, normalized.
-            targets: (B, ...), as the loader gives them.
+            targets: (B, ...), as `target` has them.
         """
         return images, targets
 
