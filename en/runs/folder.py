@@ -18,6 +18,7 @@ from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.position import Position
+from en.runs.scores import Scores
 from en.runs.summary import Summary
 from en.runs.tensorboard import EventFile
 
@@ -100,9 +101,7 @@ class RunFolder:
             self._events = EventFile(self.path, epochs_done + 1)
 
     @if_writing
-    def write_epoch(
-        self, epoch: int, training: Row, scores: dict[str, float], seen: Observations, notes: list[Row]
-    ) -> None:
+    def write_epoch(self, epoch: int, training: Row, scores: Scores, seen: Observations, notes: list[Row]) -> None:
         """Appends one epoch to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
         Args:
@@ -112,13 +111,13 @@ class RunFolder:
             seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
-        row = {"epoch": epoch, **training, **scores}
+        row = {"epoch": epoch, **training, **scores.values, **scores.details}
         watched = [[{"epoch": epoch, name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
             for name, rows in zip(self._logs, (notes, *watched, [row]), strict=True):
                 self._append(name, rows)
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
-            tags |= {f"val/{name}": value for name, value in scores.items()}
+            tags |= {f"val/{name}": value for name, value in scores.values.items()}
             tags |= figures("", seen)
             self._events.add(epoch, {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
 

@@ -53,6 +53,10 @@ class Task(BaseModel, ABC):
         Raises: ValueError for what cannot be built.
         """
 
+    def head(self, network: nn.Module) -> list[str]:
+        """Names of the network's modules that are the task's own, for optim.head_lr_factor; by default, none."""
+        return []
+
     @abstractmethod
     def check_output(self, output: object, classes: int) -> None:
         """Raises ValueError unless `output`, of two images, is what `loss` and `predict` expect of the network."""
@@ -96,7 +100,10 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def metrics(self, classes: int) -> MetricCollection:
-        """New metrics of a set, updated with (predictions, targets); each computes a number for log.jsonl."""
+        """New metrics of a set, updated with (predictions, targets).
+
+        Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class.
+        """
 
     def check_metrics(self, classes: int) -> None:
         """Raises ValueError unless the score is among the metrics, and none has the name of something else in a row."""

@@ -31,6 +31,7 @@ from en.runs.checkpoint import Best, Checkpoint
 from en.runs.folder import Observations, Row, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts
+from en.runs.scores import Scores
 from en.runs.start import check_resumable, describe_data, differences, find_start, rebuild_as_begun, resumption
 from en.runs.summary import Summary
 from en.size import as_key, in_words
@@ -116,7 +117,7 @@ class Run:
     def check_summary(self) -> None:
         """Raises UserError, on every rank, for what summary.json would not hold: not after an epoch of it."""
         try:
-            self.summary(0, {"images_per_second": None}, {}, {"score": 0.0, "epoch": 0})
+            self.summary(0, {"images_per_second": None}, Scores({}, {}), {"score": 0.0, "epoch": 0})
         except ValidationError as error:
             refusal = UserError(f"{self.config.data.root}: summary.json: {first_problem(error, str)}")
             refusal.common = True
@@ -161,12 +162,13 @@ class Run:
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished = Position(epoch=start.epoch + 1)
         scores, seen = self.evaluate()
-        score = scores[self.task.score]
+        score = scores.values[self.task.score]
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": finished.epoch}
         notes = [note for own in gather(record.notes, self.group) for note in own]
         training |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
-        self.folder.write_epoch(finished.epoch, training, scores | {"images": self.val_images.samples}, seen, notes)
+        logged = scores._replace(values=scores.values | {"images": self.val_images.samples})
+        self.folder.write_epoch(finished.epoch, training, logged, seen, notes)
         if ranks.is_first:
             tell(self.epoch_line(finished.epoch, training, scores))
         summary = self.summary(finished.epoch, training, scores, self.best)
@@ -193,7 +195,7 @@ class Run:
             raise self.stopped(done)
         return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
 
-    def evaluate(self) -> tuple[dict[str, float], Observations]:
+    def evaluate(self) -> tuple[Scores, Observations]:
         """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
         networks = self.learner.networks()
         for network in networks:
@@ -271,17 +273,17 @@ class Run:
             "resolution": as_key(self.config.training_resolution.at(start.epoch)),
         }
 
-    def epoch_line(self, epoch: int, training: Row, scores: dict[str, float]) -> str:
+    def epoch_line(self, epoch: int, training: Row, scores: Scores) -> str:
         """An epoch in one line."""
-        labels = self.task.labels.items()
-        shown = [f"{label.text} {scores[name]:.2f} {label.unit}".strip() for name, label in labels if name in scores]
+        labels, values = self.task.labels.items(), scores.values
+        shown = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
         line = f"epoch {epoch}/{self.config.train.epochs}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
         if training["images_per_second"] is None:  # resumed after its last step
             return line
         waited = f"waited {100 * training['data_wait']:.0f} % for data"
         return f"{line}, {training['images_per_second']:.0f} images/s, {waited}"
 
-    def summary(self, epochs_done: int, training: Row, scores: dict[str, float], best: Best) -> Summary:
+    def summary(self, epochs_done: int, training: Row, scores: Scores, best: Best) -> Summary:
         """The run up to a finished epoch."""
         config = self.config
         return Summary(
@@ -299,7 +301,8 @@ class Run:
             resolution=config.data.resolution,
             eval_resolution=as_key(config.eval_resolution),
             batch_size=config.train.batch_size,
-            scores=scores,
+            scores=scores.values,
+            details=scores.details,
             score=self.task.score,
             best_score=best["score"],
             best_epoch=best["epoch"],
