@@ -100,6 +100,9 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         check_output(network, partial(config.task.check_output, classes=classes), sizes, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
+    if config.optim.head_lr_factor != 1 and not config.task.head(network):
+        factor = f"optim.head_lr_factor={config.optim.head_lr_factor}"
+        raise UserError(f"{factor}: expected 1: task.name={config.task.name} names no head of {named}")
     set_maps(network, maps_at(network, trained_at or config.training_resolution.full))
     return network
 

@@ -125,6 +125,7 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
     nesterov: bool = True  # momentum taken ahead
     weight_decay: NotNegative = 1e-4  # added to the gradient, times the weight
+    head_lr_factor: Positive = 1.0  # learning rate of what the task calls its head / that of the rest
     decay_on: Literal["weights", "all"] = "weights"  # weights: not biases, nor what normalizers keep from it; all
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
 from en.machine import package_version
 from en.models import build_model
+from en.norm import Normalizer
 from en.tasks.base import Label, Task
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -50,6 +51,12 @@ class Classification(Task):
 
     def network(self, classes: int, **model: Any) -> nn.Module:
         return build_model(num_classes=classes, **model)
+
+    def head(self, network: nn.Module) -> list[str]:
+        """The classifier: the last linear or convolutional layer outside the normalizers."""
+        inside = tuple(f"{name}." for name, part in network.named_modules() if isinstance(part, Normalizer))
+        layers = [name for name, part in network.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+        return [name for name in layers if not name.startswith(inside)][-1:]
 
     def check_output(self, output: object, classes: int) -> None:
         if not isinstance(output, Tensor) or output.shape != (2, classes):
