@@ -47,7 +47,7 @@ def root(request, tmp_path: Path) -> Path:
     folder.mkdir()
     samples = pictures()
     write_beton(folder / "val.beton", iter(samples), len(samples) + 3)
-    (folder / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (folder / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     if request.param == "stock":
         unseal(folder / "val.beton")
     return folder
@@ -202,7 +202,7 @@ def test_a_file_truncated_while_in_use_is_an_error_that_names_it(root):
 def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     samples = [sample._replace(height=sample.height + 1) if n == 2 else sample for n, sample in enumerate(pictures())]
     write_beton(tmp_path / "train.beton", iter(samples), 14)
-    (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
     (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and "sample 2 is damaged: a JPEG of" in batch.damaged[0]
@@ -215,7 +215,7 @@ def test_a_bad_header_does_not_make_the_samples_after_it_damaged(tmp_path, marke
     samples = pictures()
     bad = samples[2]._replace(content=samples[2].content.replace(b"\xff\xc0", marker))
     write_beton(tmp_path / "train.beton", iter([*samples[:2], bad, *samples[3:]]), 14)
-    (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
     (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and sorted(batch.samples.tolist()) == [0, 1, 3, 3, *range(4, 14)]
