@@ -29,6 +29,16 @@ NEVER = {
     ("models", "data"),
     ("data", "models"),
 }
+IN_DATA = {  # what a part of en.data does not import of the others
+    "sources": ("ffcv", "folder", "loader", "preparation"),
+    "targets": ("ffcv", "folder", "loader", "preparation", "sources"),
+    "crops": ("ffcv", "folder", "loader", "preparation", "sources", "targets"),
+    "views": ("crops", "ffcv", "folder", "loader", "preparation", "sources", "targets"),
+    "loader": ("ffcv", "folder", "preparation", "sources"),
+    "ffcv": ("folder", "foreign", "preparation"),
+    "folder": ("ffcv", "preparation"),
+    "preparation": ("folder", "foreign", "loader"),
+}
 COMMANDS = ("ablate", "prepare_data", "ratios", "report")
 MODULES = sorted((ROOT / "en").rglob("*.py"))
 
@@ -70,6 +80,14 @@ def test_a_module_imports_only_what_stands_below_it(path):
         else:
             assert part in GROUND or HEIGHT[part] < HEIGHT[own], f"en.{own} imports en.{part}"
             assert (own, part) not in NEVER, f"en.{own} imports en.{part}"
+
+
+@pytest.mark.parametrize("part", IN_DATA)
+def test_a_part_of_the_data_knows_none_that_stands_above_it(part):
+    place = ROOT / "en" / "data" / part
+    files = [*place.rglob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+    found = {module.split(".")[2] for path in files for module in imported_of_en(path) if module.count(".") > 1}
+    assert not found & {*IN_DATA[part]} and files
 
 
 def test_the_normalizers_need_torch_and_the_standard_library_only():

@@ -21,7 +21,7 @@ from en.build import build_to_device
 from en.commands.ratios import main
 from en.config.reading import load_config
 from en.data import Batch
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks

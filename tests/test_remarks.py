@@ -14,7 +14,7 @@ from PIL import Image
 from readers import epoch_pixels, reading
 
 from en.data import LOADERS
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.errors import RunError, UserError
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from en.build import open_loaders
 from en.config.reading import load_config
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks

@@ -23,7 +23,7 @@ from en.data import LOADERS, sources
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.decoding import DamagedImage
 from en.data.ffcv.file import BetonFile
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.targets import IGNORE, ClassMap, png_of
 from en.data.views import View
@@ -107,12 +107,13 @@ def test_a_box_beyond_the_image_shows_what_padding_cropping_and_torchs_resizing_
         return View(boxes, np.full(len(samples), flip), size)
 
     _, found = views(crop, kind, roots, size=(40, 48))
-    source = disc_task.read_discs(roots["folder"])
+    source, compared = disc_task.read_discs(roots["folder"]), 0
     for number, sample in enumerate(source.splits["val"]):
         image, mask = np.asarray(Image.open(sample.image)), np.asarray(Image.open(sample.target))
         height, width = mask.shape
         if height % 2 or width % 2:
             continue
+        compared += 1
         numbers = np.where(mask == IGNORE, IGNORE, mask // 10)
         whole = np.full((80, 96), IGNORE, np.float32)
         whole[10 : 10 + height, 8 : 8 + width] = numbers
@@ -127,6 +128,7 @@ def test_a_box_beyond_the_image_shows_what_padding_cropping_and_torchs_resizing_
         shown, inner = (shown.flip(2), inner) if flip else (shown, inner)
         assert torch.equal(shown[:, ~inner], halves[:, ~inner].to(torch.uint8))
         assert (shown[:, inner].float() - halves[:, inner]).abs().mean() < 8
+    assert compared
 
 
 def test_a_box_that_does_not_meet_the_image_shows_padding_alone(kind, roots):

@@ -34,7 +34,7 @@ EVERY = 500  # steps between checkpoints
 
 def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio."""
-    from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
+    from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:

@@ -23,9 +23,9 @@ from PIL import Image
 from en.data.crops import centre_boxes
 from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
-from en.data.ffcv.out_folder import OutFolder
-from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
+from en.data.preparation.out_folder import OutFolder
+from en.data.preparation.remarks import Checked, Remarks
 from en.data.sources import SPLITS, Sample, Source
 from en.data.targets import Stored, Target
 from en.data.views import View
