@@ -17,6 +17,7 @@ from en.models import OptionError, check_output
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
 from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
+from en.size import Size, in_words
 
 
 def check_batch_size(config: Config, ranks: Ranks, samples: int) -> None:
@@ -49,8 +50,12 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         timeout_s=data.timeout_s,
         pinned=config.device != "cpu" and torch.cuda.is_available(),
         skip_damaged=data.on_error == "skip",
+        padding=padding_of(data.mean),
     )
-    return {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+    loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+    for loader in loaders.values():
+        refuse_other_targets(config, loader)
+    return loaders
 
 
 def workers_of(config: Config, ranks: Ranks) -> int:
@@ -64,13 +69,26 @@ def workers_of(config: Config, ranks: Ranks) -> int:
     return share if choose_device(config.device, ranks).type == "cuda" else max(1, share // 2)
 
 
-def build_network(config: Config, classes: int, trained_at: int | None = None) -> nn.Module:
+def refuse_other_targets(config: Config, loader: ImageLoader) -> None:
+    """Raises UserError for data that say of an image what the task is not learned from."""
+    if not isinstance(loader.target, config.task.target):
+        found, expected = loader.target.words, config.task.target.words
+        raise UserError(f"data.root={config.data.root}: {found}: expected {expected}, for task.name={config.task.name}")
+
+
+def padding_of(mean: Sequence[float]) -> tuple[int, int, int]:
+    """The colour beyond an image: the mean one, about 0 for the network."""
+    red, green, blue = map(round, mean)
+    return red, green, blue
+
+
+def build_network(config: Config, classes: int, trained_at: Size | None = None) -> nn.Module:
     """The configured network, initialized from the seed alone.
 
     Its layers mix what belongs to the final size of the training images, from the first step on.
 
     Args:
-        trained_at: side of that, pixels; None for data.resolution.
+        trained_at: that size; None for data.resolution.
     Raises: UserError for one that cannot be built, does not take the configured sizes, or whose output its task does
         not take.
     """
@@ -89,32 +107,35 @@ def build_network(config: Config, classes: int, trained_at: int | None = None) -
         keys = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
         raise UserError(f"{named}, {keys}: {error}") from error
     try:
-        sides = config.training_resolution.sides(config.train.epochs)
-        check_output(network, partial(config.task.check_output, classes=classes), sides, [config.eval_resolution])
+        sizes = config.training_resolution.sizes(config.train.epochs)
+        check_output(network, partial(config.task.check_output, classes=classes), sizes, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
-    set_maps(network, maps_at(network, trained_at or config.data.resolution))
+    if config.optim.head_lr_factor != 1 and not config.task.head(network):
+        factor = f"optim.head_lr_factor={config.optim.head_lr_factor}"
+        raise UserError(f"{factor}: expected 1: task.name={config.task.name} names no head of {named}")
+    set_maps(network, maps_at(network, trained_at or config.training_resolution.full))
     return network
 
 
-def maps_at(network: nn.Module, side: int, kind: type[Normalizer] = CombinedNormalizer) -> dict[str, int]:
-    """H * W of the maps that layers of a kind see of square images; nothing is computed."""
-    return maps_of(copy.deepcopy(network).to("meta"), torch.empty(1, 3, side, side, device="meta"), kind)
+def maps_at(network: nn.Module, size: Size, kind: type[Normalizer] = CombinedNormalizer) -> dict[str, int]:
+    """H * W of the maps that layers of a kind see of images of a size; nothing is computed."""
+    return maps_of(copy.deepcopy(network).to("meta"), torch.empty(1, 3, *size, device="meta"), kind)
 
 
 def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> None:
     """Raises UserError for a layer that would take its batch statistics of one value per channel."""
     parts = config.train.accumulation * ranks.world_size
-    side = min(config.training_resolution.sides(config.train.epochs))
+    size = min(config.training_resolution.sizes(config.train.epochs))
     if config.train.batch_size > parts:
         return
-    for name, pixels in maps_at(network, side, RunningNormalizer).items():
+    for name, pixels in maps_at(network, size, RunningNormalizer).items():
         layer = network.get_submodule(name)
         assert isinstance(layer, RunningNormalizer)
         if layer.of_batches and pixels == 1 and not (layer.sync and ranks.world_size > 1):
             raise UserError(
                 f"train.batch_size={config.train.batch_size}: {name} would take its batch statistics of one value per "
-                f"channel, of an image of {side} pixels: {SINGLE_VALUE_CURE}"
+                f"channel, of an image of {in_words(size)} pixels: {SINGLE_VALUE_CURE}"
             )
 
 

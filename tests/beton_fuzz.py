@@ -19,11 +19,13 @@ import numpy as np
 
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
-from en.data.ffcv.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, SAMPLE
+from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, METADATA, SAMPLES
+from en.data.targets import Field
 from en.errors import RunError, UserError
 
 BATCH = 50  # mutations per child
 SECONDS, MEMORY = 30, 1 << 30  # what a child may use beyond what it starts with
+SAMPLE = SAMPLES[Field.INT]
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
 READING = Reading(Part(64, 1, 0, 1, 0), CROP, CentreCrop(1.0), 1, 20, False)
 Spot = tuple[int, int]  # first byte, bytes
@@ -35,7 +37,7 @@ def read(root: Path) -> tuple[bytes, list[int]]:
     try:
         batches = [
             (batch.images.permute(0, 2, 3, 1).numpy().tobytes(), batch.targets.tolist())
-            for batch in loader.eval_epoch(24)
+            for batch in loader.eval_epoch((24, 24))
         ]
     finally:
         loader.close()
@@ -48,7 +50,7 @@ def columns(original: bytes, sealed: bool) -> list[list[Spot]]:
     count, table_at = int(header["num_samples"]), int(header["alloc_table_ptr"])
     image = SAMPLE.fields["f0"][0]
     found = [[(start, kind.itemsize)] for kind, start in HEADER.fields.values()]
-    found += [[(HEADER.itemsize + FIELD.itemsize * number, 1)] for number in range(len(FIELDS))]
+    found += [[(HEADER.itemsize + FIELD.itemsize * number, 1)] for number in range(2)]
     inner = [*image.fields.values(), *([SAMPLE.fields["f1"]] if sealed else [])]
     for rows, size, parts in [
         (METADATA, SAMPLE.itemsize, inner),

@@ -16,7 +16,7 @@ def reading(
 
 def epoch_pixels(loader: ImageLoader, epoch: int, resolution: int = 48) -> dict[int, torch.Tensor]:
     pixels = {}
-    for batch in loader.train_epoch(epoch, resolution):
+    for batch in loader.train_epoch(epoch, (resolution, resolution)):
         assert batch.images.shape[1:] == (3, resolution, resolution) and batch.images.dtype == torch.uint8
         pixels |= dict(zip(batch.samples.tolist(), batch.images.clone(), strict=True))
     return pixels

@@ -17,7 +17,8 @@ from PIL import Image
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
-from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLE, sealed
+from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLES, sealed
+from en.data.targets import Field
 from en.errors import RunError, UserError
 
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -46,7 +47,7 @@ def root(request, tmp_path: Path) -> Path:
     folder.mkdir()
     samples = pictures()
     write_beton(folder / "val.beton", iter(samples), len(samples) + 3)
-    (folder / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (folder / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     if request.param == "stock":
         unseal(folder / "val.beton")
     return folder
@@ -66,7 +67,7 @@ def edit(path: Path, change: Callable[[Tables], object]) -> None:
     header = np.frombuffer(content, HEADER, 1)
     count, table_at = int(header["num_samples"][0]), int(header["alloc_table_ptr"][0])
     places = {"header": (HEADER, 1, 0), "fields": (FIELD, 2, HEADER.itemsize)}
-    places |= {"metadata": (SAMPLE, count, METADATA), "table": (ALLOCATION, count, table_at)}
+    places |= {"metadata": (SAMPLES[Field.INT], count, METADATA), "table": (ALLOCATION, count, table_at)}
     change({name: np.frombuffer(content, *place) for name, place in places.items()})
     path.write_bytes(content)
 
@@ -149,7 +150,7 @@ def test_a_jpeg_of_unusual_subsampling_is_decoded(tmp_path):
 def test_a_changed_label_is_refused_in_a_sealed_file(root):
     edit(root / "val.beton", lambda tables: tables["metadata"]["f1"].__setitem__(3, 4))
     if root.name == "stock":
-        assert BetonFile(root / "val.beton").labels[3] == 4
+        assert BetonFile(root / "val.beton").targets[3] == 4
     else:
         with pytest.raises(UserError, match="labels or offsets are not as written"):
             BetonFile(root / "val.beton")
@@ -175,7 +176,7 @@ DatasetWriter(sys.argv[1], fields, num_workers=3).from_indexed_dataset(samples, 
 def test_files_that_stock_ffcv_writes_with_several_workers_are_read(tmp_path):
     subprocess.run([sys.executable, "-c", STOCK_WRITER, tmp_path / "x.beton"], check=True, capture_output=True)
     file = BetonFile(tmp_path / "x.beton")
-    assert file.labels.tolist() == list(range(12)) and set(file._modes) == {0, 1}
+    assert file.targets.tolist() == list(range(12)) and set(file._modes) == {0, 1}
     for sample in range(12):
         out = np.empty((8, 8, 3), np.uint8)
         file.decode(sample, (3, 5, 8, 8), out, file.scratch())
@@ -194,16 +195,16 @@ def test_a_file_truncated_while_in_use_is_an_error_that_names_it(root):
     loader = LOADERS["ffcv"](root, "val", READING)
     os.truncate(root / "val.beton", 5000)
     with pytest.raises(RunError, match=r"val\.beton: truncated while in use: expected \d+ bytes, found 5000"):
-        next(iter(loader.eval_epoch(16)))
+        next(iter(loader.eval_epoch((16, 16))))
     loader.close()
 
 
 def test_a_jpeg_of_the_wrong_size_is_skipped_like_any_damaged_one(tmp_path):
     samples = [sample._replace(height=sample.height + 1) if n == 2 else sample for n, sample in enumerate(pictures())]
     write_beton(tmp_path / "train.beton", iter(samples), 14)
-    (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
-    (batch,) = loader.train_epoch(0, 16)
+    (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and "sample 2 is damaged: a JPEG of" in batch.damaged[0]
     assert 2 not in batch.samples and batch.targets.tolist() == batch.samples.tolist()
     loader.close()
@@ -214,9 +215,9 @@ def test_a_bad_header_does_not_make_the_samples_after_it_damaged(tmp_path, marke
     samples = pictures()
     bad = samples[2]._replace(content=samples[2].content.replace(b"\xff\xc0", marker))
     write_beton(tmp_path / "train.beton", iter([*samples[:2], bad, *samples[3:]]), 14)
-    (tmp_path / "classes.json").write_text(json.dumps([str(sample.label) for sample in samples]))
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
     loader = LOADERS["ffcv"](tmp_path, "train", replace(READING, part=Part(14, 1, 0, 1, 0), skip_damaged=True))
-    (batch,) = loader.train_epoch(0, 16)
+    (batch,) = loader.train_epoch(0, (16, 16))
     assert len(batch.damaged) == 1 and sorted(batch.samples.tolist()) == [0, 1, 3, 3, *range(4, 14)]
     loader.close()
 

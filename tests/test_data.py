@@ -18,8 +18,9 @@ from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
+from en.data.targets import Field
 from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES
@@ -60,7 +61,7 @@ def test_evaluation_sees_every_image_exactly_once_over_any_number_of_ranks(kind,
         loader = open_loader(
             kind, folders, betons, "val", rank=rank, world_size=world_size, batch_size=3 * world_size, workers=1
         )
-        for batch in loader.eval_epoch(32):
+        for batch in loader.eval_epoch((32, 32)):
             seen.update(batch.samples.tolist())
         loader.close()
     assert seen == dict.fromkeys(range(PER_CLASS["val"] * CLASSES), 1)
@@ -68,9 +69,11 @@ def test_evaluation_sees_every_image_exactly_once_over_any_number_of_ranks(kind,
 
 def test_chosen_images_come_in_the_order_asked_for_as_evaluation_shows_them(kind, folders, betons):
     loader = open_loader(kind, folders, betons, "val", batch_size=3, workers=1)
-    whole = {s: i for batch in loader.eval_epoch(32) for s, i in zip(batch.samples.tolist(), batch.images, strict=True)}
+    whole = {
+        s: i for batch in loader.eval_epoch((32, 32)) for s, i in zip(batch.samples.tolist(), batch.images, strict=True)
+    }
     chosen = [17, 2, 5, 19, 0, 2, 11]
-    batches = list(loader.eval_samples(np.array(chosen), 32))
+    batches = list(loader.eval_samples(np.array(chosen), (32, 32)))
     loader.close()
     assert [len(batch.samples) for batch in batches] == [3, 3, 1]
     assert [sample for batch in batches for sample in batch.samples.tolist()] == chosen
@@ -93,15 +96,15 @@ def test_labels_and_classes_are_those_of_the_folders(kind, folders, betons):
     assert loader.classes == sorted(path.name for path in (folders / "train").iterdir())
     assert loader.samples == TRAIN and loader.name == "clothes"
     files = [path for name in loader.classes for path in sorted((folders / "train" / name).iterdir())]
-    for batch in loader.train_epoch(0, 16):
+    for batch in loader.train_epoch(0, (16, 16)):
         for sample, label in zip(batch.samples.tolist(), batch.targets.tolist(), strict=True):
             assert files[sample].parent.name == loader.classes[label]
 
 
 def test_a_batch_keeps_its_pixels_while_later_ones_are_made(kind, folders, betons):
-    batches = list(open_loader(kind, folders, betons).train_epoch(0, 32))
+    batches = list(open_loader(kind, folders, betons).train_epoch(0, (32, 32)))
     copies = [batch.images.clone() for batch in batches]
-    again = list(open_loader(kind, folders, betons).train_epoch(0, 32))
+    again = list(open_loader(kind, folders, betons).train_epoch(0, (32, 32)))
     for batch, copy, other in zip(batches, copies, again, strict=True):
         assert torch.equal(batch.images, copy) and torch.equal(batch.images, other.images)
 
@@ -109,7 +112,7 @@ def test_a_batch_keeps_its_pixels_while_later_ones_are_made(kind, folders, beton
 def test_the_resolution_may_change_between_epochs(kind, folders, betons):
     loader = open_loader(kind, folders, betons)
     for resolution in (16, 40, 24):
-        assert next(iter(loader.train_epoch(0, resolution))).images.shape[2:] == (resolution, resolution)
+        assert next(iter(loader.train_epoch(0, (resolution, resolution)))).images.shape[2:] == (resolution, resolution)
     loader.close()
 
 
@@ -130,11 +133,12 @@ def test_jpeg_files_are_stored_byte_for_byte_and_stock_ffcv_reads_them(folders, 
 
 def test_the_layout_is_that_of_the_stock_package():
     from ffcv import types
-    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields import BytesField, IntField, RGBImageField
     from ffcv.fields.rgb_image import IMAGE_MODES
 
     assert tables.VERSION == types.CURRENT_VERSION
-    assert types.get_metadata_type([RGBImageField(), IntField()]) == tables.SAMPLE
+    assert types.get_metadata_type([RGBImageField(), IntField()]) == tables.SAMPLES[Field.INT]
+    assert types.get_metadata_type([RGBImageField(), BytesField()]) == tables.SAMPLES[Field.BYTES]
     for mine, stock in [
         (tables.HEADER, types.HeaderType),
         (tables.FIELD, types.FieldDescType),
@@ -142,7 +146,8 @@ def test_the_layout_is_that_of_the_stock_package():
     ]:
         assert mine.itemsize == stock.itemsize and mine.names == stock.names
         assert all(mine.fields[name] == stock.fields[name] for name in mine.names)
-    assert [types.TYPE_ID_HANDLER[number] for number in tables.FIELDS.values()] == [RGBImageField, IntField]
+    numbers = (tables.IMAGES, Field.INT, Field.BYTES)
+    assert [types.TYPE_ID_HANDLER[number] for number in numbers] == [RGBImageField, IntField, BytesField]
     assert (IMAGE_MODES["jpg"], IMAGE_MODES["raw"]) == (tables.JPEG, tables.RAW)
 
 
@@ -162,7 +167,7 @@ def test_stock_ffcvs_loader_gives_the_same_images_but_for_its_fast_dct(tmp_path)
     )
     part = Part(20, 1, 0, 1, 0)
     mine = LOADERS["ffcv"](path.parent, "val", Reading(part, CROP, CentreCrop(1.0), 2, 30, False))
-    batch = next(iter(mine.eval_epoch(32)))
+    batch = next(iter(mine.eval_epoch((32, 32))))
     assert labels.flatten().tolist() == batch.targets.tolist()
     differences = np.abs(np.asarray(images).astype(int) - batch.images.permute(0, 2, 3, 1).numpy()).max((1, 2, 3))
     is_raw = BetonFile(path)._modes == tables.RAW
@@ -248,14 +253,14 @@ def test_a_stalled_ffcv_loader_is_an_error_within_its_time_limit(betons):
     loader._pool.submit(release.wait)
     started = time.monotonic()
     with pytest.raises(RunError, match="no batch for 1 s"):
-        next(iter(loader.train_epoch(0, 16)))
+        next(iter(loader.train_epoch(0, (16, 16))))
     assert time.monotonic() - started < 10
     release.set()
 
 
 def test_a_folder_worker_that_ends_only_after_an_error_is_still_named_as_its_cause(folders, monkeypatch):
     loader = LOADERS["folder"](folders, "train", reading(workers=1))
-    batches = loader.train_epoch(0, 16)
+    batches = loader.train_epoch(0, (16, 16))
     next(batches)
     (worker,) = loader._workers()
 
@@ -281,7 +286,7 @@ def test_an_error_of_the_folder_loader_without_a_worker_that_ended_is_told_as_it
 
     monkeypatch.setattr(loader, "_next", fail)
     with pytest.raises(RunError, match=r"the data loader failed: \[Errno 24\] Too many open files"):
-        next(loader.train_epoch(0, 16))
+        next(loader.train_epoch(0, (16, 16)))
 
 
 def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):
@@ -292,7 +297,7 @@ def test_a_sample_never_crosses_a_page_and_large_ones_have_their_own(tmp_path):
     ]
     assert write_beton(tmp_path / "x.beton", iter(rows), at_most=9) == 4
     file = BetonFile(tmp_path / "x.beton")
-    assert file.labels.tolist() == [0, 1, 2, 3]
+    assert file.targets.tolist() == [0, 1, 2, 3]
     for sample, row in enumerate(rows):
         out = np.empty((1000, row.width, 3), np.uint8)
         file.decode(sample, (0, 0, 1000, row.width), out, np.empty(0, np.uint8))

@@ -100,7 +100,7 @@ def test_the_stand_in_is_the_next_intact_sample_with_its_label_for_any_number_of
     for workers in (1, 2):
         config = load_config(str(recipe), [*overrides, "data.on_error=skip", f"data.workers={workers}"])
         loader = open_loaders(config, ONE, ["train"])["train"]
-        batches = list(loader.train_epoch(0, 32))
+        batches = list(loader.train_epoch(0, (32, 32)))
         samples = torch.cat([batch.samples for batch in batches])
         assert sum(len(batch.damaged) for batch in batches) == 1
         assert 5 not in samples and (samples == 6).sum() == 2

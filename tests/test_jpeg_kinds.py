@@ -88,7 +88,9 @@ def test_every_kind_that_pillow_decodes_is_prepared_and_shown_with_pillows_pixel
     assert said.count(": lossless JPEG (") == 2 * 3
     whole = Reading(Part(len(files), 1, 0, 1, 7), CROP, CentreCrop(1.0), 1, 60, False)
     roots = {"ffcv": tmp_path / "out", "folder": folder}
-    shown = {kind: next(iter(LOADERS[kind](root, "val", whole).eval_epoch(SIDE))) for kind, root in roots.items()}
+    shown = {
+        kind: next(iter(LOADERS[kind](root, "val", whole).eval_epoch((SIDE, SIDE)))) for kind, root in roots.items()
+    }
     modes = BetonFile(tmp_path / "out" / "val.beton")._modes.tolist()
     for number, name in enumerate(sorted(files, key="{}.jpg".format)):
         with Image.open(io.BytesIO(files[name])) as image:
@@ -107,7 +109,7 @@ def test_kinds_that_nothing_here_decodes_are_refused_by_their_name_and_never_cal
             decode_image(content)
     loader = LOADERS["folder"](folder, "train", reading(len(REFUSED), workers=0))
     with pytest.raises(RunError, match=r"\.jpg: not supported: .*JPEG.*, which Pillow does not decode") as failure:
-        next(iter(loader.train_epoch(0, 16)))
+        next(iter(loader.train_epoch(0, (16, 16))))
     assert "damaged" not in str(failure.value)
 
 
@@ -141,4 +143,4 @@ def test_an_image_of_unknown_range_and_one_that_is_too_large_are_not_called_dama
         loader = LOADERS["folder"](folder, "train", reading(1, workers=0))
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(RunError, match=f"image.jpg: not supported: .*{reason}"):
-            next(iter(loader.train_epoch(0, 16)))
+            next(iter(loader.train_epoch(0, (16, 16))))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-GROUND = ("errors", "progress", "durable", "machine")
+GROUND = ("errors", "progress", "durable", "machine", "size")
 LAYERS = (  # from the ground up: each may import itself, what stands before it, and GROUND
     ("norm",),
     ("models", "data", "distributed"),
@@ -28,6 +28,16 @@ NEVER = {
     ("suites", "evaluation"),
     ("models", "data"),
     ("data", "models"),
+}
+IN_DATA = {  # what a part of en.data does not import of the others
+    "sources": ("ffcv", "folder", "loader", "preparation"),
+    "targets": ("ffcv", "folder", "loader", "preparation", "sources"),
+    "crops": ("ffcv", "folder", "loader", "preparation", "sources", "targets"),
+    "views": ("crops", "ffcv", "folder", "loader", "preparation", "sources", "targets"),
+    "loader": ("ffcv", "folder", "preparation", "sources"),
+    "ffcv": ("folder", "foreign", "preparation"),
+    "folder": ("ffcv", "preparation"),
+    "preparation": ("folder", "foreign", "loader"),
 }
 COMMANDS = ("ablate", "prepare_data", "ratios", "report")
 MODULES = sorted((ROOT / "en").rglob("*.py"))
@@ -72,6 +82,14 @@ def test_a_module_imports_only_what_stands_below_it(path):
             assert (own, part) not in NEVER, f"en.{own} imports en.{part}"
 
 
+@pytest.mark.parametrize("part", IN_DATA)
+def test_a_part_of_the_data_knows_none_that_stands_above_it(part):
+    place = ROOT / "en" / "data" / part
+    files = [*place.rglob("*.py")] if place.is_dir() else [place.with_suffix(".py")]
+    found = {module.split(".")[2] for path in files for module in imported_of_en(path) if module.count(".") > 1}
+    assert not found & {*IN_DATA[part]} and files
+
+
 def test_the_normalizers_need_torch_and_the_standard_library_only():
     found = set().union(*map(imported, [ROOT / "en" / "__init__.py", *(ROOT / "en" / "norm").rglob("*.py")]))
     names = {module.partition(".")[0] for module in found}
@@ -91,7 +109,12 @@ def test_the_loop_names_no_task_no_loader_and_no_normalizer():
     from en.norm import NORMALIZERS
     from en.tasks import TASKS
 
-    trees = [ast.parse((ROOT / "en" / "training" / name).read_text()) for name in ("epoch.py", "run.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    files = sorted((ROOT / "en" / "training").glob("*.py"))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
     words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not words & {*LOADERS, *NORMALIZERS, *TASKS}
+    kinds = [*NORMALIZERS.values(), *TASKS.values()]
+    names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert not names & {"record_ratios", *(kind.__name__ for kind in kinds)}
+    modules = {kind.__module__ for kind in kinds} | {"en.norm.ratios", "en.data.folder", "en.data.ffcv.loader"}
+    assert not modules & set().union(*map(imported, files))

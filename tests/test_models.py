@@ -25,7 +25,7 @@ GOLDEN = {  # torchvision's and timm's model documentation: parameters, GMACs at
 def test_parameters_macs_and_layers_are_the_published_ones_with_bn(name):
     params, gmacs, layers = GOLDEN[name]
     model = build_model(name, 1000)
-    cost = complexity(model, 224)
+    cost = complexity(model, (224, 224))
     assert cost.params == params
     assert cost.gmacs == pytest.approx(gmacs, abs=0.0055)
     assert sum(isinstance(layer, Normalizer) for layer in model.modules()) == layers
@@ -48,7 +48,10 @@ def test_every_normalizer_trains_in_networks_of_both_libraries(name, norm):
 
 @pytest.mark.parametrize("norm", NORMALIZERS)
 def test_macs_of_convolutions_do_not_depend_on_the_normalizer(norm):
-    bn, other = complexity(build_model("resnet18", 10), 64), complexity(build_model("resnet18", 10, norm), 64)
+    bn, other = (
+        complexity(build_model("resnet18", 10), (64, 64)),
+        complexity(build_model("resnet18", 10, norm), (64, 64)),
+    )
     assert other.gmacs == pytest.approx(bn.gmacs, rel=1e-9)
     assert (other.norm_gmacs > bn.norm_gmacs) == (norm != "bn")
 
@@ -151,7 +154,7 @@ def test_options_make_the_networks_that_the_library_makes_of_them():
     with torch.device("meta"):
         wide = build_model("resnet50", 1000, options={"width_per_group": 128})
         library = torchvision.models.wide_resnet50_2()
-    assert complexity(wide, 64).params == sum(p.numel() for p in library.parameters()) == 68_883_240
+    assert complexity(wide, (64, 64)).params == sum(p.numel() for p in library.parameters()) == 68_883_240
     assert len(build_model("timm/resnet18", 7, options={"layers": [1, 1, 1, 1]}).layer4) == 1
     dropped = build_model("timm/resnet10t", 7, "en", options={"drop_path_rate": 0.1})
     rates = [layer.drop_prob for layer in dropped.modules() if isinstance(layer, timm.layers.DropPath)]
@@ -287,7 +290,7 @@ def test_no_value_of_any_option_ends_in_anything_but_a_network_or_its_refusal(na
 def test_networks_with_auxiliary_classifiers_are_built_without_them(name):
     with torch.device("meta"):
         model = build_model(name, 7, "en")
-    check_output(model, partial(Classification().check_output, classes=7), [224], [224])
+    check_output(model, partial(Classification().check_output, classes=7), [(224, 224)], [(224, 224)])
     assert not [place for place, _ in model.named_modules() if "aux" in place.lower()]
 
 
@@ -318,5 +321,5 @@ class Odd(nn.Module):
 def test_what_is_no_classifier_of_a_size_is_a_value_error_that_says_why(model, words):
     three_classes = partial(Classification().check_output, classes=3)
     with pytest.raises(ValueError, match=words):
-        check_output(model, three_classes, [32], [64])
-    check_output(model, three_classes, [], [64])
+        check_output(model, three_classes, [(32, 32)], [(64, 64)])
+    check_output(model, three_classes, [], [(64, 64)])

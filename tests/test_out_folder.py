@@ -15,8 +15,8 @@ from readers import reading
 from en.commands.prepare import main
 from en.data import LOADERS
 from en.data.ffcv.file import BetonFile
-from en.data.ffcv.out_folder import FILES
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.out_folder import FILES
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import Sample, Source, read_source
 from en.errors import UserError
 

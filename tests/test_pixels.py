@@ -14,7 +14,7 @@ from en.benchmarks.photographs import photograph
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.ffcv.kernels import decode_jpeg
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 
 SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": -1}
@@ -48,7 +48,7 @@ def loader_of(name: str, root: Path, split: str) -> ImageLoader:
 
 
 def test_whole_images_are_the_same_to_the_bit_by_both_loaders_and_stored_as_jpeg_or_raw(photographs):
-    batches = [next(iter(loader_of(name, root, "val").eval_epoch(SIDE))) for name, root in photographs.items()]
+    batches = [next(iter(loader_of(name, root, "val").eval_epoch((SIDE, SIDE)))) for name, root in photographs.items()]
     for batch in batches[1:]:
         assert torch.equal(batch.images, batches[0].images) and batch.samples.tolist() == list(range(COUNT))
 

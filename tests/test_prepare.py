@@ -11,7 +11,7 @@ from readers import reading
 
 from en.data import LOADERS
 from en.data.ffcv.file import BetonFile, Encoded
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.errors import RunError
 
@@ -80,18 +80,18 @@ def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
     counts = prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
     assert counts == {"train": 7, "val": 7, "skipped": 0, "warnings": 0, "warnings_kept": 0, "in_both": 7}
     loaders = [LOADERS["ffcv"](tmp_path / "out", "val", reading(7)), LOADERS["folder"](folders, "val", reading(7))]
-    mine, theirs = (next(iter(loader.eval_epoch(32))).images.float() for loader in loaders)
+    mine, theirs = (next(iter(loader.eval_epoch((32, 32)))).images.float() for loader in loaders)
     assert (mine - theirs).abs().mean() < 6
 
 
 def test_a_worker_that_dies_ends_preparation_in_one_line(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("en.data.ffcv.prepare.encode", die)
-    from en.data.ffcv import prepare as module
+    monkeypatch.setattr("en.data.preparation.prepare.encode", die)
+    from en.data.preparation import prepare as module
 
     with pytest.raises(RunError, match="worker process died"):
         module.prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
     assert not list((tmp_path / "out").iterdir())
 
 
-def die(sample: object, storage: object) -> Encoded:
+def die(sample: object, **options: object) -> Encoded:
     os._exit(9)

@@ -21,7 +21,7 @@ from en.build import build_to_device
 from en.commands.ratios import main
 from en.config.reading import load_config
 from en.data import Batch
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
@@ -87,7 +87,7 @@ def rows(run: Path) -> list[dict[str, object]]:
 def test_the_ratios_of_a_set_are_those_that_record_ratios_sees(finished, trained, ratios):
     fresh = open_trained(str(finished), ["train.batch_size=8"], ALONE, ["val"])
     to_device = build_to_device(fresh.config, torch.device("cpu"))
-    batches = list(fresh.loaders["val"].eval_epoch(48))
+    batches = list(fresh.loaders["val"].eval_epoch((48, 48)))
     samples = torch.cat([batch.samples for batch in batches])
     assert sorted(samples.tolist()) == list(range(VAL))
     with torch.inference_mode(), record_ratios(fresh.model.eval()) as record:
@@ -124,7 +124,7 @@ def test_layers_come_in_the_order_in_which_they_run():
             result: torch.Tensor = self.top(self.bottom(images))
             return result
 
-    found = collect_ratios(Backwards(), Noise(10, 4), 4, TO_CPU)
+    found = collect_ratios(Backwards(), Noise(10, 4), (4, 4), TO_CPU)
     assert [*found.layers] == ["bottom", "top"] and found.places == {"bottom": "bottom", "top": "top"}
 
 
@@ -199,9 +199,9 @@ def test_extremes_are_those_of_sorting_and_their_pictures_what_the_network_saw(t
         column = layer.ratios[:, layer.normalizers.index(row.normalizer)].tolist()
         assert row.ratio == column[row.sample] == sorted(column, reverse=row.end == "highest")[row.rank - 1]
         assert row.target == ratios.targets[row.sample] and row.name == ratios.classes[row.target]
-    pictures = read_pictures(trained.loaders["val"], [row.sample for row in found], 48)
+    pictures = read_pictures(trained.loaders["val"], [row.sample for row in found], (48, 48))
     assert pictures.keys() == {row.sample for row in found}
-    for batch in trained.loaders["val"].eval_epoch(48):
+    for batch in trained.loaders["val"].eval_epoch((48, 48)):
         for sample, image in zip(batch.samples.tolist(), batch.images, strict=True):
             if sample in pictures:
                 np.testing.assert_array_equal(pictures[sample], image.permute(1, 2, 0))
@@ -283,12 +283,12 @@ class Noise:
     def __init__(self, samples: int, batch: int) -> None:
         self.samples, self.batch, self.held = samples, batch, [0]
 
-    def eval_epoch(self, resolution: int):
+    def eval_epoch(self, size):
         generator = torch.Generator().manual_seed(0)
         for start in range(0, self.samples, self.batch):
             self.held.append(psutil.Process().memory_info().rss)
             samples = torch.arange(start, min(self.samples, start + self.batch))
-            images = torch.randint(256, (len(samples), 3, resolution, resolution), generator=generator)
+            images = torch.randint(256, (len(samples), 3, *size), generator=generator)
             yield Batch(images.to(torch.uint8), samples % 2, samples, [])
 
 
@@ -296,10 +296,10 @@ def test_memory_grows_with_the_ratios_alone():
     """It grows by some 15 MB besides, whatever their number; were records or images kept, by as much again and more."""
     depth, samples = 30, 100_000
     model = nn.Sequential(*(ExemplarNorm2d(3, hidden=2) for _ in range(depth)))
-    collect_ratios(model, Noise(5_000, 500), 10, TO_CPU)
+    collect_ratios(model, Noise(5_000, 500), (10, 10), TO_CPU)
     noise = Noise(samples, 500)
     before = psutil.Process().memory_info().rss
-    found = collect_ratios(model, noise, 10, TO_CPU)
+    found = collect_ratios(model, noise, (10, 10), TO_CPU)
     noise.held.append(psutil.Process().memory_info().rss)
     size = sum(layer.ratios.nbytes for layer in found.layers.values())
     assert size == 4 * samples * depth * 3
@@ -317,22 +317,22 @@ def test_ratios_that_would_mislead_end_the_pass():
             return result
 
     with pytest.raises(RunError, match="norm ran 2 times in a pass"):
-        collect_ratios(Twice(), Noise(4, 2), 4, TO_CPU)
+        collect_ratios(Twice(), Noise(4, 2), (4, 4), TO_CPU)
     broken = nn.Sequential(ExemplarNorm2d(3))
     with torch.no_grad():
         broken[0].gate[2].bias.fill_(torch.nan)
     with pytest.raises(RunError, match="the ratios of 0 are not finite"):
-        collect_ratios(broken, Noise(4, 2), 4, TO_CPU)
+        collect_ratios(broken, Noise(4, 2), (4, 4), TO_CPU)
     with pytest.raises(RunError, match="ratios of 4 images, expected the 5 of the set"):
-        collect_ratios(nn.Sequential(ExemplarNorm2d(3)), Short(5, 2), 4, TO_CPU)
+        collect_ratios(nn.Sequential(ExemplarNorm2d(3)), Short(5, 2), (4, 4), TO_CPU)
 
 
 class Short(Noise):
     """Noise that ends one image early."""
 
-    def eval_epoch(self, resolution: int):
+    def eval_epoch(self, size):
         self.samples -= 1
-        yield from super().eval_epoch(resolution)
+        yield from super().eval_epoch(size)
         self.samples += 1
 
 

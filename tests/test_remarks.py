@@ -14,7 +14,7 @@ from PIL import Image
 from readers import epoch_pixels, reading
 
 from en.data import LOADERS
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.errors import RunError, UserError
 
@@ -116,7 +116,7 @@ def test_without_ffcv_the_folder_loader_warns_once_that_it_cannot_see_libjpegs_w
 
         for split in ("train", "val"):
             loader = FolderLoader(warned, split, reading(4, workers=0))
-        assert len(list(loader.eval_epoch(16))) == 1
+        assert len(list(loader.eval_epoch((16, 16)))) == 1
 
     assert ended(forked(open_twice)) == 0
     assert capfd.readouterr().err.count("warning: data.loader=folder without") == 1

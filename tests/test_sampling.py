@@ -6,6 +6,7 @@ import pytest
 from en.data.crops import CentreCrop, RandomResizedCrop, uniform
 from en.data.order import epoch_order, rank_batches
 
+SQUARE = (224, 224)
 IMAGENET = RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
 
 
@@ -37,19 +38,19 @@ def test_crops_depend_on_seed_epoch_and_sample_and_not_on_the_batch():
     n = 500
     heights, widths = sizes(n)
     samples = np.arange(n)
-    boxes, flips = IMAGENET(3, 5, samples, heights, widths)
+    boxes, flips, _ = IMAGENET(3, 5, samples, heights, widths, SQUARE)
     for part in np.array_split(np.random.default_rng(1).permutation(n), 7):
-        alone, alone_flips = IMAGENET(3, 5, part, heights[part], widths[part])
+        alone, alone_flips, _ = IMAGENET(3, 5, part, heights[part], widths[part], SQUARE)
         assert (alone == boxes[part]).all() and (alone_flips == flips[part]).all()
     for seed, epoch in [(4, 5), (3, 6)]:
-        other, _ = IMAGENET(seed, epoch, samples, heights, widths)
+        other = IMAGENET(seed, epoch, samples, heights, widths, SQUARE).boxes
         assert (other != boxes).any(axis=1).mean() > 0.9
 
 
 def test_crops_lie_in_the_image_and_keep_the_limits_of_area_and_ratio():
     n = 20_000
     heights, widths = np.full(n, 375), np.full(n, 500)
-    boxes, flips = IMAGENET(0, 0, np.arange(n), heights, widths)
+    boxes, flips, _ = IMAGENET(0, 0, np.arange(n), heights, widths, SQUARE)
     top, left, h, w = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (top + h <= 375).all() and (left + w <= 500).all()
     area, ratio = h * w / (375 * 500), w / h
@@ -65,7 +66,7 @@ def test_crops_are_distributed_as_those_of_torchvision():
     torch.manual_seed(0)
     image = torch.empty(3, 375, 500)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
-    ours, _ = IMAGENET(0, 0, np.arange(4000), np.full(4000, 375), np.full(4000, 500))
+    ours = IMAGENET(0, 0, np.arange(4000), np.full(4000, 375), np.full(4000, 500), SQUARE).boxes
     for mine, reference in zip(ours.T, theirs.T, strict=True):
         error = np.sqrt(mine.var() / 4000 + reference.var() / 4000)
         assert abs(mine.mean() - reference.mean()) < 4.5 * error
@@ -75,14 +76,14 @@ def test_crops_are_distributed_as_those_of_torchvision():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3), (10_000, 12)])
 def test_extreme_images_have_a_crop_inside_them(height, width):
     n = 200
-    boxes, _ = IMAGENET(0, 0, np.arange(n), np.full(n, height), np.full(n, width))
-    centre, _ = CentreCrop(0.875)(0, 0, np.arange(1), np.array([height]), np.array([width]))
+    boxes = IMAGENET(0, 0, np.arange(n), np.full(n, height), np.full(n, width), SQUARE).boxes
+    centre = CentreCrop(0.875)(0, 0, np.arange(1), np.array([height]), np.array([width]), (1, 1)).boxes
     for top, left, h, w in [*boxes, *centre]:
         assert top >= 0 and left >= 0 and h >= 1 and w >= 1 and top + h <= height and left + w <= width
 
 
 def test_the_centre_crop_is_resize_and_centre_crop():
-    boxes, flips = CentreCrop(0.875)(0, 0, np.arange(2), np.array([256, 512]), np.array([400, 256]))
+    boxes, flips, _ = CentreCrop(0.875)(0, 0, np.arange(2), np.array([256, 512]), np.array([400, 256]), (9, 9))
     assert boxes.tolist() == [[16, 88, 224, 224], [144, 16, 224, 224]] and not flips.any()
 
 

@@ -64,9 +64,11 @@ def test_progressive_resizing_rises_to_the_full_resolution_in_multiples():
         train={"epochs": 100, "batch_size": 256, "progressive": progressive}, data={"root": "x", "resolution": 224}
     )
     sizes = [c.training_resolution.at(epoch) for epoch in range(100)]
-    assert sizes == sorted(sizes) and set(sizes) == {160, 192, 224} and sizes[79:] == [224] * 21
-    assert c.training_resolution.sides(100) == [160, 192, 224] and c.training_resolution.sides(1) == [160]
-    assert {config().training_resolution.at(epoch) for epoch in range(100)} == {224}
+    assert sizes == sorted(sizes) and {*sizes} == {(160, 160), (192, 192), (224, 224)}
+    assert sizes[79:] == [(224, 224)] * 21
+    assert c.training_resolution.sizes(1) == [(160, 160)]
+    assert c.training_resolution.sizes(100) == [(160, 160), (192, 192), (224, 224)]
+    assert {config().training_resolution.at(epoch) for epoch in range(100)} == {(224, 224)}
 
 
 @pytest.mark.parametrize("norm", NORMALIZERS)

@@ -10,7 +10,7 @@ from conftest import ended, jpeg, write_folders
 from readers import reading
 
 from en.data import LOADERS
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.errors import UserError
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from en.build import open_loaders
 from en.config.reading import load_config
-from en.data.ffcv.prepare import Storage, prepare
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
@@ -246,12 +246,14 @@ def test_a_small_network_with_any_normalizer_learns_to_tell_clothes_apart(norm, 
     model = replace_norm(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)), norm)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(8):
-        for batch in loaders["train"].train_epoch(epoch, 32):
+        for batch in loaders["train"].train_epoch(epoch, (32, 32)):
             images, labels = prepare_input(batch.images, batch.targets)
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
-    assert evaluate(config.task, model, loaders["val"], 32, prepare_input, shown=False)["top1"] > 45  # chance is 25
+    assert (
+        evaluate(config.task, model, loaders["val"], (32, 32), prepare_input, shown=False).values["top1"] > 45
+    )  # chance is 25
 
 
 def test_all_options_of_training_work_together(recipe, betons, tmp_path):

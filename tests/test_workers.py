@@ -26,7 +26,7 @@ sys.path.insert(0, {tests!r})
 from readers import reading
 from en.data import LOADERS
 loader = LOADERS["folder"](Path({root!r}), "train", reading(workers=2))
-batches = loader.train_epoch(0, 16)
+batches = loader.train_epoch(0, (16, 16))
 print(next(batches).images.shape)
 {then}
 """
@@ -52,7 +52,7 @@ def test_a_batch_that_shared_memory_does_not_take_ends_the_loader_at_once_with_t
             limit()
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(77) from error
-        next(LOADERS["folder"](folders, "train", reading(workers=2, timeout_s=LIMIT_S)).train_epoch(0, 224))
+        next(LOADERS["folder"](folders, "train", reading(workers=2, timeout_s=LIMIT_S)).train_epoch(0, (224, 224)))
 
     began = time.monotonic()
     code = ended(forked(read))
@@ -75,7 +75,7 @@ def test_a_process_ends_although_nobody_has_closed_its_loader(folders, tmp_path,
 
 def test_closing_a_loader_ends_a_worker_that_is_stuck(folders):
     loader = LOADERS["folder"](folders, "train", reading(workers=1))
-    next(loader.train_epoch(0, 16))
+    next(loader.train_epoch(0, (16, 16)))
     (worker,) = loader._workers()
     os.kill(worker.pid, signal.SIGSTOP)
     loader.close()
@@ -85,7 +85,7 @@ def test_closing_a_loader_ends_a_worker_that_is_stuck(folders):
 
 def test_a_worker_that_shared_memory_killed_is_named_with_how_much_there_is(folders):
     loader = LOADERS["folder"](folders, "train", reading(workers=1))
-    next(loader.train_epoch(0, 16))
+    next(loader.train_epoch(0, (16, 16)))
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own raises
     try:
         (worker,) = loader._workers()

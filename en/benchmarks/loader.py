@@ -27,7 +27,7 @@ RATIOS = ((FFCV, FOLDER), (FFCV, TIMM), (FFCV, TIMM_DEFAULT), (RAW, FOLDER), (FF
 
 def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of a whole epoch by loader, the ratios that are claimed, and the time to the first batch."""
-    from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
+    from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
 
     if images < BATCH:
         raise UserError(f"--images {images}: expected at least one batch of {BATCH}")
@@ -96,7 +96,7 @@ def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
         pinned=False,
     )
     loader = LOADERS[kind](root, "train", reading)
-    return lambda: loader.train_epoch(0, CROP)
+    return lambda: loader.train_epoch(0, (CROP, CROP))
 
 
 def timms(root: Path, workers: int, **augmentation: Any) -> Callable[[], Iterable[Any]]:

@@ -7,6 +7,8 @@ import torch
 
 from en.data import Batch
 from en.data.order import Ints
+from en.data.targets import ClassIndex
+from en.size import Size
 
 DISTINCT = 4  # batches that are kept, and shown again and again
 
@@ -24,6 +26,7 @@ class MemoryLoader:
 
     digest = ""
     name = "noise"
+    target = ClassIndex()
 
     def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:
         self.samples = steps * batch_size
@@ -36,13 +39,13 @@ class MemoryLoader:
             images = torch.randint(256, (batch_size, 3, side, side), dtype=torch.uint8, generator=random)
             self._batches.append(Batch(images.pin_memory() if pinned else images, indices % classes, indices, []))
 
-    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         return islice(cycle(self._batches), self.samples // len(self._batches[0].samples) - first_step)
 
-    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        return self.train_epoch(0, resolution)
+    def eval_epoch(self, size: Size) -> Iterator[Batch]:
+        return self.train_epoch(0, size)
 
-    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
         images, targets, *_ = self._batches[0]
         places = torch.from_numpy(samples % len(images))
         yield Batch(images[places], targets[places], torch.from_numpy(samples), [])

@@ -38,7 +38,7 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
 
     Then those of a small network by the threads of its run, alone and beside a busy process; see compare_threads.
     """
-    from en.data.ffcv.prepare import Storage, prepare  # needs the package ffcv
+    from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
@@ -87,7 +87,7 @@ def compare_trainer(config: Config, loader: ImageLoader, rounds: int) -> tuple[d
     device = choose_device(config.device, ranks)
     to_device = build_to_device(config, device)
     learner, bare = (build_learner(config, build_network(config, len(loader.classes)), device, ranks) for _ in range(2))
-    first = next(iter(loader.train_epoch(0, config.data.resolution)))
+    first = next(iter(loader.train_epoch(0, config.training_resolution.full)))
     batch = to_device(first.images, first.targets)
     trained, alone = [], []
     for epoch in range(rounds + 1):  # the first is a warm-up
@@ -143,7 +143,7 @@ def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, fo
 
 def small_run(root: Path) -> tuple[Path, Path]:
     """Writes recipe and data of a network whose layers are so small that waiting shows. Returns: both places."""
-    from en.data.ffcv.prepare import Storage, prepare
+    from en.data.preparation.prepare import Storage, prepare
 
     prepare(noise_images(1024, 64), root, Storage("raw"), 1, skip_corrupt=False)
     (root / "recipe.yaml").write_text(dump(recipe("shufflenet_v2_x0_5", "bn", 64, 64, 2, {"device": "cpu"})))

@@ -42,7 +42,7 @@ def prepare_data() -> None:
         raise UserError(f"--workers {arguments.workers}: expected at least 1")
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out}: expected an output folder, found a file")
-    from en.data.ffcv.prepare import Storage, Terminated, prepare
+    from en.data.preparation.prepare import Storage, Terminated, prepare
     from en.data.sources import read_source
 
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may hold any bytes

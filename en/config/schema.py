@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from en.config.section import PathText, Section, Text, is_plain
+from en.config.section import PathText, Section, Sides, Text, is_plain
 from en.data.resolution import Resolution
 from en.errors import shown
 from en.norm.registry import build_norm, norm_defaults
+from en.size import Size, as_key, size_of
 from en.tasks import Task, build_task
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Whole = Annotated[int, Field(ge=1, le=10**6)]
 Seconds = Annotated[float, Field(gt=0, le=10**6)]
-Side = Annotated[int, Field(ge=1, le=8192)]
 Mean = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(ge=0.001, le=255)]
 AnyTask = Annotated[Task, BeforeValidator(lambda keys: build_task(keys) if isinstance(keys, dict) else keys)]
@@ -75,8 +75,8 @@ class NormConfig(Section):
 class DataConfig(Section):
     root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
     loader: Literal["ffcv", "folder"] = "ffcv"  # what reads the images
-    resolution: Side = 224  # side of the network's input in training, pixels
-    eval_resolution: Side | None = None  # the same in evaluation; null: resolution
+    resolution: Sides = 224  # of the network's input in training, pixels: a square's side, or height and width
+    eval_resolution: Sides | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
     std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
     workers: Annotated[int, Field(ge=0, le=256)] | None = None  # of each rank; null: its cores, half of them on a CPU
@@ -94,7 +94,7 @@ class DataConfig(Section):
 
 
 class ProgressiveConfig(Section):
-    start_resolution: Side  # in the first epoch
+    start_resolution: Sides  # in the first epoch; of a size that is no square, a number is the shorter side's
     until_epoch: Positive  # from this epoch on, data.resolution
     multiple: Whole = 32  # resolutions in between are rounded to multiples of this
 
@@ -125,6 +125,7 @@ class OptimConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
     nesterov: bool = True  # momentum taken ahead
     weight_decay: NotNegative = 1e-4  # added to the gradient, times the weight
+    head_lr_factor: Positive = 1.0  # learning rate of what the task calls its head / that of the rest
     decay_on: Literal["weights", "all"] = "weights"  # weights: not biases, nor what normalizers keep from it; all
 
     @model_validator(mode="after")
@@ -187,16 +188,17 @@ class Config(Section):
 
     @property
     def training_resolution(self) -> Resolution:
-        """Sides of the training images, epoch by epoch."""
-        full, progressive = self.data.resolution, self.train.progressive
+        """Sizes of the training images, epoch by epoch."""
+        full, progressive = size_of(self.data.resolution), self.train.progressive
         if progressive is None:
             return Resolution(full, full, 0, 1)
-        return Resolution(full, progressive.start_resolution, progressive.until_epoch, progressive.multiple)
+        start = start_size(progressive.start_resolution, full)
+        return Resolution(full, start, progressive.until_epoch, progressive.multiple)
 
     @property
-    def eval_resolution(self) -> int:
-        """Side of the network's input in evaluation, pixels."""
-        return self.data.eval_resolution or self.data.resolution
+    def eval_resolution(self) -> Size:
+        """Size of the network's input in evaluation."""
+        return size_of(self.data.eval_resolution or self.data.resolution)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":
@@ -207,12 +209,19 @@ class Config(Section):
             raise ValueError(f"schedule.warmup_epochs={warmup}: expected at most train.epochs={self.train.epochs}")
         if self.schedule.final_lr > self.optim.lr:
             raise ValueError(f"schedule.final_lr={self.schedule.final_lr}: expected at most optim.lr={self.optim.lr}")
-        progressive = self.train.progressive
-        if progressive and progressive.start_resolution > self.data.resolution:
-            start = progressive.start_resolution
+        start, full = self.training_resolution.start, self.training_resolution.full
+        if start[0] > full[0] or start[1] > full[1]:
             limit = f"data.resolution={self.data.resolution}"
-            raise ValueError(f"train.progressive.start_resolution={start}: expected at most {limit}")
+            raise ValueError(f"train.progressive.start_resolution={as_key(start)}: expected at most {limit}")
         return self
+
+
+def start_size(key: int | list[int], full: Size) -> Size:
+    """The size that progressive resizing begins with; a number is the shorter side, and the other in proportion."""
+    if isinstance(key, list):
+        return size_of(key)
+    height, width = (max(1, round(key * side / min(full))) for side in full)
+    return height, width
 
 
 def completed(tree: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from en.errors import shown
+from en.size import as_key, size_of
+
+LARGEST_SIDE = 8192  # pixels
 
 
 class Section(BaseModel):
@@ -30,6 +33,14 @@ def path_name(text: str) -> str:
     return text
 
 
+def sides(value: object) -> int | list[int]:
+    """A key for a size: the side of a square, or height and width; of two that are equal, one."""
+    pair: list[Any] = value if isinstance(value, list) else [value]
+    if len(pair) > 2 or not pair or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in pair):
+        raise ValueError(f"expected an integer from 1 to {LARGEST_SIDE}, or two, height and width")
+    return as_key(size_of(pair if len(pair) == 2 else pair[0]))
+
+
 def is_plain(value: object) -> bool:
     """Whether a value is a truth value, a finite number, a printable string, or a list or section of such."""
     if isinstance(value, dict):
@@ -41,6 +52,12 @@ def is_plain(value: object) -> bool:
 
 Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
+SIDE = {"type": "integer", "minimum": 1, "maximum": LARGEST_SIDE}
+Sides = Annotated[
+    int | list[int],
+    BeforeValidator(sides),
+    WithJsonSchema({"anyOf": [SIDE, {"type": "array", "items": SIDE, "minItems": 2, "maxItems": 2}]}),
+]
 PathText = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable), AfterValidator(path_name)]
 
 EXPECTED = {  # by pydantic's name of the error

@@ -10,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from en.data.order import Ints
+from en.data.views import View
+from en.size import Size
 
 Words = NDArray[np.uint64]
-Flips = NDArray[np.bool_]
 ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
 class Crop(Protocol):
-    """Which box of each image is cut out, to be scaled to the resolution, and whether it is mirrored."""
+    """Which box of each image is seen, scaled to a size, and whether it is mirrored."""
 
-    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
-        """Boxes (B, 4) as top, left, height, width, and flips (B,): a pure function of the arguments, sample by sample.
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, size: Size) -> View:
+        """A view of that size of some images: a pure function of the arguments, sample by sample.
+
+        Its boxes may reach beyond the images.
 
         Args:
             samples: (B,) indices in the data set.
@@ -38,7 +41,8 @@ class RandomResizedCrop:
 
     Attributes:
         scale: smallest and largest share of the image's area in the crop.
-        ratio: smallest and largest width / height of the crop.
+        ratio: smallest and largest width / height of the crop; of a size that is no square, times its width / height
+            (our choice), so that it bounds how far images are stretched.
         flip: probability of a horizontal flip.
     """
 
@@ -46,12 +50,13 @@ class RandomResizedCrop:
     ratio: tuple[float, float]
     flip: float
 
-    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, size: Size) -> View:
         draws = uniform(seed, epoch, samples, 4 * ATTEMPTS + 1)
         flips = draws[:, -1] < self.flip
         area_draw, ratio_draw, top_draw, left_draw = np.moveaxis(draws[:, :-1].reshape(-1, ATTEMPTS, 4), 2, 0)
         smallest, largest = self.scale
-        log_low, log_high = np.log(self.ratio)
+        low, high = (ratio * (size[1] / size[0]) for ratio in self.ratio)
+        log_low, log_high = np.log((low, high))
         target = (heights * widths)[:, None] * (smallest + (largest - smallest) * area_draw)
         ratio = np.exp(log_low + (log_high - log_low) * ratio_draw)
         w = np.rint(np.sqrt(target * ratio)).astype(np.int64)
@@ -62,17 +67,17 @@ class RandomResizedCrop:
         top = (top_draw[rows, first] * (heights - h + 1)).astype(np.int64)
         left = (left_draw[rows, first] * (widths - w + 1)).astype(np.int64)
         boxes = np.stack([top, left, h, w], axis=1)
-        return np.where(fits.any(1)[:, None], boxes, fallback_boxes(heights, widths, self.ratio)), flips
+        return View(np.where(fits.any(1)[:, None], boxes, fallback_boxes(heights, widths, (low, high))), flips, size)
 
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Central squares whose side is `share` of the shorter side, never mirrored."""
+    """The largest central boxes of the size's form, their sides times `share`, never mirrored."""
 
     share: float
 
-    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints) -> tuple[Ints, Flips]:
-        return centre_boxes(heights, widths, self.share), np.zeros(len(heights), bool)
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, size: Size) -> View:
+        return View(centre_boxes(heights, widths, self.share, size), np.zeros(len(heights), bool), size)
 
 
 def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> Ints:
@@ -82,13 +87,17 @@ def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> I
     return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
 
 
-def centre_boxes(heights: Ints, widths: Ints, share: float) -> Ints:
-    """Central squares whose side is `share` of the shorter side: (B, 4) as top, left, height, width.
+def centre_boxes(heights: Ints, widths: Ints, share: float, size: Size = (1, 1)) -> Ints:
+    """The largest central boxes of the size's form, their sides times `share`: (B, 4) as top, left, height, width.
 
-    Scaled to R pixels, this is Resize(R / share) and CenterCrop(R) in one step.
+    Squares whose side is `share` of the shorter side, scaled to R pixels, are Resize(R / share) and CenterCrop(R) in
+    one step.
     """
-    side = np.rint(share * np.minimum(heights, widths)).astype(np.int64).clip(1)
-    return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
+    form = size[1] / size[0]
+    largest = np.minimum(heights, widths / form)
+    h = np.rint(share * largest).astype(np.int64).clip(1)
+    w = np.rint(share * largest * form).astype(np.int64).clip(1)
+    return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
 
 
 def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.float64]:

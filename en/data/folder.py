@@ -13,45 +13,58 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from en.data.decoding import HAS_LIBJPEG_WARNINGS, DamagedImage, UnsupportedImage, decode_image, decoders, read_file
+from en.data.decoding import (
+    HAS_LIBJPEG_WARNINGS,
+    DamagedImage,
+    UnsupportedImage,
+    decode_image,
+    decoders,
+    read_file,
+)
 from en.data.foreign import refuse_foreign
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
-from en.data.sources import Sample, as_text, read_folders
+from en.data.sources import Sample, Source, as_text, read_folders, read_form
+from en.data.views import View
 from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
+from en.size import Size
 
 TRAIN, EVAL = 0, 1
 PREFETCH = 2  # batches that each worker makes ahead
 SHARED_MEMORY = Path("/dev/shm")
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
-Key = tuple[int, int, int, int]  # TRAIN or EVAL, epoch, resolution, sample
+Key = tuple[int, int, Size, int]  # TRAIN or EVAL, epoch, size, sample
 
 
 Item = (
-    tuple[Tensor, int, int, list[str]] | str
+    tuple[Tensor, NDArray[Any], int, list[str]] | str
 )  # image, target, sample, damaged files; or the message that names a damaged one
 
 
 class Images(Dataset[Item]):
     """Image files, decoded as preparation does and cropped by torchvision to the boxes of (seed, epoch, sample)."""
 
-    def __init__(self, samples: list[Sample], reading: Reading) -> None:
-        self._samples, self._reading = samples, reading
+    def __init__(self, source: Source, split: str, reading: Reading) -> None:
+        self._samples, self._reading = source.splits[split], reading
+        self._target, self._classes = source.target, len(source.classes)
 
     def __getitem__(self, key: Key) -> Item:
-        """One sample, (3, R, R) uint8; for a damaged one a message or, with skip_damaged, the next whole one."""
-        mode, epoch, resolution, index = key
+        """One sample, (3, H, W) uint8; for a damaged one a message or, with skip_damaged, the next whole one."""
+        mode, epoch, size, index = key
         damaged: list[str] = []
         for distance in range(min(STAND_INS, len(self._samples))):
-            found = self._read(mode, epoch, resolution, (index + distance) % len(self._samples))
+            found = self._read(mode, epoch, size, (index + distance) % len(self._samples))
             if not isinstance(found, str):
                 return *found, damaged
             if mode == EVAL or not self._reading.skip_damaged:
@@ -59,25 +72,39 @@ class Images(Dataset[Item]):
             damaged.append(found)
         return too_many_damaged(damaged[-1])
 
-    def _read(self, mode: int, epoch: int, resolution: int, index: int) -> tuple[Tensor, int, int] | str:
+    def _read(self, mode: int, epoch: int, size: Size, index: int) -> tuple[Tensor, NDArray[Any], int] | str:
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
         try:
             picture = decode_image(read_file(sample.image))
+            image = picture.image
+            target = self._target.read(sample.target, self._classes, (image.height, image.width))
         except UnsupportedImage as error:
             return f"{sample.name}: not supported: {error}"
         except DamagedImage as error:
             return f"{sample.name}: damaged: {error}"
         if picture.warning:
             return f"{sample.name}: damaged: {picture.warning}"
-        image = picture.image
         heights, widths = np.array([image.height]), np.array([image.width])
         crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
-        boxes, flips = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths)
-        image = transforms.resized_crop(image, *boxes[0].tolist(), size=[resolution, resolution], antialias=True)
-        if flips[0]:
-            image = transforms.horizontal_flip(image)
-        return transforms.pil_to_tensor(image), sample.target, index
+        view = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths, size)
+        image = shown(image, view, self._reading.padding)
+        return transforms.pil_to_tensor(image), self._target.cut(target, view, 0), index
+
+
+def shown(image: Image.Image, view: View, padding: tuple[int, int, int]) -> Image.Image:
+    """Shows an image as the one row of a view has it, what lies beyond the image in the colour of the padding."""
+    height, width = view.size
+    seen = view.seen(0, image.height, image.width)
+    if seen is None:
+        return Image.new("RGB", (width, height), padding)
+    inner = [seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start]
+    part: Image.Image = transforms.resized_crop(image, *seen.box, size=inner, antialias=True)
+    if inner != [height, width]:
+        whole = Image.new("RGB", (width, height), padding)
+        whole.paste(part, (seen.columns.start, seen.rows.start))
+        part = whole
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flips[0] else part
 
 
 def collate(items: list[Item]) -> Batch | str:
@@ -87,7 +114,10 @@ def collate(items: list[Item]) -> Batch | str:
             return item
     images, targets, samples, damaged = zip(*items, strict=True)
     return Batch(
-        torch.stack(images), torch.tensor(targets), torch.tensor(samples), [name for names in damaged for name in names]
+        torch.stack(images),
+        torch.from_numpy(np.stack(targets)),
+        torch.tensor(samples),
+        [name for names in damaged for name in names],
     )
 
 
@@ -109,8 +139,9 @@ def names_digest(root: Path, samples: list[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         assert isinstance(sample.image, Path)
-        # As in runs from before, where a root other than "." was cut off from the name alone.
-        digest.update(f"/{as_text(str(sample.image.relative_to(root)))}\0".encode())
+        for path in (sample.image, sample.target) if isinstance(sample.target, Path) else (sample.image,):
+            # As in runs from before, where a root other than "." was cut off from the name alone.
+            digest.update(f"/{as_text(str(path.relative_to(root)))}\0".encode())
     return digest.hexdigest()
 
 
@@ -152,8 +183,16 @@ def made_by() -> dict[str, str | None]:
     return {name: package_version(name) for name in ("numpy", "torchvision")} | decoders()
 
 
+def read_files(root: Path) -> Source:
+    """The image files in a folder, by the form that they come in. Raises: UserError, also for a form without files."""
+    source = (read_form(root) if root.is_dir() else None) or read_folders(root)
+    if not all(isinstance(sample.image, Path) for samples in source.splits.values() for sample in samples[:1]):
+        raise UserError(f"{root}: {source.name} has no image files: expected those, or data.loader=ffcv")
+    return source
+
+
 class FolderLoader:
-    """Reads root/{train,val}/CLASS/** (see ImageLoader).
+    """Reads the image files in a folder, of root/{train,val}/CLASS/** or another form (see ImageLoader).
 
     Raises: UserError for a folder of another form, and for files in val that are no images, which training would meet
         only after its first epoch.
@@ -164,18 +203,19 @@ class FolderLoader:
             warn_of_silent_libjpeg()
         if (root / "classes.json").is_file() and not (root / "train").exists():
             raise UserError(f"{root}: prepared data, without class folders: expected those, or data.loader=ffcv")
-        source = read_folders(root)
+        source = read_files(root)
         samples = source.splits[split]
         if split == "val" and is_reporter():
             refuse_foreign(root / split, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
+        self.target = source.target
         self.digest = names_digest(root, samples)
         self.made_by: Mapping[str, str | None] = made_by()
         self._root, self._reading = root, reading
         self._keys, self._asked_at = Keys(), 0.0
         workers = reading.workers
         self._loader: DataLoader[Item] = DataLoader(
-            Images(samples, reading),
+            Images(source, split, reading),
             batch_sampler=self._keys,
             num_workers=workers,
             collate_fn=collate,
@@ -190,16 +230,16 @@ class FolderLoader:
         # For one that nobody closes: else Python would end, and wait for, workers that ignore its signal.
         Finalize(self, end_workers, [self._loader], exitpriority=0)
 
-    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)
-        return self._batches([[(TRAIN, epoch, resolution, int(i)) for i in batch] for batch in batches])
+        return self._batches([[(TRAIN, epoch, size, int(i)) for i in batch] for batch in batches])
 
-    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
-        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), resolution)
+    def eval_epoch(self, size: Size) -> Iterator[Batch]:
+        return self.eval_samples(self._reading.part.evaluation_samples(self.samples), size)
 
-    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
         batches = self._reading.part.batches(samples)
-        return self._batches([[(EVAL, 0, resolution, int(i)) for i in batch] for batch in batches])
+        return self._batches([[(EVAL, 0, size, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:
         end_workers(self._loader)

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from en.data.crops import Crop
 from en.data.order import Ints, epoch_order, rank_batches
+from en.data.targets import Target
+from en.size import Size
 
 
 class Batch(NamedTuple):
     """Images as they leave a loader, on the CPU.
 
     Attributes:
-        images: (B, 3, R, R) uint8 RGB; the memory belongs to the batch.
-        targets: (B, ...), what the data set holds of each, for the task to make sense of.
+        images: (B, 3, H, W) uint8 RGB; the memory belongs to the batch.
+        targets: (B, ...), as the loader's kind of target has them.
         samples: (B,) int64, indices in the data set.
         damaged: what was wrong with each image that another one stands in for (data.on_error=skip).
     """
@@ -70,6 +72,7 @@ class ImageLoader(Protocol):
     Attributes:
         name: the data set's, with what preparation changed in it.
         classes: names of what the targets tell apart, in the order of their numbers.
+        target: the kind of the targets.
         samples: number of images in the split, over all ranks.
         digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
             sizes, targets and places in the file; the folder loader's file names.
@@ -78,26 +81,27 @@ class ImageLoader(Protocol):
 
     name: str
     classes: list[str]
+    target: Target
     samples: int
     digest: str
     made_by: Mapping[str, str | None]
 
-    def train_epoch(self, epoch: int, resolution: int, first_step: int = 0) -> Iterator[Batch]:
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
 
         Args:
             epoch: counted from 0; decides order, crops and flips together with the seed.
-            resolution: R, pixels.
+            size: of the images, H and W.
             first_step: steps of the epoch that are left out at its beginning.
         Raises: RunError for a damaged sample and for a loader that dies or gives nothing for timeout_s seconds.
         """
         ...
 
-    def eval_epoch(self, resolution: int) -> Iterator[Batch]:
+    def eval_epoch(self, size: Size) -> Iterator[Batch]:
         """This rank's share of all images, each exactly once over all ranks, cropped for evaluation."""
         ...
 
-    def eval_samples(self, samples: Ints, resolution: int) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
         """Some images by their indices in the data set, (n,), in that order, as `eval_epoch` gives them."""
         ...
 
@@ -125,6 +129,7 @@ class Reading:
         timeout_s: seconds without a batch after which the loader is given up.
         pinned: batches in page-locked memory, for a GPU.
         skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
+        padding: the colour of what a view shows beyond an image, 0 to 255.
     """
 
     part: Part
@@ -134,3 +139,4 @@ class Reading:
     timeout_s: float
     pinned: bool
     skip_damaged: bool = False
+    padding: tuple[int, int, int] = (0, 0, 0)

@@ -22,7 +22,10 @@ class ToDevice:
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 images (B, 3, R, R) and their targets on the CPU -> float32 images and the targets on the device."""
+        """uint8 images (B, 3, H, W) and their targets on the CPU -> float32 images and the targets on the device."""
         moved = images.to(self.device, non_blocking=True)
         values = moved.to(torch.float32, memory_format=self.memory_format)
-        return values.sub_(self._mean).div_(self._std), targets.to(self.device, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        # Maps travel in bytes, and losses take int64.
+        targets = targets.long() if targets.dtype == torch.uint8 else targets
+        return values.sub_(self._mean).div_(self._std), targets

@@ -10,19 +10,20 @@ from en.data import ImageLoader
 from en.data.to_device import ToDevice
 from en.errors import RunError
 from en.progress import Progress
+from en.runs.scores import Scores
+from en.size import Size
 from en.tasks import Task
 
 
 @torch.inference_mode()
-def evaluate(
-    task: Task, model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool
-) -> dict[str, float]:
+def evaluate(task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, shown: bool) -> Scores:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
     The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are
     added up.
 
-    Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite.
+    Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite, or the score
+        no number.
     """
     metrics = task.metrics(len(loader.classes)).to(to_device.device)
     metrics.set_dtype(torch.float64)
@@ -31,7 +32,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     with Progress("evaluating", loader.samples, shown) as progress:
-        for batch in loader.eval_epoch(resolution):
+        for batch in loader.eval_epoch(size):
             images, targets = to_device(batch.images, batch.targets)
             metrics.update(task.predict(model, images), targets)
             seen.update(torch.full((), len(images), device=to_device.device))
@@ -39,10 +40,12 @@ def evaluate(
     model.train(was_training)
     if (images_seen := int(seen.compute())) != loader.samples:
         raise RunError(f"evaluation saw {images_seen} images, expected the {loader.samples} of the set")
-    values = {name: round(float(value), 6) for name, value in metrics.compute().items()}
-    for name, value in values.items():
+    scores = Scores.of(metrics.compute())
+    if task.score not in scores.values:
+        raise RunError(f"the {task.score} is no single number: expected one, by which best.pt is chosen")
+    for name, value in scores.values.items():
         if not math.isfinite(value):
             raise RunError(
                 f"the {name} is not finite in evaluation: {value} over the {loader.samples} images of the set"
             )
-    return values
+    return scores

@@ -1,6 +1,7 @@
 """How much of each normalizer EN uses, over a whole set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from en.norm import ExemplarNorm2d, record_ratios
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress
 from en.runs.ratios import Layer, Ratios
+from en.size import Size, in_words
 
 Pixels = NDArray[np.uint8]
 
@@ -38,6 +40,17 @@ def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[s
     return {name: {kind: next(shares) for kind in kinds} for name, kinds in layers.items()}
 
 
+class MeanRatios:
+    """The mean ratio of each normalizer in each EN layer over the evaluation set: an observer (see observers.py)."""
+
+    name = "ratios"
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[Callable[[], dict[str, dict[str, float]]]]:
+        with record_ratios(network) as record:
+            yield lambda: mean_ratios(network, record)
+
+
 def measure_ratios(trained: Trained, split: str) -> Ratios:
     """The ratios of a finished network for every image of a split.
 
@@ -57,7 +70,7 @@ def measure_ratios(trained: Trained, split: str) -> Ratios:
 
 @torch.inference_mode()
 def collect_ratios(
-    model: nn.Module, loader: ImageLoader, resolution: int, to_device: ToDevice, shown: bool = False
+    model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, shown: bool = False
 ) -> Ratios:
     """The ratios of a network with EN layers for every image of a set, in one pass of one process.
 
@@ -70,7 +83,7 @@ def collect_ratios(
     ratios = Ratios(loader.classes, np.full(loader.samples, -1), {})
     model.eval()
     with Progress("ratios", loader.samples, shown) as progress:
-        for batch in loader.eval_epoch(resolution):
+        for batch in loader.eval_epoch(size):
             with record_ratios(model) as record:
                 model(to_device(batch.images, batch.targets)[0])
             if not ratios.layers:
@@ -101,12 +114,12 @@ def put(ratios: Ratios, batch: Batch, record: dict[str, Tensor]) -> None:
         layer.ratios[samples] = rows
 
 
-def read_pictures(loader: ImageLoader, samples: Sequence[int], resolution: int) -> dict[int, Pixels]:
-    """What the network sees of some images, by their indices: (R, R, 3) uint8 RGB."""
+def read_pictures(loader: ImageLoader, samples: Sequence[int], size: Size) -> dict[int, Pixels]:
+    """What the network sees of some images, by their indices: (H, W, 3) uint8 RGB."""
     chosen = np.array(sorted(set(samples)), np.int64)
     pictures: dict[int, Pixels] = {}
     with naming_dead_workers():
-        for batch in loader.eval_samples(chosen, resolution):
+        for batch in loader.eval_samples(chosen, size):
             images = batch.images.permute(0, 2, 3, 1).numpy()
             pictures |= dict(zip(batch.samples.tolist(), images, strict=True))
     return pictures
@@ -125,6 +138,6 @@ def describe(trained: Trained, split: str) -> dict[str, str]:
         "split": split,
         "images": f"{loader.samples:,}",
         "classes": f"{len(loader.classes):,}",
-        "resolution": f"{config.eval_resolution} pixels",
+        "resolution": f"{in_words(config.eval_resolution)} pixels",
         "mixed": "; ".join(f"{names} in {n} layers" for names, n in mixed_layers(trained.model).items()),
     }

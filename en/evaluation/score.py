@@ -1,5 +1,7 @@
 """A finished network scored from its checkpoint alone."""
 
+from typing import Any
+
 from en.build import build_to_device, refuse_few_images
 from en.data import naming_dead_workers
 from en.distributed.liveness import naming_silent_ranks
@@ -10,7 +12,7 @@ from en.evaluation.trained import open_trained
 from en.runs.provenance import ranks_facts
 
 
-def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, float]:
+def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, Any]:
     """The metrics of a run's last.pt, or of a checkpoint, on its data's val split, with the number of images.
 
     They are the same on all ranks. The averaged weights are scored where the run kept them.
@@ -40,7 +42,7 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         to_device = build_to_device(config, device)
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
-            recalibrate(model, loaders["train"], recalibrate_over, config.data.resolution, to_device)
+            recalibrate(model, loaders["train"], recalibrate_over, config.training_resolution.full, to_device)
         scores = evaluate(config.task, model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
     trained.close()
-    return {**scores, "images": loaders["val"].samples}
+    return {**scores.values, **scores.details, "images": loaders["val"].samples}

@@ -68,7 +68,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
-    model = build_network(config, len(saved.classes), begun.data.resolution)
+    model = build_network(config, len(saved.classes), begun.training_resolution.full)
     changed = rebuild_as_trained(model, saved, config, path)
     weights = averages(saved, path) or saved.model
     checkpoint.load_weights(model, without_options(weights) if changed else weights, path)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from en.norm import Normalizer
+from en.size import Size
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Complexity:
     norm_gmacs: float
 
 
-def complexity(model: nn.Module, resolution: int) -> Complexity:
-    """Counts the network's parameters and, for one 3 x resolution x resolution image in evaluation, its MACs.
+def complexity(model: nn.Module, size: Size) -> Complexity:
+    """Counts the network's parameters and, for one image of a size in evaluation, its MACs.
 
     The normalizers' share is 1 MAC an element for the affine map, 2 more where moments are taken from the sample, and
     the matrix products of EN's gate (our choice; published counts differ in what they include). The model is left as
@@ -38,7 +39,7 @@ def complexity(model: nn.Module, resolution: int) -> Complexity:
     for layer in layers.values():
         layer.register_forward_hook(lambda layer, _, out: elements.append(out.numel() * layer.macs_per_element))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, resolution, resolution, device="meta"))
+        twin(torch.empty(1, 3, *size, device="meta"))
     counts = counter.get_flop_counts()
     root = type(twin).__name__
     in_norms = sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in layers)

@@ -7,36 +7,39 @@ import torch
 from torch import nn
 
 from en.norm import Normalizer
+from en.size import Size, in_words
 
 
 def check_output(
-    model: nn.Module, check: Callable[[object], None], training_sides: Iterable[int], evaluation_sides: Iterable[int]
+    model: nn.Module, check: Callable[[object], None], training: Iterable[Size], evaluation: Iterable[Size]
 ) -> None:
-    """Raises ValueError unless the network takes two images, 3 x side x side pixels, and `check` what it makes of them.
+    """Raises ValueError unless the network takes two images of some sizes and `check` what it makes of them.
 
     Nothing is computed: a copy without its normalizers, which keep every shape, is called on the meta device.
 
     Args:
         check: of an output; raises ValueError.
-        training_sides, evaluation_sides: pixels, of the images in either mode.
+        training, evaluation: sizes of the images in either mode.
     """
     twin = copy.deepcopy(model).to("meta")
     for layer in twin.modules():
         if isinstance(layer, Normalizer):
             layer.forward = lambda x: x  # type: ignore[method-assign]
-    for training, sides in ((True, training_sides), (False, evaluation_sides)):
-        for side in sides:
-            check_side(twin.train(training), check, side)
+    for mode, sizes in ((True, training), (False, evaluation)):
+        for size in sizes:
+            check_size(twin.train(mode), check, size)
 
 
 @torch.no_grad()
-def check_side(twin: nn.Module, check: Callable[[object], None], side: int) -> None:
+def check_size(twin: nn.Module, check: Callable[[object], None], size: Size) -> None:
     mode = "training" if twin.training else "evaluation"
     try:
-        output = twin(torch.empty(2, 3, side, side, device="meta"))
+        output = twin(torch.empty(2, 3, *size, device="meta"))
     except Exception as error:  # networks refuse a size in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{side} pixels in {mode}: expected a size that the network takes: {reason}") from error
+        raise ValueError(
+            f"{in_words(size)} pixels in {mode}: expected a size that the network takes: {reason}"
+        ) from error
     try:
         check(output)
     except ValueError as error:

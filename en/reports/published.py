@@ -13,6 +13,7 @@ from en.norm.registry import AS_PUBLISHED, norm_defaults
 from en.reports.tables import Cell, Note, Table, interval, mean, number, words
 from en.reports.variants import Variant, heading, plain
 from en.runs.summary import Name
+from en.size import in_words, size_of
 from en.tasks import TASKS, Label
 
 Figure = dict[str, Any]
@@ -93,7 +94,7 @@ def incomparable(variant: Variant) -> list[str]:
     if (s.classes, s.images) != (setting.classes, setting.images):
         why.append(f"other data ({s.dataset}, {s.classes} classes, {s.images:,} evaluation images)")
     if s.eval_resolution != setting.resolution:
-        why.append(f"another resolution ({s.eval_resolution} pixels)")
+        why.append(f"another resolution ({in_words(size_of(s.eval_resolution))} pixels)")
     if not variant.is_finished:
         why.append(f"unfinished ({s.epochs_done} of {s.epochs} epochs)")
     if options := own_options(variant):

@@ -12,6 +12,7 @@ from en.norm.registry import norm_defaults
 from en.reports.runs import OF_ONE_RUN, Run, frozen
 from en.reports.statistics import Estimate, estimate
 from en.runs.summary import Summary
+from en.size import in_words, size_of
 from en.tasks import TASKS, Label
 
 UNSET = "unset"  # a key that one configuration has and another has not
@@ -182,7 +183,8 @@ def facts(run: Run) -> Tree:
 
 def resolution(s: Summary) -> str:
     """Of training, and of evaluation where that is another, in words."""
-    return f"{s.resolution} px" + (f", scored at {s.eval_resolution} px" if s.eval_resolution != s.resolution else "")
+    trained, scored = (in_words(size_of(sides)) for sides in (s.resolution, s.eval_resolution))
+    return f"{trained} px" + (f", scored at {scored} px" if scored != trained else "")
 
 
 def mark(key: str, value: Any) -> str:

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -18,14 +18,16 @@ from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
 from en.runs.position import Position
+from en.runs.scores import Scores
 from en.runs.summary import Summary
 from en.runs.tensorboard import EventFile
 
 Row = dict[str, Any]
-MeanRatios = dict[str, dict[str, float]]
+Watched = Mapping[str, Any]  # numbers under names, which may be nested
+Observations = Mapping[str, Watched]  # what was watched in an evaluation, by the observers' names
 LOCK = ".lock"
-LOGS = ("events.jsonl", "ratios.jsonl", "log.jsonl")  # rows, each with its epoch
-FILES = ("config.yaml", "provenance.json", *LOGS, "summary.json", "last.pt", "best.pt")
+NOTES, LOG = "events", "log"  # NAME.jsonl of rows, each with its epoch; an observer has one more
+FILES = ("config.yaml", "provenance.json", "summary.json", "last.pt", "best.pt")
 
 
 P = ParamSpec("P")
@@ -50,18 +52,21 @@ class RunFolder:
     Args:
         path: of the folder, made where it is missing.
         writes: whether this process, rank 0, is that one; for the others, every method does nothing.
+        observers: names of what is watched in evaluation, each with rows of its own.
     Raises: UserError for a folder that cannot be written, or in which another process is at work.
     """
 
-    def __init__(self, path: Path, writes: bool) -> None:
+    def __init__(self, path: Path, writes: bool, observers: Sequence[str] = ()) -> None:
         self.path, self.writes = path, writes
+        # The log last: a row of it says that the others are there.
+        self._logs = [f"{name}.jsonl" for name in (NOTES, *observers, LOG)]
         if writes:
             self._open(path)
 
     def _open(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
+            for name in (*FILES, *self._logs):
                 if (path / name).is_dir():
                     raise UserError(f"{path / name}: a folder: expected a file, or none")
             (path / checkpoint.STEPS).mkdir(exist_ok=True)
@@ -89,40 +94,32 @@ class RunFolder:
         with self.writing():
             checkpoint.drop_partials(self.path)
             self._write("config.yaml", dump(config))
-            for name in LOGS:
+            for name in self._logs:
                 rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
             self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
             self._events = EventFile(self.path, epochs_done + 1)
 
     @if_writing
-    def write_epoch(
-        self, epoch: int, training: Row, scores: dict[str, float], ratios: MeanRatios, notes: list[Row]
-    ) -> None:
-        """Appends one epoch to log.jsonl, ratios.jsonl and TensorBoard, and its notes to events.jsonl.
+    def write_epoch(self, epoch: int, training: Row, scores: Scores, seen: Observations, notes: list[Row]) -> None:
+        """Appends one epoch to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
         Args:
             epoch: counted from 1.
             training: its numbers, by name.
             scores: the task's metrics after it.
-            ratios: the mean ratio of each normalizer in each EN layer.
+            seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
-        row = {"epoch": epoch, **training, **scores}
-        mixture = [{"epoch": epoch, "ratios": ratios}] if ratios else []
+        row = {"epoch": epoch, **training, **scores.values, **scores.details}
+        watched = [[{"epoch": epoch, name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
-            for name, rows in zip(LOGS, (notes, mixture, [row]), strict=True):
-                with (self.path / name).open("a") as file:
-                    file.write("".join(f"{json.dumps(line)}\n" for line in rows))
-                    file.flush()
-                    # Synced here, as TensorBoard's are, because the checkpoint that follows counts on these rows.
-                    os.fsync(file.fileno())
+            for name, rows in zip(self._logs, (notes, *watched, [row]), strict=True):
+                self._append(name, rows)
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
-            tags |= {f"val/{name}": value for name, value in scores.items()}
-            tags |= {
-                f"ratios/{layer}/{name}": share for layer, shares in ratios.items() for name, share in shares.items()
-            }
-            self._events.add(epoch, {tag: value for tag, value in tags.items() if value is not None})
+            tags |= {f"val/{name}": value for name, value in scores.values.items()}
+            tags |= figures("", seen)
+            self._events.add(epoch, {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
 
     @if_writing
     def close(self) -> None:
@@ -211,6 +208,13 @@ class RunFolder:
         except OSError:
             return False
 
+    def _append(self, name: str, rows: list[Row]) -> None:
+        with (self.path / name).open("a") as file:
+            file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+            file.flush()
+            # Synced here, as TensorBoard's are, because the checkpoint that follows counts on these rows.
+            os.fsync(file.fileno())
+
     def _write(self, name: str, content: str) -> None:
         durable.replace(self.path / name, content.encode())
 
@@ -221,6 +225,14 @@ def whole_checkpoint(path: Path) -> Checkpoint | None:
         return checkpoint.load(path)
     except UserError:
         return None
+
+
+def figures(prefix: str, nested: Watched) -> dict[str, float]:
+    """Numbers under nested names as TensorBoard's tags: `ratios/layer1/bn`."""
+    found: dict[str, float] = {}
+    for name, value in nested.items():
+        found |= figures(f"{prefix}{name}/", value) if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 def to_json(content: Row) -> str:

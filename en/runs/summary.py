@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from en.config.section import Count, Section
+from en.config.section import Count, Section, Sides
 
 Name = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
@@ -19,7 +19,7 @@ class Summary(Section):
         mixed: how many layers of en, sn or ssn mix which normalizers.
         dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
         seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
-        scores: the task's metrics after the last finished epoch.
+        scores, details: the task's metrics after the last finished epoch (see Scores).
         score: the metric by which best.pt is chosen; best_score, best_epoch: its highest value, and after which epoch.
         params, gmacs, norm_gmacs: see `en.models.Complexity`.
         images_per_second: of the last epoch's training, over all ranks; None where it resumed after its last step.
@@ -39,10 +39,11 @@ class Summary(Section):
     seed: Count
     epochs: Count
     epochs_done: Count
-    resolution: Count
-    eval_resolution: Count
+    resolution: Sides
+    eval_resolution: Sides
     batch_size: Count
     scores: dict[Name, Score]
+    details: dict[Name, list[Score | None]] = Field(default_factory=dict)
     score: Name
     best_score: Score
     best_epoch: Count

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
+from en.data.targets import ClassIndex, Target
 
 # Names in a row of log.jsonl that are not metrics.
 RESERVED = frozenset({"epoch", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds", "resolution",
@@ -30,12 +31,14 @@ class Task(BaseModel, ABC):
     Attributes:
         name: its key in TASKS.
         score: the metric by which best.pt is chosen; higher is better.
+        target: the kind of targets that it is learned from.
         labels: the metrics that are shown in the terminal and in reports, in this order.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     score: ClassVar[str]
+    target: ClassVar[type[Target]] = ClassIndex
     labels: ClassVar[dict[str, Label]]
 
     name: str
@@ -49,6 +52,10 @@ class Task(BaseModel, ABC):
             model: the other arguments of `en.models.build_model`.
         Raises: ValueError for what cannot be built.
         """
+
+    def head(self, network: nn.Module) -> list[str]:
+        """Names of the network's modules that are the task's own, for optim.head_lr_factor; by default, none."""
+        return []
 
     @abstractmethod
     def check_output(self, output: object, classes: int) -> None:
@@ -64,8 +71,8 @@ class Task(BaseModel, ABC):
         Random numbers come from torch's global generator, which each step seeds.
 
         Args:
-            images: (B, 3, R, R) float32, normalized.
-            targets: (B, ...), as the loader gives them.
+            images: (B, 3, H, W) float32, normalized.
+            targets: (B, ...), as `target` has them.
         """
         return images, targets
 
@@ -87,13 +94,16 @@ class Task(BaseModel, ABC):
         """
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """What the network, in evaluation mode, predicts of (B, 3, R, R) images; by default, its output."""
+        """What the network, in evaluation mode, predicts of (B, 3, H, W) images; by default, its output."""
         output: Tensor = network(images).float()
         return output
 
     @abstractmethod
     def metrics(self, classes: int) -> MetricCollection:
-        """New metrics of a set, updated with (predictions, targets); each computes a number for log.jsonl."""
+        """New metrics of a set, updated with (predictions, targets).
+
+        Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class.
+        """
 
     def check_metrics(self, classes: int) -> None:
         """Raises ValueError unless the score is among the metrics, and none has the name of something else in a row."""

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
 from en.machine import package_version
 from en.models import build_model
+from en.norm import Normalizer
 from en.tasks.base import Label, Task
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -34,9 +35,9 @@ class Classification(Task):
 
     name: Literal["classification"] = "classification"
     crop_scale: Shares = Field(default=[0.08, 1.0])  # training crop's area / image's
-    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height
+    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
     flip: Probability = 0.5  # of a horizontal flip in training
-    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's side / image's shorter side
+    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's sides / the largest crop's
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target given to all classes
     mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
@@ -50,6 +51,12 @@ class Classification(Task):
 
     def network(self, classes: int, **model: Any) -> nn.Module:
         return build_model(num_classes=classes, **model)
+
+    def head(self, network: nn.Module) -> list[str]:
+        """The classifier: the last linear or convolutional layer outside the normalizers."""
+        inside = tuple(f"{name}." for name, part in network.named_modules() if isinstance(part, Normalizer))
+        layers = [name for name, part in network.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+        return [name for name in layers if not name.startswith(inside)][-1:]
 
     def check_output(self, output: object, classes: int) -> None:
         if not isinstance(output, Tensor) or output.shape != (2, classes):

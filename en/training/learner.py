@@ -92,7 +92,7 @@ class Learner:
     def step(self, lr: float) -> None:
         """Takes the optimizer's step at a learning rate, and the averages' step after it."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -227,7 +227,7 @@ def build_learner(config: Config, model: nn.Module, device: torch.device, ranks:
     return Learner(
         model=model,
         forward=forward,
-        optimizer=build_optimizer(model, **config.optim.model_dump()),
+        optimizer=build_optimizer(model, **config.optim.model_dump(), head=config.task.head(model)),
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16"),
         ema=None if decay is None else ModelEmaV3(model, decay=decay),
         precision=PRECISIONS[config.train.precision],
@@ -244,7 +244,7 @@ def settle_buckets(config: Config, model: nn.Module, wrapped: nn.Module, device:
     before = copy.deepcopy(model.state_dict())
     size, dtype = config.training_resolution.at(0), PRECISIONS[config.train.precision]
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    images = torch.zeros(2, 3, size, size, device=device).contiguous(memory_format=memory_format)
+    images = torch.zeros(2, 3, *size, device=device).contiguous(memory_format=memory_format)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = wrapped.train()(images)
     # A task's network may have several outputs, in training above all.

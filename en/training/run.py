@@ -29,16 +29,16 @@ from en.distributed.ranks import (
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
-from en.evaluation.ratios import mean_ratios
+from en.evaluation.observers import OBSERVERS, watching
 from en.models import complexity
-from en.norm import record_ratios
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
 from en.runs.checkpoint import Best, Checkpoint
-from en.runs.folder import Row, RunFolder, refuse_used
+from en.runs.folder import Observations, Row, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
+from en.runs.scores import Scores
 from en.runs.start import (
     check_resumable,
     describe_data,
@@ -49,6 +49,7 @@ from en.runs.start import (
     resumption,
 )
 from en.runs.summary import Summary
+from en.size import as_key, in_words
 from en.training.epoch import refuse_bad_step, steps_of, train_epoch
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
@@ -132,7 +133,7 @@ class Run:
     def check_summary(self) -> None:
         """Raises UserError, on every rank, for what summary.json would not hold: not after an epoch of it."""
         try:
-            self.summary(0, {"images_per_second": None}, {}, {"score": 0.0, "epoch": 0})
+            self.summary(0, {"images_per_second": None}, Scores({}, {}), {"score": 0.0, "epoch": 0})
         except ValidationError as error:
             refusal = UserError(f"{self.config.data.root}: summary.json: {first_problem(error, str)}")
             refusal.common = True
@@ -153,7 +154,7 @@ class Run:
             self.learner.load_state_dict(saved, ranks, origin)
             if position.step:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
-        self.folder = RunFolder(self.start.folder, writes=ranks.is_first)
+        self.folder = RunFolder(self.start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances)
         self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start | resumed)
@@ -177,13 +178,14 @@ class Run:
         training = self.training_row(record, start)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished = Position(epoch=start.epoch + 1)
-        scores, ratios = self.evaluate()
-        score = scores[self.task.score]
+        scores, seen = self.evaluate()
+        score = scores.values[self.task.score]
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": finished.epoch}
         notes = [note for own in gather(record.notes, self.group) for note in own]
         training |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
-        self.folder.write_epoch(finished.epoch, training, scores | {"images": self.val_images.samples}, ratios, notes)
+        logged = scores._replace(values=scores.values | {"images": self.val_images.samples})
+        self.folder.write_epoch(finished.epoch, training, logged, seen, notes)
         if ranks.is_first:
             tell(self.epoch_line(finished.epoch, training, scores))
         summary = self.summary(finished.epoch, training, scores, self.best)
@@ -210,18 +212,18 @@ class Run:
             raise self.stopped(done)
         return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
 
-    def evaluate(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """The metrics of the network, or of its averages where they are kept, and EN's mean ratios layer by layer."""
+    def evaluate(self) -> tuple[Scores, Observations]:
+        """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
         networks = self.learner.networks()
         for network in networks:
             # Each rank has running averages of its own in training; they are scored and saved as one.
             average_buffers(network)
         refuse_drift(networks, self.ranks, self.group)
         network = networks[-1]
-        with record_ratios(network) as ratios:
+        with watching(network) as seen:
             size, shown = self.config.eval_resolution, self.ranks.is_first
             scores = evaluate(self.task, network, self.val_images, size, self.to_device, shown)
-        return scores, mean_ratios(network, ratios)
+        return scores, seen()
 
     def save(
         self,
@@ -270,8 +272,8 @@ class Run:
         cost, config = self.cost, self.config
         return (
             f"{config.model.name} with {config.norm.name}: {cost.params:,} parameters, {cost.gmacs:.3g} + "
-            f"{cost.norm_gmacs:.2g} GMACs at {config.eval_resolution} pixels; {self.train_images.samples} training "
-            f"images, {len(self.classes)} classes; {hardware(self.ranks, self.device)}; "
+            f"{cost.norm_gmacs:.2g} GMACs at {in_words(config.eval_resolution)} pixels; {self.train_images.samples} "
+            f"training images, {len(self.classes)} classes; {hardware(self.ranks, self.device)}; "
             f"{self.ranks.world_size} ranks; {self.folder.path}"
         )
 
@@ -285,20 +287,20 @@ class Run:
             "images_per_second": images / seconds if images else None,
             "data_wait": data_wait,
             "seconds": seconds,
-            "resolution": self.config.training_resolution.at(start.epoch),
+            "resolution": as_key(self.config.training_resolution.at(start.epoch)),
         }
 
-    def epoch_line(self, epoch: int, training: Row, scores: dict[str, float]) -> str:
+    def epoch_line(self, epoch: int, training: Row, scores: Scores) -> str:
         """An epoch in one line."""
-        labels = self.task.labels.items()
-        shown = [f"{label.text} {scores[name]:.2f} {label.unit}".strip() for name, label in labels if name in scores]
+        labels, values = self.task.labels.items(), scores.values
+        shown = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
         line = f"epoch {epoch}/{self.config.train.epochs}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
         if training["images_per_second"] is None:  # resumed after its last step
             return line
         waited = f"waited {100 * training['data_wait']:.0f} % for data"
         return f"{line}, {training['images_per_second']:.0f} images/s, {waited}"
 
-    def summary(self, epochs_done: int, training: Row, scores: dict[str, float], best: Best) -> Summary:
+    def summary(self, epochs_done: int, training: Row, scores: Scores, best: Best) -> Summary:
         """The run up to a finished epoch."""
         config = self.config
         return Summary(
@@ -314,9 +316,10 @@ class Run:
             epochs=config.train.epochs,
             epochs_done=epochs_done,
             resolution=config.data.resolution,
-            eval_resolution=config.eval_resolution,
+            eval_resolution=as_key(config.eval_resolution),
             batch_size=config.train.batch_size,
-            scores=scores,
+            scores=scores.values,
+            details=scores.details,
             score=self.task.score,
             best_score=best["score"],
             best_epoch=best["epoch"],

@@ -1,1 +1,1 @@
-"""FFCV's file and its checks, FFCV's C functions, the loader, preparation."""
+"""FFCV's file and its checks, FFCV's C functions, the loader."""

@@ -1,6 +1,6 @@
 """FFCV's file: written in the samples' order, read with every decode checked.
 
-Stock FFCV reads these files, and this module reads stock files that have an RGB image and an integer label.
+Stock FFCV reads these files, and this module reads stock files that have an RGB image and an integer label, or bytes.
 """
 
 import json
@@ -16,12 +16,13 @@ from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, read_jpeg, scale
 from en.data.ffcv.tables import (
     ALLOCATION,
     FIELD,
-    FIELDS,
     HEADER,
+    IMAGES,
     JPEG,
     METADATA,
+    NAMES,
     RAW,
-    SAMPLE,
+    SAMPLES,
     VERSION,
     Table,
     read_tables,
@@ -31,7 +32,9 @@ from en.data.ffcv.tables import (
 from en.data.jpeg_kind import unusual_kind
 from en.data.sources import SPLITS
 from en.data.sources.source import as_text
-from en.errors import RunError, UserError
+from en.data.targets import BY_FIELD, TARGETS, Field, Stored, Target
+from en.data.views import Box
+from en.errors import RunError, UserError, shown
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
 
@@ -41,40 +44,49 @@ __all__ = ["JPEG", "RAW", "BetonFile", "Encoded", "read_classes", "read_name", "
 
 
 class Encoded(NamedTuple):
-    """One stored sample: JPEG or raw, the image's size in pixels, its bytes, and the label."""
+    """One stored sample: JPEG or raw, the image's size in pixels, its bytes, and the target."""
 
     mode: int
     width: int
     height: int
     content: bytes
-    label: int
+    target: Stored
 
 
-def write_beton(path: Path, samples: Iterable[Encoded], at_most: int) -> int:
+def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Field = Field.INT) -> int:
     """Writes the samples to `path`, in their order, and flushes the file to disk.
 
     Args:
         at_most: upper limit of the number of samples.
+        field: how their targets are kept.
     Returns: the number of samples written.
     Raises: OSError, e.g. when the disk is full.
     """
-    metadata, table = np.zeros(at_most, SAMPLE), np.zeros(at_most, ALLOCATION)
+    metadata = np.zeros(at_most, SAMPLES[field])
+    places: list[tuple[int, int, int]] = []
     at = next_page(METADATA + metadata.nbytes)
     count = 0
     with path.open("wb") as file:
         for sample in samples:
-            size = len(sample.content)
-            at = next_page(at) if at % PAGE + size > PAGE else at
-            file.seek(at)
-            file.write(sample.content)
-            metadata[count] = ((sample.mode, sample.width, sample.height, at), sample.label)
-            table[count] = (count, at, size)
-            at += size
+            told = []
+            for content in (sample.content, sample.target):
+                if not isinstance(content, bytes):
+                    continue  # a class number, which stands in the metadata
+                size = len(content)
+                at = next_page(at) if at % PAGE + size > PAGE else at
+                file.seek(at)
+                file.write(content)
+                places.append((count, at, size))
+                told.append((at, size))
+                at += size
+            target = told[1] if field is Field.BYTES else sample.target
+            metadata[count] = ((sample.mode, sample.width, sample.height, told[0][0]), target)
             count += 1
+        table = np.array(places, ALLOCATION)
         file.seek(at)
-        file.write(table[:count].tobytes())
-        header, fields = np.array([(VERSION, len(FIELDS), PAGE, count, at)], HEADER), field_descriptions()
-        fields = sealed(fields, tables_digest(header, fields, metadata[:count], table[:count]))
+        file.write(table.tobytes())
+        header, fields = np.array([(VERSION, 2, PAGE, count, at)], HEADER), field_descriptions(field)
+        fields = sealed(fields, tables_digest(header, fields, metadata[:count], table))
         file.seek(0)
         file.write(header.tobytes() + fields.tobytes() + metadata[:count].tobytes())
         file.flush()
@@ -86,21 +98,23 @@ def next_page(position: int) -> int:
     return -(-position // PAGE) * PAGE
 
 
-def field_descriptions() -> Table:
-    rows = np.zeros(len(FIELDS), FIELD)
-    for row, (name, number) in zip(rows, FIELDS.items(), strict=True):
+def field_descriptions(field: Field) -> Table:
+    rows = np.zeros(2, FIELD)
+    for row, (name, number) in zip(rows, {"image": IMAGES, NAMES[field]: field}.items(), strict=True):
         row["type_id"] = number
         row["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
     return rows
 
 
 class BetonFile:
-    """A .beton file open for reading: sizes and labels in memory, images mapped from disk.
+    """A .beton file open for reading: sizes and labels in memory, images and masks mapped from disk.
 
     Attributes:
         path: the file.
-        heights, widths, labels: (samples,) int64.
-        digest: hex SHA-256 of the samples' sizes, labels and positions in the file.
+        heights, widths: (samples,) int64.
+        field: how the targets are kept.
+        targets: (samples,) int64 class numbers, or where the bytes lie; see `stored`.
+        digest: hex SHA-256 of the samples' sizes, targets and positions in the file.
     Raises: UserError for a file that is missing, truncated, damaged, of another version or with other fields.
     """
 
@@ -114,12 +128,14 @@ class BetonFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}: expected a readable .beton file") from error
-        self._modes, self.heights, self.widths, self.labels, self._offsets, self._sizes, self.digest = tables
+        self._modes, self.heights, self.widths, self._offsets, self._sizes, self.field, self.targets, self.digest = (
+            tables
+        )
         self._length = len(self._map)
         self._address = np.frombuffer(self._map, np.uint8).ctypes.data
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.heights)
 
     def largest(self) -> int:
         """Bytes of the largest decoded image: the size of scratch buffer that `decode` needs."""
@@ -138,12 +154,17 @@ class BetonFile:
         if length < self._length:
             raise RunError(f"{self.path}: truncated while in use: expected {self._length} bytes, found {length}")
 
-    def decode(self, sample: int, box: tuple[int, int, int, int], out: Bytes, scratch: Bytes) -> None:
+    def stored(self, sample: int) -> Stored:
+        """The target of a sample as it is kept."""
+        kept = self.targets[sample]
+        return int(kept) if self.field is Field.INT else self._map[int(kept["ptr"]) : int(kept["ptr"] + kept["size"])]
+
+    def decode(self, sample: int, box: Box, out: Bytes, scratch: Bytes) -> None:
         """Decodes one sample and scales a part of it into `out`. Releases the GIL meanwhile.
 
         Args:
             box: top, left, height, width of the part, pixels.
-            out: (R, R, 3), contiguous; scaled by area averaging, as in FFCV.
+            out: (H, W, 3), contiguous; scaled by area averaging, as in FFCV.
             scratch: at least `largest()` bytes, one buffer per thread.
         Raises: RunError that names the sample if libjpeg finds it damaged, of a kind that it does not know, or of
             another size than in the metadata.
@@ -201,6 +222,22 @@ def not_prepared(root: Path) -> str:
     if all((root / split).is_dir() for split in SPLITS):
         return "class folders, not prepared: expected OUT of `en-prepare SOURCE OUT`, or data.loader=folder"
     return "no classes.json, so not prepared: expected OUT of `en-prepare SOURCE OUT`"
+
+
+def read_target(file: BetonFile) -> Target:
+    """Returns what kind a file's targets are of, by the dataset.json beside it, or else by the field that keeps them.
+
+    Raises: UserError for a kind that is unknown or kept in another field.
+    """
+    path = file.path.with_name("dataset.json")
+    try:
+        name = json.loads(path.read_text(encoding="utf-8")).get("target") if path.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: expected the output of scripts/prepare_data.py: {error}") from error
+    known = {each.name for each in TARGETS.values() if each.field is file.field}
+    if name is not None and name not in known:
+        raise UserError(f"{path}: target={shown(name)}: expected {' or '.join(known)}, which {file.path.name} may hold")
+    return (BY_FIELD[file.field] if name is None else TARGETS[name])()
 
 
 def read_name(root: Path) -> str:

@@ -129,7 +129,7 @@ def decompress(
 
 
 def scale(address: int, height: int, width: int, box: tuple[int, int, int, int], out: Bytes) -> None:
-    """Scales a part of the RGB image at an address into `out`, (R, S, 3) contiguous, with OpenCV's INTER_AREA.
+    """Scales a part of the RGB image at an address into `out`, (H, W, 3) contiguous, with OpenCV's INTER_AREA.
 
     Args:
         box: top, left, height, width of the part, pixels.

@@ -1,10 +1,11 @@
 """The tables of FFCV's file: their layout, and checks that they lead no reader out of the file or to another's pixels.
 
 The layout is that of FFCV 1.0.2, file version 2: header, field descriptions, one row of metadata per sample, data
-pages, allocation table; all little-endian. The allocation table ends the file and has one row per sample, in any order.
+pages, allocation table; all little-endian. The allocation table ends the file and has one row per sample, and one more
+per target that is kept as bytes, in any order.
 
-The seal is the SHA-256 of all of these, kept among the label field's arguments, which stock FFCV leaves at zero and
-ignores: it exposes any change of a label or size. Files by stock FFCV have none.
+The seal is the SHA-256 of all of these, kept among the target field's arguments, which stock FFCV leaves at zero and
+ignores: it exposes any change of a target or size. Files by stock FFCV have none.
 """
 
 import hashlib
@@ -15,11 +16,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from en.data.targets import Field
 from en.errors import UserError
 
 VERSION = 2
 JPEG, RAW = 0, 1  # image modes
-FIELDS = {"image": 2, "label": 1}  # names and FFCV's numbers for RGBImageField and IntField
+IMAGES = 2  # FFCV's number for RGBImageField
+NAMES = {Field.INT: "label", Field.BYTES: "mask"}  # of the targets' fields
 LARGEST_SIDE = 65_535  # sizes have 16 bits
 LARGEST_AREA = 178_956_970  # pixels; Pillow, with which preparation reads images, refuses larger ones
 SEAL = b"sha256:"
@@ -34,50 +37,55 @@ HEADER = np.dtype(
 )
 FIELD = np.dtype([("type_id", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
-SAMPLE = np.dtype([("f0", IMAGE), ("f1", "<i8")], align=True)
+KEPT = {Field.INT: np.dtype("<i8"), Field.BYTES: np.dtype([("ptr", "<u8"), ("size", "<u8")])}
+SAMPLES = {field: np.dtype([("f0", IMAGE), ("f1", kept)], align=True) for field, kept in KEPT.items()}
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-METADATA = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
+METADATA = HEADER.itemsize + 2 * FIELD.itemsize
 """Offset of the metadata, bytes."""
 
 Table = NDArray[np.void]
 
 
 class Tables(NamedTuple):
-    """A file's columns, (samples,) each: mode, size in pixels, label, and offset and size of the bytes.
+    """A file's columns, (samples,) each: mode, size in pixels, and offset and size of the bytes; target.
 
-    The digest is the hex SHA-256 of all tables.
+    The targets are class numbers, int64, or where their bytes lie; the digest is the hex SHA-256 of all tables.
     """
 
     modes: NDArray[np.uint8]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
-    labels: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    field: Field
+    targets: NDArray[Any]
     digest: str
 
 
 def read_tables(file: BinaryIO, path: Path) -> Tables:
     """Reads and checks a file's tables. Raises UserError for a file of another kind, truncated or damaged."""
     header, fields = read_header(file, path)
+    field = Field(int(fields["type_id"][-1]))
+    kind, allocations = SAMPLES[field], 2 if field is Field.BYTES else 1
     count, table_at = int(header["num_samples"][0]), int(header["alloc_table_ptr"][0])
-    length, pages = os.fstat(file.fileno()).st_size, METADATA + count * SAMPLE.itemsize
-    if count < 1 or table_at < pages or table_at + count * ALLOCATION.itemsize != length:
+    length, pages = os.fstat(file.fileno()).st_size, METADATA + count * kind.itemsize
+    if count < 1 or table_at < pages or table_at + count * allocations * ALLOCATION.itemsize != length:
         raise UserError(
             f"{path}: truncated or damaged: a table of {count} samples at byte {table_at}: expected it to follow the "
             f"samples and to end the file, at {length} bytes; prepare it again"
         )
-    metadata = read_rows(file, SAMPLE, count, METADATA)
-    table = read_rows(file, ALLOCATION, count, table_at)
-    table_of_samples = table[np.argsort(table["sample_id"], kind="stable")]
+    metadata = read_rows(file, kind, count, METADATA)
+    table = read_rows(file, ALLOCATION, count * allocations, table_at)
     check_images(path, metadata["f0"])
-    check_offsets(path, metadata["f0"], table_of_samples, pages, table_at)
+    places = by_sample(table, metadata["f0"]["data_ptr"], allocations)
+    check_offsets(path, metadata, places, pages, table_at)
     digest = tables_digest(header, fields, metadata, table)
     if fields["arguments"][-1].any() and fields[-1:].tobytes() != sealed(fields, digest)[-1:].tobytes():
         raise UserError(f"{path}: damaged: its sizes, labels or offsets are not as written; prepare it again")
-    image, sizes = metadata["f0"], table_of_samples["size"].astype(np.int64)
+    image, sizes = metadata["f0"], places[:, 0]["size"].astype(np.int64)
     heights, widths, offsets = (image[name].astype(np.int64) for name in ("height", "width", "data_ptr"))
-    return Tables(image["mode"].copy(), heights, widths, metadata["f1"].astype(np.int64), offsets, sizes, digest)
+    targets = metadata["f1"].astype(np.int64) if field is Field.INT else metadata["f1"].copy()
+    return Tables(image["mode"].copy(), heights, widths, offsets, sizes, field, targets, digest)
 
 
 def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
@@ -85,14 +93,13 @@ def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
     if len(header) == 0 or header["version"][0] != VERSION:
         found = f"version {header['version'][0]}" if len(header) else "too few bytes"
         raise UserError(f"{path}: expected a .beton file of version {VERSION}, found {found}")
-    if header["num_fields"][0] != len(FIELDS):
-        raise UserError(
-            f"{path}: expected 2 fields, an RGB image and an integer label, found {header['num_fields'][0]}"
-        )
-    fields = read_rows(file, FIELD, len(FIELDS), HEADER.itemsize)
-    if fields["type_id"].tolist() != list(FIELDS.values()):
-        found = fields["type_id"].tolist()
-        raise UserError(f"{path}: expected an RGB image and an integer label, found fields of types {found}")
+    expected = "an RGB image and an integer label or a mask in bytes"
+    if header["num_fields"][0] != 2:
+        raise UserError(f"{path}: expected 2 fields, {expected}, found {header['num_fields'][0]}")
+    fields = read_rows(file, FIELD, 2, HEADER.itemsize)
+    found = fields["type_id"].tolist()
+    if found not in [[IMAGES, field] for field in Field]:
+        raise UserError(f"{path}: expected {expected}, found fields of types {found}")
     return header, fields
 
 
@@ -113,24 +120,51 @@ def check_images(path: Path, image: Table) -> None:
     expect(path, "height x width", area, area <= LARGEST_AREA, f"at most {LARGEST_AREA} pixels")
 
 
-def check_offsets(path: Path, image: Table, table: Table, start: int, end: int) -> None:
+def by_sample(table: Table, images: NDArray[np.uint64], allocations: int) -> Table:
+    """The allocation table in the order of the samples, (samples, allocations), those of the images first.
+
+    Args:
+        images: (samples,) their offsets.
+    """
+    found = table[np.argsort(table["sample_id"], kind="stable")].reshape(-1, allocations)
+    if allocations > 1:
+        later = found[:, 1]["ptr"] == images
+        found[later] = found[later][:, ::-1]
+    return found
+
+
+def check_offsets(path: Path, metadata: Table, places: Table, start: int, end: int) -> None:
     """Raises UserError unless every sample has its own bytes between `start` and `end`, as many as a raw image needs.
 
     Args:
-        image, table: (samples,) in the order of the samples.
+        metadata, places: (samples,) and (samples, allocations) in the order of the samples.
     """
-    offsets, sizes = table["ptr"], table["size"]
-    numbers = np.arange(len(table), dtype=np.uint64)
-    expect(path, "number in the allocation table", table["sample_id"], table["sample_id"] == numbers, "one of each")
-    expect(path, "data_ptr", image["data_ptr"], image["data_ptr"] == offsets, "that of the allocation table")
-    expect(path, "data_ptr", offsets, (start <= offsets) & (offsets < end), f"{start} to {end - 1}")
-    expect(path, "size", sizes, (sizes >= 1) & (sizes <= end - offsets), "1 byte or more, before the allocation table")
+    image, kept = metadata["f0"], metadata["f1"]
+    numbers = np.arange(len(places), dtype=np.uint64)
+    for place in places.T:
+        expect(path, "number in the allocation table", place["sample_id"], place["sample_id"] == numbers, "one of each")
+    check_places(path, "data_ptr", image["data_ptr"], places[:, 0], start, end)
     raw = 3 * image["height"].astype(np.uint64) * image["width"]
+    sizes = places[:, 0]["size"]
     expect(path, "size", sizes, (image["mode"] != RAW) | (sizes == raw), "3 x height x width of raw pixels")
+    if kept.dtype.names:
+        check_places(path, "ptr of the mask", kept["ptr"], places[:, 1], start, end)
+        sizes = places[:, 1]["size"]
+        expect(path, "size of the mask", kept["size"], kept["size"] == sizes, "that of the allocation table")
+    offsets, ends = places["ptr"].ravel(), (places["ptr"] + places["size"]).ravel()
     order = np.argsort(offsets, kind="stable")
-    apart = np.ones(len(table), bool)
-    apart[order[1:]] = (offsets + sizes)[order[:-1]] <= offsets[order[1:]]
-    expect(path, "data_ptr", offsets, apart, "an offset after the previous sample")
+    apart = np.ones(len(offsets), bool)
+    apart[order[1:]] = ends[order[:-1]] <= offsets[order[1:]]
+    apart = apart.reshape(places.shape).all(1)
+    expect(path, "data_ptr", places[:, 0]["ptr"], apart, "an offset after the previous sample")
+
+
+def check_places(path: Path, what: str, told: NDArray[Any], table: Table, start: int, end: int) -> None:
+    """Raises UserError unless bytes lie where the samples tell, between `start` and `end`."""
+    offsets, sizes = table["ptr"], table["size"]
+    expect(path, what, told, told == offsets, "that of the allocation table")
+    expect(path, what, offsets, (start <= offsets) & (offsets < end), f"{start} to {end - 1}")
+    expect(path, "size", sizes, (sizes >= 1) & (sizes <= end - offsets), "1 byte or more, before the allocation table")
 
 
 def expect(path: Path, what: str, values: NDArray[Any], good: NDArray[np.bool_], expected: str) -> None:
@@ -151,7 +185,7 @@ def tables_digest(header: Table, fields: Table, metadata: Table, table: Table) -
 
 
 def sealed(fields: Table, digest: str) -> Table:
-    """The field descriptions with a digest in the label's arguments; none if the digest is empty."""
+    """The field descriptions with a digest in the target's arguments; none if the digest is empty."""
     seal = SEAL + digest.encode() if digest else b""
     fields = fields.copy()
     fields["arguments"][-1] = np.frombuffer(seal.ljust(FIELD["arguments"].itemsize, b"\0"), np.uint8)

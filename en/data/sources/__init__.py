@@ -16,7 +16,7 @@ FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  
     (Path.is_dir, read_folders),
 )
 
-__all__ = ["SPLITS", "Sample", "Source", "as_text", "read_folders", "read_source"]
+__all__ = ["SPLITS", "Sample", "Source", "as_text", "read_folders", "read_form", "read_source"]
 
 
 def read_source(where: str) -> Source:
@@ -30,9 +30,13 @@ def read_source(where: str) -> Source:
     """
     if where in NAMED:
         return NAMED[where]()
-    path = Path(where)
+    found = read_form(Path(where))
+    if found is None:
+        raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
+    return found
+
+
+def read_form(path: Path) -> Source | None:
+    """The data set in a file or folder, by the first form that matches; None where there is neither."""
     with naming_unreadable(path):
-        for matches, read in FORMS:
-            if matches(path):
-                return read(path)
-    raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
+        return next((read(path) for matches, read in FORMS if matches(path)), None)

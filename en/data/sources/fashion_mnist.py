@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from en.data.sources.source import Pixels, Sample, Source
+from en.data.sources.source import Sample, Source
+from en.data.targets import Pixels
 from en.errors import UserError
 
 FASHION_MNIST_CLASSES = [

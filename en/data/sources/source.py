@@ -3,17 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from en.data.targets import ClassIndex, Pixels, Target
 from en.errors import UserError
 
 SPLITS = ("train", "val")
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -23,12 +19,12 @@ class Sample:
     Attributes:
         name: what messages call it: its path, or its position in an array.
         image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
-        target: what the data set says of the image: an index into the classes.
+        target: what the data set says of the image: an index into the classes, or the file or the values of a map.
     """
 
     name: str
     image: Path | Pixels
-    target: int
+    target: int | Path | Pixels
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,13 @@ class Source:
         name: the data set's, for messages and reports.
         classes: names in the order of their indices.
         splits: the samples of train and val.
+        target: the kind of their targets.
     """
 
     name: str
     classes: list[str]
     splits: dict[str, list[Sample]]
+    target: Target = field(default_factory=ClassIndex)
 
 
 @contextmanager

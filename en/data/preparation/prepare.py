@@ -23,10 +23,12 @@ from PIL import Image
 from en.data.crops import centre_boxes
 from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
-from en.data.ffcv.out_folder import OutFolder
-from en.data.ffcv.remarks import Checked, Remarks
 from en.data.ffcv.tables import LARGEST_SIDE
+from en.data.preparation.out_folder import OutFolder
+from en.data.preparation.remarks import Checked, Remarks
 from en.data.sources import SPLITS, Sample, Source
+from en.data.targets import Stored, Target
+from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress
 
@@ -96,10 +98,11 @@ def prepare(
             for split in SPLITS:
                 if not counts[split]:
                     raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
-                verify(folder.partial(f"{split}.beton"), workers)
+                verify(folder.partial(f"{split}.beton"), source.target, workers)
             counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
             counts["in_both"] = len(remarks.in_both)
-            folder.write_json("dataset.json", {"name": source.name, "storage": asdict(storage), **counts})
+            described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
+            folder.write_json("dataset.json", described)
             folder.write_json("classes.json", source.classes)
             folder.put_in_place()
     except BrokenProcessPool as error:
@@ -121,7 +124,7 @@ def write_split(source: Source, split: str, folder: OutFolder, storage: Storage,
     """Writes a split's .beton file under its partial name. Returns: the number of samples."""
     samples = source.splits[split]
     with closing(encode_all(source, split, storage, workers, remarks)) as encoded:
-        return write_beton(folder.partial(f"{split}.beton"), encoded, at_most=len(samples))
+        return write_beton(folder.partial(f"{split}.beton"), encoded, len(samples), source.target.field)
 
 
 def encode_all(
@@ -130,11 +133,12 @@ def encode_all(
     """Encodes a split's samples in several processes and yields those to store, in order; notes remarks on files."""
     samples = source.splits[split]
     context = multiprocessing.get_context("fork")
+    encoding = partial(encode, storage=storage, target=source.target, classes=len(source.classes))
     with (
         ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
         Progress(f"{source.name}: {split}", len(samples)) as progress,
     ):
-        for checked in pool.map(partial(encode, storage=storage), samples, chunksize=CHUNK):
+        for checked in pool.map(encoding, samples, chunksize=CHUNK):
             progress.advance()
             if remarks.accept(checked, split) and checked.encoded is not None:
                 yield checked.encoded
@@ -150,8 +154,8 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)  # the parent died before prctl
 
 
-def encode(sample: Sample, storage: Storage) -> Checked:
-    """Encodes one sample as it is stored, or finds what is wrong with its file."""
+def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Checked:
+    """Encodes one sample as it is stored, or finds what is wrong with its files."""
     try:
         if isinstance(sample.image, Path):
             content = read_file(sample.image)
@@ -159,24 +163,27 @@ def encode(sample: Sample, storage: Storage) -> Checked:
         else:
             content = sample.image.tobytes()
             picture = Picture(to_rgb(Image.fromarray(sample.image)))
+        kept = target.read(sample.target, classes, (picture.image.height, picture.image.width))
     except UnusableImage as error:
         return Checked(sample.name, None, str(error))
     image = picture.image
     if max(image.size) > LARGEST_SIDE:
         return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
     digest = hashlib.sha256(content).digest()
-    return Checked(sample.name, encode_picture(picture, storage, sample.target), picture.warning, picture.note, digest)
+    encoded = encode_picture(picture, storage, kept)
+    encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
+    return Checked(sample.name, encoded, picture.warning, picture.note, digest)
 
 
-def encode_picture(picture: Picture, storage: Storage, label: int) -> Encoded:
+def encode_picture(picture: Picture, storage: Storage, target: Stored) -> Encoded:
     if storage.kind == "jpeg" and picture.jpeg:
-        return Encoded(JPEG, *picture.image.size, picture.jpeg, label)
+        return Encoded(JPEG, *picture.image.size, picture.jpeg, target)
     pixels = scaled(picture.image, storage.max_side)
     if storage.kind != "reencode":
-        return Encoded(RAW, *pixels.size, pixels.tobytes(), label)
+        return Encoded(RAW, *pixels.size, pixels.tobytes(), target)
     buffer = io.BytesIO()
     pixels.save(buffer, "JPEG", quality=storage.quality)
-    return Encoded(JPEG, *pixels.size, buffer.getvalue(), label)
+    return Encoded(JPEG, *pixels.size, buffer.getvalue(), target)
 
 
 def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
@@ -188,15 +195,17 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def verify(path: Path, workers: int) -> None:
+def verify(path: Path, target: Target, workers: int) -> None:
     """Decodes every sample of a .beton file as training does. Raises RunError that names the first that fails."""
     file = BetonFile(path)
     boxes = centre_boxes(file.heights, file.widths, 1.0)
+    view = View(boxes, np.zeros(len(file), bool), (8, 8))
 
     def decode(part: range) -> int:
-        scratch, out = np.empty(file.largest(), np.uint8), np.empty((8, 8, 3), np.uint8)
+        scratch, out = np.empty(file.largest(), np.uint8), np.empty((*view.size, 3), np.uint8)
         for sample in part:
             file.decode(sample, tuple(boxes[sample].tolist()), out, scratch)
+            target.cut(file.stored(sample), view, sample)
         return len(part)
 
     parts = [range(start, min(start + 256, len(file))) for start in range(0, len(file), 256)]
