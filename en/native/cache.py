@@ -40,7 +40,7 @@ def compiled_library(source: Path, symbol: str) -> ctypes.CDLL:
         compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
         if compiler is None:
             raise OSError("there is no g++ and no clang++")
-        notice = f"en.norm compiles {source.name}, once for this processor: about 10 s\n"
+        notice = f"en compiles {source.name}, once for this processor: about 10 s\n"
         print(notice, end="", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
         headers, libraries = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
@@ -78,7 +78,7 @@ def kept_library(name: str, make: Callable[[Path], object], symbol: str) -> ctyp
             home = folder.resolve()
             if reason := distrust(home):
                 failure = OSError(reason)
-                warnings.warn(f"en.norm keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"en keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
                 continue
             library = find(home, name, symbol)
             if library is None:
