@@ -24,8 +24,8 @@ from en.errors import Parser, UserError, exit_on_error
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 COLUMN = 34  # of the tree, where the words begin
-ROOMS = ("norm", "models", "data", "distributed", "tasks", "config", "runs", "evaluation", "training", "suites",
-         "reports", "benchmarks", "diagnosis", "commands")  # fmt: skip
+ROOMS = ("norm", "native", "models", "data", "distributed", "tasks", "config", "runs", "evaluation", "training",
+         "suites", "reports", "benchmarks", "diagnosis", "commands")  # fmt: skip
 MARK = "<!-- From here on: written by scripts/document.py from the code. -->\n"
 FENCE = re.compile(r"(?<=^```tree\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 SVG = "http://www.w3.org/2000/svg"

@@ -29,7 +29,8 @@ for name in NORMALIZERS:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters()), name
     assert isinstance(model[1], ExemplarNorm2d) == bool(ratios)
 print(kernels.native_parts())
-others = [name for name in sys.modules if name.partition(".")[0] == "en" and not name.startswith("en.norm")]
+parts = [name for name in sys.modules if name.partition(".")[0] == "en"]
+others = [name for name in parts if not name.startswith(("en.norm", "en.native"))]
 assert others == ["en"], others
 """
 EXTRAS = {  # of each command

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import ended
 
+from en.native import cache
+from en.native.cache import compiled_library, kept_library
 from en.norm import kernels
-from en.norm.kernels import cache, cpu, plan
-from en.norm.kernels.cache import compiled_library, kept_library
+from en.norm.kernels import cpu, plan
 
 
 class Compiler:
@@ -140,7 +141,7 @@ def test_compiling_is_said_once_in_one_line_and_what_is_kept_needs_no_compiler(p
     source.parent.mkdir()
     source.write_text('extern "C" int answer() { return 42; }')
     assert compiled_library(source, "answer").answer() == 42
-    assert capsys.readouterr().err == "en.norm compiles small.cpp, once for this processor: about 10 s\n"
+    assert capsys.readouterr().err == "en compiles small.cpp, once for this processor: about 10 s\n"
     monkeypatch.setenv("PATH", "")
     assert compiled_library(source, "answer").answer() == 42 and capsys.readouterr().err == ""
     source.write_text('extern "C" int answer() { return 43; }')

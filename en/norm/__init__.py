@@ -1,4 +1,4 @@
-"""Normalization layers for (N, C, H, W): bn, in, ln, gn, sn, ssn and en. Imports torch and nothing else of en."""
+"""Normalization layers for (N, C, H, W): bn, in, ln, gn, sn, ssn and en. Imports torch and en.native alone."""
 
 from en.norm.averages import update_statistics
 from en.norm.base import Normalizer, RunningNormalizer

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from en.native.cache import compiled_library
 from en.norm.kernels.again import Again
-from en.norm.kernels.cache import compiled_library
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
 

@@ -21,30 +21,37 @@ import torch
 FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 FLAGS += ("-DTORCH_TARGET_VERSION=0x020b000000000000",)  # torch 2.11, the oldest that is supported
 FLAGS += ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
+"""Options of the compiler for torch's operators."""
 
+ALONE: tuple[str, ...] = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")
+"""Options for functions that need no library, whose numbers of type double are rounded after each operation."""
 
 WAIT_S = 120.0
 """Seconds that a process waits for another one that compiles; it takes about 10 (our choice)."""
 
 
-def compiled_library(source: Path, symbol: str) -> ctypes.CDLL:
+def compiled_library(source: Path, symbol: str, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
     """The library of a source file and of all that lies beside it, for this processor, with a function `symbol`.
 
     Which compiler made it does not matter: a machine may have none any more.
 
+    Args:
+        flags: FLAGS, which links with torch, or ALONE.
     Raises: OSError without a compiler or a place to keep it, subprocess.SubprocessError where it does not compile.
     """
-    key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *FLAGS, processor()])
+    key = "\n".join([*(path.read_text() for path in sorted(source.parent.iterdir())), *flags, processor()])
 
     def make(target: Path) -> None:
         compiler = next(filter(None, map(shutil.which, ("g++", "clang++"))), None)
         if compiler is None:
             raise OSError("there is no g++ and no clang++")
-        notice = f"en.norm compiles {source.name}, once for this processor: about 10 s\n"
+        notice = f"en compiles {source.name}, once for this processor: about 10 s\n"
         print(notice, end="", file=sys.stderr, flush=True)
         torch_folder = Path(torch.__file__).parent
-        headers, libraries = f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"
-        command = [compiler, *FLAGS, headers, str(source), libraries, "-ltorch_cpu", "-o", str(target)]
+        headers, libraries = [f"-I{torch_folder / 'include'}"], [f"-L{torch_folder / 'lib'}", "-ltorch_cpu"]
+        if flags == ALONE:
+            headers, libraries = [], []
+        command = [compiler, *flags, *headers, str(source), *libraries, "-o", str(target)]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
     return kept_library(f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}", make, symbol)
@@ -78,7 +85,7 @@ def kept_library(name: str, make: Callable[[Path], object], symbol: str) -> ctyp
             home = folder.resolve()
             if reason := distrust(home):
                 failure = OSError(reason)
-                warnings.warn(f"en.norm keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"en keeps no compiled code in {folder}: {reason}", RuntimeWarning, stacklevel=2)
                 continue
             library = find(home, name, symbol)
             if library is None:
