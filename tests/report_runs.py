@@ -5,12 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-
 from en.config.reading import dump
 from en.config.schema import Config
 from en.reports.files import write_report
-from en.reports.ratio_files import FACTS, write_table
+from en.reports.ratio_files import FACTS
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",
@@ -70,9 +68,7 @@ def looked_at(run: Path, **facts: str) -> Path:
     of = {"checkpoint": f"{run}/last.pt", "trained to": "epoch 100", "sha256": "ab" * 32}
     of |= {"images": "50,000", "split": "val", "data": "ImageNet"}
     (run / "ratios").mkdir(exist_ok=True)
-    table = pyarrow.table({"position": [1]}).replace_schema_metadata({**of, **facts})
-    write_table((run / "ratios" / FACTS).with_suffix(""), table)
-    (run / "ratios" / "layers.csv").unlink()
+    (run / "ratios" / FACTS).write_text(json.dumps({**of, **facts}))
     return run / "ratios"
 
 

@@ -53,7 +53,7 @@ for line in {list(EXTRAS)}:
         assert end.code == 2, line
 """
 OTHERS = ("torchvision timm yaml pydantic tensorboard torchmetrics rich numpy PIL "
-          "ffcv cv2 numba matplotlib scipy pandas pyarrow jinja2")  # fmt: skip
+          "ffcv cv2 numba matplotlib scipy pyarrow jinja2")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

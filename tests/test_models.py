@@ -199,26 +199,23 @@ def test_equal_options_make_equal_networks_bit_for_bit_and_a_default_written_dow
 
 
 class Taking(nn.Module):
-    """A network whose class takes options that act in layers, in initial values, or not at all."""
+    """A network whose class takes options by name and further ones without one."""
 
-    def __init__(
-        self, width: int = 4, scale: float = 1.0, twice: bool = False, unused: int = 3, **rest: object
-    ) -> None:
+    def __init__(self, width: int = 4, scale: float = 1.0, twice: bool = False, **rest: object) -> None:
         super().__init__()
         self.layers = nn.Sequential(*[nn.Linear(width, width) for _ in range(2 if twice else 1)])
         self.scale = nn.Parameter(torch.full((width,), scale))
 
 
-def test_options_act_in_layers_or_in_initial_values_or_are_refused():
+def test_options_are_those_that_the_class_names_in_its_types_whatever_they_change():
     def build(options):
         return Taking(**options)
 
     for options in ({"width": 5}, {"width": 4}, {"scale": 0.5}, {"scale": 1}, {"twice": True}, {"twice": False}):
         assert checked_options("taking", options, build) == options
-    for key in ("unused", "rest", "swallowed"):
-        for value in (3, 4):
-            with pytest.raises(OptionError, match=f"options.{key}={value} for taking: expected "):
-                checked_options("taking", {"width": 5, key: value}, build)
+    for key in ("rest", "swallowed"):
+        with pytest.raises(OptionError, match=f"options.{key}=3 for taking: expected one of width, scale, twice"):
+            checked_options("taking", {"width": 5, key: 3}, build)
 
 
 REFUSED = [  # network, key, value, what is said
@@ -227,8 +224,6 @@ REFUSED = [  # network, key, value, what is said
     ("timm/resnet18", "output_stride", 8.5, "expected a value of the type int"),
     ("timm/resnet18", "output_stride", True, "expected a value of the type int"),
     ("timm/resnet18", "avg_down", "no", "expected a value of the type bool"),
-    ("timm/resnet18", "stem_type", "shallow", "change this network"),
-    ("timm/resnet18", "stem_width", 128, "change this network"),
     ("timm/resnet18", "act_layer", "sillu", "KeyError: 'sillu'"),
     ("timm/resnet18", "block", "Bottleneck", "expected a value of the type Union"),
     ("timm/resnet18", "block_args", {"drop_pat": 3}, "argument 'drop_pat'"),
@@ -239,9 +234,7 @@ REFUSED = [  # network, key, value, what is said
     ("timm/resnet18", "zero_init_last", True, "expected the key model.zero_init_last_gamma"),
     ("timm/resnet18", "num_classes", 3, "the data's classes"),
     ("timm/resnet18", "in_chans", 1, "images have 3 channels"),
-    ("timm/resnet18", "features_only", True, "one output"),
-    ("timm/resnet18", "pretrained", True, "from scratch"),
-    ("timm/resnet18", "exportable", True, "not exported"),
+    ("timm/resnet18", "pretrained", True, "expected one of"),
     ("timm/resnet18", "layers", [60_000] * 4, "more than 8192 layers"),
     ("timm/resnet18", "layers", [2**40] * 4, "numbers of at most 65536"),
     ("timm/resnet50", "base_width", 65_536, "more than 1073741824 parameters"),
@@ -250,8 +243,7 @@ REFUSED = [  # network, key, value, what is said
     ("timm/regnety_002", "unheard_of", 1, "expected one of"),
     ("resnet50", "norm_layer", "x", "expected the key norm.name"),
     ("resnet50", "zero_init_residual", True, "expected the key model.zero_init_last_gamma"),
-    ("resnet50", "weights", "DEFAULT", "from scratch"),
-    ("resnet50", "progress", False, "from scratch"),
+    ("resnet50", "weights", "DEFAULT", "expected one of"),
     ("resnet50", "layers", [1, 1, 1, 1], "multiple values for argument 'layers'"),
     ("resnet50", "replace_stride_with_dilation", [False, True], "3-element tuple"),
     ("resnet50", "replace_stride_with_dilation", "no", "expected a value of the type Optional"),
@@ -263,25 +255,24 @@ REFUSED = [  # network, key, value, what is said
 
 
 @pytest.mark.parametrize(("name", "key", "value", "words"), REFUSED)
-def test_an_option_that_does_not_fit_or_changes_nothing_is_refused_by_its_name(name, key, value, words):
+def test_an_option_that_does_not_fit_is_refused_by_its_name(name, key, value, words):
     with pytest.raises(OptionError, match=words) as refusal:
         build_model(name, 10, options={key: value})
     assert str(refusal.value).startswith(f"options.{key}=") and f" for {name}: expected " in str(refusal.value)
 
 
-def test_of_several_options_the_one_at_fault_is_named_or_else_all():
-    with pytest.raises(OptionError, match=r"^options\.output_stride=9 for "):
+def test_of_several_options_that_the_library_refuses_all_are_named():
+    with pytest.raises(OptionError, match=r"^options={stem_type: 'deep', output_stride: 9} for .*\(8, 16, 32\)"):
         build_model("timm/resnet18", 10, options={"stem_type": "deep", "output_stride": 9})
-    with pytest.raises(OptionError, match=r"^options={output_stride: 9, channels: \[\]} for "):
-        build_model("timm/resnet18", 10, options={"output_stride": 9, "channels": []})
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "resnet18"])
 def test_no_value_of_any_option_ends_in_anything_but_a_network_or_its_refusal(name):
     for key in constructor_parameters(type(build_model(name, 3))):
-        for value in (0, -1, 1e-30, "x", [0, 0, 0, 0], {"x": 1}):
+        for value in (0, "x", [0, 0, 0, 0]):
             try:
-                build_model(name, 3, options={key: value})
+                with torch.device("meta"):
+                    build_model(name, 3, options={key: value})
             except OptionError as error:
                 assert str(error).startswith(f"options.{key}=") and str(error).isprintable()
 

@@ -1,5 +1,6 @@
 """The instrument for the ratios, on a run of its own: against record_ratios, by hand, and its refusals."""
 
+import csv
 import json
 import shutil
 import sys
@@ -221,7 +222,7 @@ def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(rat
     table = samples_table(ratios)
     for name, layer in ratios.layers.items():
         for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
-            assert table[f"{name}/{kind}"].chunk(0).buffers()[1].address == column.ctypes.data
+            assert np.shares_memory(table[f"{name}/{kind}"], column)
 
 
 def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios, betons):
@@ -229,7 +230,7 @@ def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios
     out = finished / "ratios"
     assert done.stdout == f"{out}: ratios of {VAL} images in 56 layers\n"
     figures = ["layers", "classes", "epochs", "samples_bottom", "samples_middle", "samples_top"]
-    names = {f"{name}.{kind}" for name in figures for kind in ("svg", "pdf", "txt")} | {"ratios.html"}
+    names = {f"{name}.{kind}" for name in figures for kind in ("svg", "pdf", "txt")} | {"ratios.html", "facts.json"}
     tables = ["samples", "layers", "classes", "epochs", "extremes"]
     assert {path.name for path in out.iterdir()} == names | {f"{n}.{k}" for n in tables for k in ("parquet", "csv")}
     samples = pyarrow.parquet.read_table(out / "samples.parquet")
@@ -239,7 +240,7 @@ def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios
         for kind, column in zip(layer.normalizers, layer.ratios.T, strict=True):
             np.testing.assert_allclose(samples[f"{name}/{kind}"].to_numpy(), column, atol=2e-6)
     digest = checkpoint.load(finished / "last.pt").digest
-    assert samples.schema.metadata[b"sha256"].decode() == digest
+    assert samples.schema.metadata[b"sha256"].decode() == digest == read_facts(out)["sha256"]
     for name in tables:
         table, text = pyarrow.parquet.read_table(out / f"{name}.parquet"), pyarrow.csv.read_csv(out / f"{name}.csv")
         assert table.column_names == text.column_names and table.num_rows == text.num_rows > 0
@@ -377,8 +378,25 @@ def test_ratios_that_were_not_written_to_the_end_are_none(finished, trained, rat
     with pytest.raises(RunError, match=r"classes.csv.partial: .*: not written"):
         write(tmp_path)
     assert read_facts(tmp_path) == {} and (tmp_path / "layers.csv").exists()
-    (tmp_path / "layers.parquet").write_bytes(b"PAR1, damaged, PAR1")
-    assert read_facts(tmp_path) == {}
+
+
+def test_without_pyarrow_the_tables_are_csv_alone_and_the_same(tmp_path, monkeypatch):
+    shares = np.asfortranarray(np.random.default_rng(0).dirichlet([1] * 3, 20).astype(np.float32))
+    ratios = Ratios(["a", 'b, "c"'], np.arange(20) % 3 - 1, {"layer": Layer(("bn", "in", "ln"), shares)})
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    for folder in (with_it, without):
+        folder.mkdir()
+        write_ratios(folder, ratios, [], {}, [], {"a": "b"})
+        assert (folder / "samples.parquet").exists()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as Python marks what cannot be imported
+    write_ratios(without, ratios, [], {}, [], {"a": "b"})
+    assert not [*without.glob("*.parquet")] and read_facts(without) == {"a": "b"}
+    for table in with_it.glob("*.csv"):
+        assert (without / table.name).read_bytes() == table.read_bytes()
+    with (without / "samples.csv").open(newline="") as file:
+        samples = [*csv.DictReader(file)]
+    assert [(row["target"], row["class"]) for row in samples[:3]] == [("", ""), ("0", "a"), ("1", 'b, "c"')]
+    assert [np.float32(row["layer/in"]) for row in samples] == shares[:, 1].tolist()
 
 
 def test_a_run_without_en_logs_no_ratios_and_is_refused(train, look):

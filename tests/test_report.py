@@ -16,6 +16,7 @@ from en.commands.report import main
 from en.errors import UserError
 from en.norm.registry import AS_PUBLISHED, norm_defaults
 from en.reports.files import write_report
+from en.reports.ratio_files import FACTS
 
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):
@@ -276,10 +277,10 @@ def test_ratios_of_the_best_epoch_are_named_as_such_and_unknown_ones_left_out(tm
     (looked_at(path, **of_best) / "layers.svg").write_text("<svg/>")
     assert f"{path.name} after epoch 99 (best.pt): layers" in report([str(path)], tmp_path / "out")
     assert capsys.readouterr().err == ""
-    for spoil in (lambda file: file.write_bytes(b"PAR1"), Path.unlink):
-        spoil(path / "ratios" / "layers.parquet")
+    for spoil in (lambda file: file.write_text('{"sha'), lambda file: file.write_text('["sha256"]'), Path.unlink):
+        spoil(path / "ratios" / FACTS)
         assert "Ratios" not in report([str(path)], tmp_path / "out")
-        assert "layers.parquet: expected it to say which checkpoint the ratios are of" in capsys.readouterr().err
+        assert "facts.json: expected it to say which checkpoint the ratios are of" in capsys.readouterr().err
     looked_at(path)
     (path / "summary.json").unlink()
     assert "Ratios" not in report([str(path)], tmp_path / "out")
@@ -442,10 +443,10 @@ def test_the_table_in_a_terminal_fits_its_width_without_cutting_a_number(suite, 
 def test_without_the_extra_the_command_says_what_is_missing(tmp_path, monkeypatch, capsys):
     for module in [name for name in sys.modules if name.startswith("en.reports")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(SystemExit, match="2"):
         show(monkeypatch, 80, tmp_path, "--out", tmp_path / "out")
-    assert "error: pandas: not installed: expected exemplar-norm[train,report]" in capsys.readouterr().err
+    assert "error: jinja2: not installed: expected exemplar-norm[train,report]" in capsys.readouterr().err
 
 
 def test_a_run_with_two_recipes_is_shown_as_such(tmp_path):

@@ -105,10 +105,10 @@ def test_names_stand_in_csv_and_latex_letter_for_letter(hostile):
 
 def of_latex(cell: str) -> str:
     """What LaTeX sets; it fails at a character that LaTeX would take as a command."""
-    words = {r"\textbackslash ": "\\", r"\textasciitilde ": "~", r"\textasciicircum ": "^", r"\space ": " "}
+    words = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^"}
     words |= {f"\\{char}": char for char in "&%$#_{}"}
     text = ""
-    for part in re.findall(r"\\text\w+ |\\space |\\.|.", cell.strip()):
+    for part in re.findall(r"\\text\w+{}|\\.|.", cell.strip()):
         assert part in words or part not in "\\&%$#_{}~^", cell
         text += words.get(part, part)
     return text

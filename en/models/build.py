@@ -11,8 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.models.options import OptionError, checked_options, reason
-from en.models.trial import Build, Options
+from en.models.options import Build, OptionError, Options, checked_options, reason
 from en.norm import replace_norm
 
 WITHOUT_HEADS = {"aux_logits": False, "init_weights": True}

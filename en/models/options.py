@@ -1,24 +1,30 @@
-"""Keyword arguments for the class of a library's network: each fits, acts and stays within bounds, or is refused."""
+"""Keyword arguments for the class of a library's network: named by it, of its type and within bounds, or refused."""
 
+import contextlib
 import difflib
 import inspect
+import io
 import json
 import traceback
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from en.errors import shown
-from en.models.trial import Build, Options, differ, drawn, outline
 
+Options = Mapping[str, object]
+Build = Callable[[Options], nn.Module]
+
+MOST_PARAMETERS = 2**30  # 4 GiB in float32 (our choice)
+MOST_LAYERS = 2**13  # the libraries' deepest network with batch normalization has 2,541 (our choice)
 LARGEST = 2**16  # numbers in an option: more than any network's channels (our choice)
 LARGEST_WINDOW = 32  # of attention, pixels: some classes list the pairs of its pixels one by one (our choice)
-FROM_SCRATCH = "no such option: networks are trained from scratch"
-ONE_OUTPUT = "no such option: networks are classifiers with one output"
-SET_HERE = {
+SET_HERE = {  # what classes of the libraries name besides
     "num_classes": "no such option: the data's classes are counted",
     "in_chans": "no such option: images have 3 channels",
     "norm_layer": "the key norm.name instead",
@@ -27,11 +33,7 @@ SET_HERE = {
     "init_weights": "no such option: weights are always initialized",
     "device": "the key device instead",
     "dtype": "the key train.precision instead",
-    **dict.fromkeys(("weights", "weights_backbone", "progress", "checkpoint_path", "cache_dir"), FROM_SCRATCH),
-    **dict.fromkeys(("pretrained", "pretrained_strict", "pretrained_cfg", "pretrained_cfg_overlay"), FROM_SCRATCH),
-    "pruned": FROM_SCRATCH,
-    **dict.fromkeys(("aux_logits", "dropout_aux", "features_only", "out_indices", "feature_cls"), ONE_OUTPUT),
-    **dict.fromkeys(("scriptable", "exportable", "no_jit"), "no such option: networks are trained, not exported"),
+    **dict.fromkeys(("aux_logits", "dropout_aux"), "no such option: networks are classifiers with one output"),
 }
 SET_HERE_FOR_TIMM = {"drop_rate": "the key model.dropout instead"}
 
@@ -49,32 +51,64 @@ class OptionError(ValueError):
 
 
 def checked_options(name: str, options: Options, build: Build) -> dict[str, object]:
-    """The options in the types of the constructor, tuples for lists, after a trial of the network on the meta device.
+    """Returns the options in the types of the constructor, tuples for lists, after building the network with them.
+
+    It is built on the meta device, where nothing is allocated. Whether a value changes it, is the library's matter.
 
     Args:
         name: the network's, for messages.
         options: plain values: truth values, numbers, strings, lists and mappings of them.
         build: builds the network with options.
     Raises: OptionError for an option that the network's class does not name, that is set elsewhere, is of another type
-        or out of bounds, that the library refuses, or that changes nothing, whatever its value.
+        or out of bounds, or that the library refuses.
     """
     if not options:
         return {}
-    with torch.random.fork_rng(devices=[]):
-        try:
-            parameters = constructor_parameters(type(outline(build, {})))
-        except Exception as error:  # libraries refuse in many ways
-            raise OptionError(name, options, f"none: it cannot be built without computing: {reason(error)}") from error
-        typed = {key: checked_value(name, key, value, parameters) for key, value in options.items()}
-        try:
-            outline(build, typed)
-        except Exception as error:
-            named = guilty(options, typed, build)
-            raise OptionError(name, named, f"what its library can build: {reason(error)}") from error
-        for key in typed:
-            if not acts(key, typed, build):
-                raise OptionError(name, {key: options[key]}, "an option and a value that change this network")
+    try:
+        parameters = constructor_parameters(type(outline(build, {})))
+    except Exception as error:  # libraries refuse in many ways
+        raise OptionError(name, options, f"none: it cannot be built without computing: {reason(error)}") from error
+    typed = {key: checked_value(name, key, value, parameters) for key, value in options.items()}
+    try:
+        outline(build, typed)
+    except Exception as error:
+        raise OptionError(name, options, f"what its library can build: {reason(error)}") from error
     return typed
+
+
+def outline(build: Build, options: Options) -> nn.Module:
+    """Builds the network on the meta device, where no number is drawn. Raises ValueError if too large or empty."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), bounded(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
+            return build(options)
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Ends the construction of a network whose layers or parameters become too many, while they become so."""
+    layers = parameters = 0
+
+    def count_layer(module: nn.Module, place: str, layer: nn.Module | None) -> None:
+        nonlocal layers
+        layers += 1
+        if layers > MOST_LAYERS:
+            raise ValueError(f"more than {MOST_LAYERS} layers")
+
+    def count_parameter(module: nn.Module, place: str, parameter: nn.Parameter | None) -> None:
+        nonlocal parameters
+        size = 1 if parameter is None else parameter.numel()
+        if not size:
+            raise ValueError(f"{place} of a {type(module).__name__} would be empty")
+        parameters += size
+        if parameters > MOST_PARAMETERS:
+            raise ValueError(f"more than {MOST_PARAMETERS} parameters")
+
+    with (
+        hooks.register_module_module_registration_hook(count_layer),
+        hooks.register_module_parameter_registration_hook(count_parameter),
+    ):
+        yield
 
 
 def constructor_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -129,49 +163,9 @@ def within_bounds(value: object, largest: int) -> bool:
     return not isinstance(value, (int, float)) or abs(value) <= largest
 
 
-def guilty(options: Options, typed: Options, build: Build) -> Options:
-    """The one option without which the others can be built, or all of them."""
-    found = [key for key in options if builds(build, without(typed, key))]
-    return {found[0]: options[found[0]]} if len(found) == 1 else options
-
-
-def without(options: Options, key: str) -> dict[str, object]:
-    return {other: value for other, value in options.items() if other != key}
-
-
-def builds(build: Build, options: Options) -> bool:
-    try:
-        outline(build, options)
-    except Exception:
-        return False
-    return True
-
-
 def reason(error: Exception) -> str:
     """An error's message on one line; where it has none, the code that raised it."""
     words = " ".join(str(error).split())
     if isinstance(error, AssertionError) and not words:
         words = traceback.extract_tb(error.__traceback__)[-1].line or ""
     return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}".removesuffix(": ")
-
-
-def acts(key: str, options: Options, build: Build) -> bool:
-    """Whether the network is another one, in layers or initial values, without the option or with another value."""
-    others = (without(options, key), {**options, key: another(options[key])})
-    return any(differs(make, build, options, other) for make in (outline, drawn) for other in others)
-
-
-def another(value: object) -> object:
-    """A plain value of the same type."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(another, value))
-    if isinstance(value, bool):
-        return not value
-    return value + 1 if isinstance(value, (int, float)) else "" if isinstance(value, str) else {}
-
-
-def differs(make: Callable[[Build, Options], nn.Module], build: Build, options: Options, other: Options) -> bool:
-    try:
-        return differ(make(build, options), make(build, other))
-    except Exception:  # a library that refuses the other has looked at it
-        return True

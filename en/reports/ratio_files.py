@@ -1,16 +1,17 @@
 """The files of a run's ratios: tables, figures, and a part of a page with both."""
 
 import base64
+import csv
+import json
 import os
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
-from pyarrow import csv, parquet
 
 from en import durable
 from en.errors import RunError, UserError, in_one_line
@@ -18,6 +19,7 @@ from en.reports.figures import Picture
 from en.reports.ratio_figures import class_picture, ends, epoch_picture, layer_picture, sample_pictures
 from en.reports.ratio_tables import (
     ClassMean,
+    Columns,
     EpochMean,
     Extreme,
     Spread,
@@ -30,9 +32,9 @@ from en.reports.ratio_tables import (
 from en.runs.ratios import EpochRatios, Ratios
 
 PAGE = "ratios.html"
-FACTS = "layers.parquet"  # every table says in its metadata what it is of; this one, that all files are of it
+FACTS = "facts.json"  # what all files are of
 PICTURES = ("layers", "classes", "epochs", "samples_bottom", "samples_middle", "samples_top")
-ROWS_AT_ONCE = 2**14  # of a Parquet file's row groups, so that writing needs no memory for all samples
+ROWS_AT_ONCE = 2**14  # of a table, so that writing needs no memory for all samples
 NAMED = 3  # classes at either end in the page's table
 
 
@@ -65,7 +67,7 @@ def write_ratios(
     epochs: Sequence[EpochRatios],
     facts: Mapping[str, str],
 ) -> None:
-    """Writes the tables as Parquet and CSV, the figures as SVG and PDF with their words as text, and the page's part.
+    """Writes the tables (CSV, and with pyarrow Parquet), figures (SVG, PDF, their words as text) and the page's part.
 
     FACTS is removed first and comes last, so that where it is there all files are of what it says.
 
@@ -94,26 +96,51 @@ def write_ratios(
         write_pictures(out, pictures)
         durable.replace(out / PAGE, page(over_samples, by_class, pictures, facts))
         for name, table in tables.items():
-            write_table(out / name, table.replace_schema_metadata(dict(facts)))
+            write_csv(out / f"{name}.csv", table)
+            write_parquet(out / f"{name}.parquet", table, facts)
+        durable.replace(out / FACTS, json.dumps(dict(facts), indent=1).encode())
     except OSError as error:
         raise RunError(f"{error.filename or out}: {error.strerror or error}: not written") from error
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Writes `path`.csv and then `path`.parquet, a few rows at a time."""
-    with durable.replacing(path.with_suffix(".csv")) as file:
-        csv.write_csv(table, file)
-    with durable.replacing(path.with_suffix(".parquet")) as file:
-        parquet.write_table(table, file, row_group_size=ROWS_AT_ONCE, use_dictionary=False, compression="zstd")
+def write_csv(path: Path, table: Columns) -> None:
+    """Writes a table as text with a header, some rows at a time; what is None is empty. Raises OSError."""
+    rows = max(map(len, table.values()))
+    with durable.replacing(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table)
+        for start in range(0, rows, ROWS_AT_ONCE):
+            parts = (column[start : start + ROWS_AT_ONCE] for column in table.values())
+            writer.writerows(zip(*parts, strict=True))
+        text.detach()  # flushes, and leaves the file open
+
+
+def write_parquet(path: Path, table: Columns, facts: Mapping[str, str]) -> None:
+    """Writes a table as Parquet with the facts in its metadata; without pyarrow, removes an earlier one.
+
+    Raises: OSError.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        path.unlink(missing_ok=True)
+        return
+    made = pyarrow.table({name: pyarrow.array(column) for name, column in table.items()})
+    with durable.replacing(path) as file:
+        made = made.replace_schema_metadata(dict(facts))
+        parquet.write_table(made, file, row_group_size=ROWS_AT_ONCE, use_dictionary=False, compression="zstd")
 
 
 def read_facts(folder: Path) -> dict[str, str]:
     """Reads what the ratios in a folder are of, by its name; empty where not all of them were written."""
     try:
-        found = parquet.read_schema(folder / FACTS).metadata or {}
-        return {name.decode(): value.decode() for name, value in found.items()}
-    except (OSError, ValueError, pa.ArrowException):
+        found = json.loads((folder / FACTS).read_bytes())
+    except (OSError, ValueError):
         return {}
+    of_words = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    return found if of_words else {}
 
 
 def write_pictures(out: Path, pictures: Sequence[Picture]) -> None:

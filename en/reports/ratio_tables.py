@@ -1,10 +1,9 @@
 """The ratios of a set in numbers: over its samples, its classes and the epochs, and its samples at either extreme."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from en.runs.ratios import EpochRatios, Layer, Ratios
@@ -81,6 +80,7 @@ class Extreme(NamedTuple):
 
 
 Row = Spread | ClassMean | EpochMean | Extreme
+Columns = Mapping[str, Sequence[Any] | NDArray[Any]]  # of a table, by its heading, all of one length
 
 
 def spreads(ratios: Ratios) -> list[Spread]:
@@ -142,24 +142,22 @@ def extremes(ratios: Ratios) -> list[Extreme]:
     return rows
 
 
-def rows_table(kind: type[Row], rows: Sequence[Row]) -> pa.Table:
-    """Rows as a table; one of no rows has its columns all the same."""
-    return pa.table({name: pa.array([row[at] for row in rows]) for at, name in enumerate(kind._fields)})
+def rows_table(kind: type[Row], rows: Sequence[Row]) -> Columns:
+    """Makes a table of rows; one of no rows has its columns all the same."""
+    return {name: [row[at] for row in rows] for at, name in enumerate(kind._fields)}
 
 
-def samples_table(ratios: Ratios) -> pa.Table:
-    """A row for each sample: its index, class number, class name, and its ratio in each column `layer/normalizer`.
+def samples_table(ratios: Ratios) -> Columns:
+    """Makes a table of the samples: index, class number, class name, and the ratio in each column `layer/normalizer`.
 
     The ratios are not copied.
     """
+    targets = [target if target >= 0 else None for target in ratios.targets.tolist()]
+    names = [None if target is None else ratios.classes[target] for target in targets]
     columns: dict[str, NDArray[np.float32]] = {}
     for name, layer in ratios.layers.items():
         columns |= {f"{name}/{kind}": column for kind, column in columns_of(layer)}
-    targets = pa.array(ratios.targets, mask=ratios.targets < 0)
-    numbers = targets.cast(pa.int32())
-    names = pa.DictionaryArray.from_arrays(numbers, pa.array(ratios.classes, pa.string()))
-    own = {"sample": pa.array(np.arange(len(ratios.targets))), "target": targets, "class": names}
-    return pa.table(own | {name: pa.array(column) for name, column in columns.items()})
+    return {"sample": range(len(targets)), "target": targets, "class": names, **columns}
 
 
 def columns_of(layer: Layer) -> list[tuple[str, NDArray[np.float32]]]:

@@ -1,5 +1,6 @@
 """Tables as data, and the forms that they are written in: Markdown, LaTeX and CSV."""
 
+import csv as csv_format
 import html
 import json
 import re
@@ -8,13 +9,15 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import NamedTuple
 
-import pandas as pd
-
 from en.errors import in_one_line
 from en.reports.statistics import Estimate
 
 Value = float | int | str | None
 NOTHING = "-"
+LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,23 @@ def markdown_notes(notes: Sequence[Note]) -> list[str]:
 
 def latex(table: Table) -> str:
     """A tabular for the package booktabs."""
-    frame = pd.DataFrame([[cell.text for cell in row] for row in table.rows], columns=[*table.headings])
-    columns = "".join("r" if table.is_numeric(at) else "l" for at in range(len(frame.columns)))
-    body: str = frame.to_latex(index=False, escape=True, column_format=columns)
-    return f"% needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}\n{body}"
+    columns = "".join("r" if table.is_numeric(at) else "l" for at in range(len(table.headings)))
+    head, *rows = (
+        " & ".join(text.translate(LATEX) for text in texts) + r" \\"
+        for texts in (table.headings, *([cell.text for cell in row] for row in table.rows))
+    )
+    needs = r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"
+    lines = [needs, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
 
 
 def csv(table: Table) -> str:
     """The values in full precision, with a header."""
     text = StringIO()
-    pd.DataFrame(table.records, dtype=object).to_csv(text, index=False)
+    headings = dict.fromkeys(heading for record in table.records for heading in record)
+    writer = csv_format.DictWriter(text, [*headings], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.records)
     return text.getvalue()
 
 
