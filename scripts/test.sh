@@ -14,4 +14,5 @@ say "mypy"
 mypy
 say "tests"
 cores=$(nproc)
-python -m pytest -n $((cores < 4 ? cores : 4)) "$@"
+# worksteal: neighbours, which share what they set up, stay in one process.
+python -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal --durations-to test-durations.tsv "$@"

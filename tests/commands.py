@@ -1,6 +1,7 @@
 """The project's commands as processes, on the way that a user's take: from the first line of their script."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -36,7 +37,9 @@ def command(
     """
     line, env = [str(ROOT / script), *map(str, arguments)], environment_of(**environment)
     if not (ranks and torchrun) and can_fork(environment):
-        return together([Warm(line, env | place) for place in places(ranks)])
+        ended = fork(line, env, ranks)
+        out, errors = ended.communicate()
+        return subprocess.CompletedProcess(line, ended.returncode or 0, out, errors)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
     line = [sys.executable, *launcher, *line]
     return subprocess.run(line, capture_output=True, text=True, env=env, timeout=LIMIT_S, check=False)
@@ -58,27 +61,59 @@ def places(ranks: int) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in place.items()} for place in told] or [{}]
 
 
-def together(processes: list[Warm]) -> subprocess.CompletedProcess[str]:
-    """Waits for all; kills those that are still there some seconds after one has failed.
+class Together:
+    """Ranks that were started without torchrun, with those of subprocess.Popen's members that tests use.
 
-    Returns: the exit code of the first that failed, or 0, and what all wrote, the first process's first.
-    Raises: subprocess.TimeoutExpired.
+    As torchrun does, it kills those that are still there some seconds after one has failed.
+
+    Attributes:
+        returncode: of the first that failed, or 0; None as long as one is there.
     """
-    end, failed = time.monotonic() + LIMIT_S, 0
-    while None in (codes := [process.poll() for process in processes]):
-        if not failed and any(codes):
-            end, failed = time.monotonic() + GRACE_S, next(filter(None, codes))
-        if time.monotonic() > end:
-            break
-        time.sleep(0.01)
-    for process in processes:
-        if process.poll() is None:
+
+    def __init__(self, processes: list[Warm]) -> None:
+        self.processes, self.args, self.pid = processes, processes[0].args, processes[0].pid
+        self._failed, self._end = 0, math.inf
+
+    @property
+    def returncode(self) -> int | None:
+        codes = [process.poll() for process in self.processes]
+        if not self._failed and any(codes):
+            self._failed, self._end = next(filter(None, codes)), time.monotonic() + GRACE_S
+        if None in codes and time.monotonic() > self._end:
+            self.kill()
+        return None if None in codes else self._failed
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def kill(self) -> None:
+        for process in self.processes:
             process.kill()
-    outputs = [process.communicate(GRACE_S) for process in processes]
-    if None in codes and not failed:
-        raise subprocess.TimeoutExpired(processes[0].args, LIMIT_S, *map("".join, zip(*outputs, strict=True)))
-    code = failed or next(filter(None, codes), 0)
-    return subprocess.CompletedProcess(processes[0].args, code, *map("".join, zip(*outputs, strict=True)))
+
+    def communicate(self, timeout: float = LIMIT_S) -> tuple[str, str]:
+        """Waits for the end of all. Returns: what all wrote, the first process's first.
+
+        Raises: subprocess.TimeoutExpired, with all killed.
+        """
+        end = time.monotonic() + timeout
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        late = self.poll() is None
+        if late:
+            self.kill()
+        out, errors = map("".join, zip(*(process.communicate(GRACE_S) for process in self.processes), strict=True))
+        if late:
+            raise subprocess.TimeoutExpired(self.args, timeout, out, errors)
+        return out, errors
+
+
+def fork(line: list[str], environment: dict[str, str], ranks: int = 0) -> Together:
+    """Starts a script and its arguments as so many ranks, or one process if that is 0, from the warm one."""
+    return Together([Warm(line, environment | place) for place in places(ranks)])
 
 
 def succeed(

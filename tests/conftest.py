@@ -1,13 +1,16 @@
 """What tests share: real images as class folders and .beton files, runs to compare with, and forks of this process."""
 
+import fcntl
 import gc
 import io
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import kill_loop
@@ -27,6 +30,30 @@ from en.errors import exit_on_error
 from en.norm import kernels
 
 torch.set_num_threads(1)  # one process a core runs tests, and two that share theirs wait for each other
+
+SLOW_S = 20  # a test above it says why: @pytest.mark.slow(reason="...")
+seconds_of: dict[str, float] = {}  # set-up, call and end of each test, by its name
+unexplained: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--durations-to", metavar="FILE", help="write seconds and names of all tests, the slowest first")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    seconds_of[report.nodeid] = seconds_of.get(report.nodeid, 0.0) + report.duration
+    if seconds_of[report.nodeid] > SLOW_S and "slow" not in report.keywords:
+        unexplained.add(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Writes the durations, and names tests that are slow without saying why: a warning, as machines differ."""
+    slowest = sorted(seconds_of.items(), key=lambda item: -item[1])
+    if path := config.getoption("durations_to"):
+        Path(path).write_text("".join(f"{seconds:.2f}\t{name}\n" for name, seconds in slowest))
+    for name in sorted(unexplained):
+        terminalreporter.line(f"above {SLOW_S} s without @pytest.mark.slow(reason=...): {name}", yellow=True)
+
 
 GOOD = """
 model: {name: resnet18}
@@ -65,18 +92,40 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder by its name, in the first of the test processes that asks for it, and returns its place."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent / "shared" if "PYTEST_XDIST_WORKER" in os.environ else own / "shared"
+    root.mkdir(exist_ok=True)
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        place, made = root / name, root / f"{name}.made"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what one that failed has left
+                make(place)
+                made.touch()
+        return place
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def folders(once: Once) -> Path:
     """root/{train,val}/CLASS/*.jpg: 96 training and 20 evaluation images of 4 classes."""
-    return write_folders(tmp_path_factory.mktemp("images") / "clothes", PER_CLASS)
+    return once("images", lambda place: write_folders(place / "clothes", PER_CLASS)) / "clothes"
 
 
 @pytest.fixture(scope="session")
-def betons(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def betons(folders: Path, once: Once) -> Path:
     """The same images prepared by scripts/prepare_data.py, JPEG files as they are."""
-    out = tmp_path_factory.mktemp("beton") / "clothes"
-    succeed("scripts/prepare_data.py", folders, out, "--workers", 2)
-    return out
+    prepare = partial(succeed, "scripts/prepare_data.py", folders)
+    return once("betons", lambda place: prepare(place / "clothes", "--workers", 2)) / "clothes"
 
 
 def jpeg(pixels: np.ndarray, mode: str = "RGB", **options: object) -> bytes:
@@ -118,16 +167,11 @@ def place(folders: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def untouched(place: Place, tmp_path_factory: pytest.TempPathFactory):
+def untouched(place: Place, once: Once):
     """The run of a case that nobody touched, made when first asked for."""
-    made: dict[str, Path] = {}
 
     def get(case: Case) -> Path:
-        if str(case) not in made:
-            run = tmp_path_factory.mktemp("untouched") / "run"
-            kill_loop.run_untouched(place, case, run)
-            made[str(case)] = run
-        return made[str(case)]
+        return once(f"untouched {case}", lambda run: kill_loop.run_untouched(place, case, run / "run")) / "run"
 
     return get
 

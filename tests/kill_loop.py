@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import torch
-from commands import ROOT, command
+from commands import ROOT, Together, command, environment_of, fork
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from warm import Warm, can_fork
+from warm import can_fork
 
 TIMES = ("images_per_second", "data_wait", "seconds")
 RECIPE = """
@@ -58,31 +57,31 @@ class Place:
     data: dict[str, Path]
 
 
-def line(place: Place, case: Case, run: Path, *more: str, launcher: tuple[str, ...] = ()) -> list[str]:
-    """The command of a run."""
-    ranks = (
-        ("-m", "torch.distributed.run", *(launcher or ("--standalone",)), f"--nproc-per-node={case.ranks}")
-        if case.ranks
-        else ()
-    )
+def line(place: Place, case: Case, run: Path, *more: str, launcher: tuple[str, ...] = ("--standalone",)) -> list[str]:
+    """The command of a run, by torchrun with the options `launcher` where the case has ranks."""
+    torchrun = ("-m", "torch.distributed.run", *launcher, f"--nproc-per-node={case.ranks}") if case.ranks else ()
     root = place.data[case.loader]
     options = [f"data.loader={case.loader}", f"data.root={root}", *case.options, f"run_dir={run}", *more]
-    return [sys.executable, *ranks, str(ROOT / "train.py"), str(place.recipe), *options]
+    return [sys.executable, *torchrun, str(ROOT / "train.py"), str(place.recipe), *options]
 
 
-Started = subprocess.Popen[str] | Warm
+Started = subprocess.Popen[str] | Together
 
 
 def start(command: list[str], cold: bool = False, **environment: str) -> Started:
     """Starts it in a session of its own, so that all its processes can be killed together.
 
-    A run without torchrun skips the imports, unless `cold`.
+    A run without torchrun skips the imports, unless `cold`; see also `start_ranks`.
     """
-    env = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    env = environment_of(**environment)
     if command[1] != "-m" and not cold and can_fork(environment):
-        return Warm(command[1:], env)
+        return fork(command[1:], env)
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def start_ranks(place: Place, case: Case, run: Path, *more: str) -> Together:
+    """Starts the ranks of a run without torchrun, which takes longer than all that they do; they skip the imports."""
+    return fork(line(place, Case(case.loader, 0, case.options), run, *more)[1:], environment_of(), case.ranks)
 
 
 def finish(process: Started, limit_s: float = 300) -> tuple[int, str]:
@@ -97,6 +96,9 @@ def finish(process: Started, limit_s: float = 300) -> tuple[int, str]:
 
 def kill(process: Started) -> str:
     """Kills all its processes, also those in sessions of torchrun's making. Returns: what was written on stderr."""
+    if isinstance(process, Together):
+        process.kill()
+        return process.communicate()[1]
     with contextlib.suppress(psutil.NoSuchProcess):
         launcher = psutil.Process(process.pid)
         launcher.suspend()  # so that it starts nothing while its family is counted
@@ -122,7 +124,7 @@ def wait_for_new_step(process: Started, run: Path, before: set[str], limit_s: fl
 
 
 def run_untouched(place: Place, case: Case, run: Path) -> None:
-    code, errors = finish(start(line(place, case, run)))
+    code, errors = finish(start_ranks(place, case, run))
     assert code == 0, errors
 
 
@@ -134,7 +136,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
     done = 0
     while done < kills:
         before = steps(run)
-        process = start(line(place, case, run, "resume=auto"))
+        process = start_ranks(place, case, run, "resume=auto")
         if not wait_for_new_step(process, run, before):
             code, errors = finish(process)
             assert code == 0, errors
@@ -143,7 +145,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
         if process.poll() is None:
             kill(process)
             done += 1
-    code, errors = finish(start(line(place, case, run, "resume=auto")))
+    code, errors = finish(start_ranks(place, case, run, "resume=auto"))
     assert code == 0, errors
     return done
 

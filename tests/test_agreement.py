@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, command, refused, succeed
-from conftest import write_folders
+from conftest import Once, write_folders
 from kill_loop import CASES, Case, Place, finish, line, start, train, wait_for_new_step
 
 from en.config.reading import load_config
@@ -24,16 +24,18 @@ from en.training.signals import StopRequest
 
 
 @pytest.fixture(scope="session")
-def midway(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def midway(place: Place, once: Once) -> Path:
     """A run that was stopped in the middle of its first epoch."""
-    run = tmp_path_factory.mktemp("midway") / "run"
+    return once("midway", lambda folder: stop_midway(place, folder / "run")) / "run"
+
+
+def stop_midway(place: Place, run: Path) -> None:
     process = start(line(place, CASES[0], run))
     assert wait_for_new_step(process, run, set())
     process.send_signal(signal.SIGUSR1)
     finish(process)
     newest = max((run / "checkpoints").glob("step_*.pt"))
     assert torch.load(newest, weights_only=True)["position"]["step"] > 0
-    return run
 
 
 def begin(place: Place, origin: Path, *overrides: str) -> Run:

@@ -13,7 +13,19 @@ import kill_loop
 import pytest
 import torch
 from commands import command, refused
-from kill_loop import CASES, Case, differences, finish, line, ranks_of, rows, start, train, wait_for_new_step
+from kill_loop import (
+    CASES,
+    Case,
+    differences,
+    finish,
+    line,
+    ranks_of,
+    rows,
+    start,
+    start_ranks,
+    train,
+    wait_for_new_step,
+)
 
 from en.config.reading import load_config
 from en.errors import RunError
@@ -69,7 +81,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, 
     plain += ["train.epochs=2", "checkpoint.every_steps=2", "optim.lr=0.01"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     kill_loop.run_untouched(place, Case("ffcv", 0, plain), whole)
-    process = start(line(place, Case("ffcv", 2, plain), run))
+    process = start_ranks(place, Case("ffcv", 2, plain), run)
     assert wait_for_new_step(process, run, set())
     process.send_signal(signal.SIGTERM)
     finish(process)
@@ -78,7 +90,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, 
     assert saved["position"]["step"] > 0 and len(saved["ranks"]) == 2
     environment = {"RANK": "0", "WORLD_SIZE": "5"}
     assert "batch_size=24" in refused(train(place, Case("ffcv", 0, plain), run, "resume=auto", **environment))
-    code, errors = finish(start(line(place, Case("ffcv", 3, plain), run, f"resume={newest}")))
+    code, errors = finish(start_ranks(place, Case("ffcv", 3, plain), run, f"resume={newest}"))
     assert code == 0, errors
     for ours, theirs in zip(rows(whole), rows(run), strict=True):
         assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=5e-3) and theirs["lr"] == ours["lr"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from kill_loop import CASES, Case, differences, finish, line, ranks_of, start, wait_for_new_step
+from kill_loop import CASES, Case, differences, finish, line, ranks_of, start, start_ranks, wait_for_new_step
 
 from en.errors import RESUME_ME
 from en.training.signals import SAME_KEY_S, STOPPING, StopRequest
@@ -63,7 +63,7 @@ def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resume
     assert f"stopped by {number.name} after " in errors and "checkpoint written" in errors
     assert code == RESUME_ME if not case.ranks else code != 0
     assert "Traceback (most recent call last)" not in errors or case.ranks  # torchrun's own
-    code, errors = finish(start(line(place, case, run, "resume=auto", "checkpoint.every_steps=3")))
+    code, errors = finish(start_ranks(place, case, run, "resume=auto", "checkpoint.every_steps=3"))
     assert code == 0, errors
     assert differences(untouched(case), run) == []
 
@@ -86,7 +86,7 @@ def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, cas
     code, errors = finish(process)
     assert "checkpoint written" in errors and sent > 100, errors
     assert code == RESUME_ME if not case.ranks else f"exitcode  : {RESUME_ME}" in errors, errors
-    code, errors = finish(start(line(place, case, run, "resume=auto")))
+    code, errors = finish(start_ranks(place, case, run, "resume=auto"))
     assert code == 0, errors
     assert differences(untouched(case), run) == []
 
