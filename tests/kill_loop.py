@@ -17,7 +17,7 @@ from warm import can_fork
 
 TIMES = ("images_per_second", "data_wait", "seconds")
 RECIPE = """
-model: {name: shufflenet_v2_x0_5, dropout: 0.2}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}, dropout: 0.2}
 norm: {name: en}
 data: {root: unset, resolution: 48, workers: 1}
 task: {mixup: 0.2, cutmix: 1.0}

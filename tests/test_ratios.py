@@ -43,7 +43,7 @@ VAL = PER_CLASS["val"] * CLASSES
 ALONE = Ranks(0, 1, 0, 1)
 TO_CPU = ToDevice([0, 0, 0], [255, 255, 255], False, torch.device("cpu"))
 RECIPE = """
-model: {name: shufflenet_v2_x0_5}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}
 norm: {name: en}
 data: {root: unset, resolution: 48, workers: 1}
 train: {epochs: 2, batch_size: 24, ema_decay: 0.5}

@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, 
     """gn has no batch statistics and nothing is drawn at random, so that ranks change nothing but rounding."""
     plain = [
         "norm.name=gn",
-        "model.name=resnet18",
+        "model={name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}",
         "task.mixup=0",
         "task.cutmix=0",
         "model.dropout=0",

@@ -21,7 +21,7 @@ from en.suites.state import Progress, cost_of, progress_of, seconds_left
 
 SHIPPED = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
 BASE = """
-model: {name: shufflenet_v2_x0_5}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}
 data: {root: ROOT, resolution: 32, workers: 1}
 train: {epochs: 2, batch_size: 24}
 optim: {lr: 0.01}

@@ -21,7 +21,7 @@ from en.training.signals import StopRequest
 
 CLASSES, IMAGES = 7, 30
 RECIPE = """
-model: {name: shufflenet_v2_x0_5}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}
 norm: {name: en}
 task: {name: regression, weight: 0.5}
 data: {root: unset, resolution: 48, workers: 1}

@@ -15,7 +15,7 @@ from en.threads import VARIABLE, idle_of
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 RECIPE = """
-model: {name: shufflenet_v2_x0_5}
+model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}
 norm: {name: bn}
 data: {resolution: 32, loader: folder}
 train: {epochs: 1, batch_size: 48}
