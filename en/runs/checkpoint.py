@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor, nn
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from en import durable
 from en.config.section import Count
@@ -35,14 +35,15 @@ Plain = dict[str, JsonValue]
 
 
 class Best(TypedDict):
-    """The best score on the evaluation set so far, and the epoch after which it was reached, counted from 1."""
+    """The best score on the evaluation set so far, and the position at which it was reached: epochs, and steps."""
 
     score: Sum
     epoch: Count
+    step: NotRequired[Count]
 
 
 class Losses(TypedDict):
-    """One rank's losses of the current epoch: see EpochRecord."""
+    """One rank's losses since the last evaluation: see EpochRecord."""
 
     sum: Sum
     steps: Count
@@ -51,7 +52,7 @@ class Losses(TypedDict):
 
 
 class RankState(TypedDict):
-    """What one rank has of its own within an epoch: its losses, and the buffers of the network and of its averages."""
+    """What one rank has of its own between evaluations: its losses, and the buffers of the network and its averages."""
 
     losses: Losses
     buffers: list[Weights]
@@ -80,9 +81,10 @@ class Checkpoint(BaseModel):
         model, ema: state_dict of the network and, where they are kept, of its averages.
         optimizer, scaler: their state_dict.
         position: how much of the run is done.
-        ranks: what each rank has of its own; empty between epochs.
-        best: the best score so far; None in the first epoch.
-        summary: what summary.json is to say; None in the middle of an epoch.
+        ranks: what each rank has of its own; empty after an evaluation.
+        best: the best score so far; None before the first evaluation.
+        summary: what summary.json is to say; None between evaluations.
+        evaluated: the position of the last evaluation; None: at the beginning of the current epoch.
         config: the resolved configuration, of the normalizer those options that were given.
         norms: all options of each normalizer, by its place in the network; empty in a file of an earlier version.
         classes: names in the order of the class numbers.
@@ -102,6 +104,7 @@ class Checkpoint(BaseModel):
     ranks: list[RankState]
     best: Best | None
     summary: Summary | None
+    evaluated: Position | None = None
     config: Plain
     norms: dict[str, Plain]
     classes: list[str]
@@ -109,6 +112,10 @@ class Checkpoint(BaseModel):
     circumstances: Plain
     digest: str = ""
     format: int = FORMAT
+
+    @property
+    def last_evaluation(self) -> Position:
+        return Position(epoch=self.position.epoch) if self.evaluated is None else self.evaluated
 
     @property
     def norm_options(self) -> Plain:
@@ -120,6 +127,11 @@ class Checkpoint(BaseModel):
         """What the file holds."""
         held = {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
         return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in held.items()}
+
+
+def position_of(best: Best) -> Position:
+    """Where the best score was reached."""
+    return Position(epoch=best["epoch"], step=best.get("step", 0))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
