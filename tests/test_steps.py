@@ -9,6 +9,7 @@ from pathlib import Path
 import disc_task
 import pytest
 import torch
+from commands import succeed
 from conftest import ended
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -148,6 +149,19 @@ def test_a_run_of_steps_resumes_to_the_bit_from_each_of_its_checkpoints(train, w
         path = checkpoint.step_path(whole, Position(epoch=position.epoch - 1, step=EPOCH))
     run = shutil.copytree(whole, tmp_path / "run")
     assert same(train(run, f"resume={run / 'checkpoints' / path.name}"), whole)
+
+
+def test_a_run_of_steps_resumes_to_the_bit_on_two_ranks(images, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("dying", "discs"))
+
+    def run(folder, *overrides):
+        line = ["train.py", tmp_path / "recipe.yaml", f"data.root={images}", f"run_dir={folder}", *overrides]
+        succeed("tests/disc_task.py", *line, ranks=2)
+        return folder
+
+    whole = run(tmp_path / "whole")
+    again = shutil.copytree(whole, tmp_path / "again")
+    assert same(run(again, f"resume={again / 'checkpoints' / 'step_00001_00000003.pt'}"), whole)
 
 
 def test_a_run_that_is_killed_in_evaluation_need_not_train_again(train, whole, tmp_path, forked, capfd):

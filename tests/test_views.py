@@ -28,9 +28,14 @@ from en.data.sources import read_source
 from en.data.targets import IGNORE, ClassMap, png_of
 from en.data.views import View
 from en.errors import RunError, UserError
+from en.models import build_model
 from en.reports.files import write_report
+from en.reports.variants import resolution
 from en.runs import checkpoint
+from en.runs.summary import Summary
 from en.tasks import TASKS
+from en.tasks.classification import Classification
+from en.training.optimizer import build_optimizer
 from en.training.run import Run
 from en.training.signals import StopRequest
 
@@ -215,6 +220,48 @@ def test_a_task_refuses_data_of_another_kind_in_one_line(train, folders):
         train("run", f"data.root={folders}", "data.loader=folder")
     with pytest.raises(UserError, match="expected a class number for each image, for task"):
         train("run", "task={name: classification}", "model.name=resnet18")
+
+
+def test_a_classifier_trains_on_rectangles_that_grow(train, kind, betons, folders):
+    options = ["task={name: classification}", "model.name=shufflenet_v2_x0_5", "norm={name: en}", "train.batch_size=48"]
+    sizes = ["data.resolution=[32, 64]", "data.eval_resolution=[48, 72]", "train.progressive.start_resolution=24"]
+    run = train("run", f"data.root={betons if kind == 'ffcv' else folders}", *options, *sizes, kind=kind)
+    assert [row["resolution"] for row in rows(run)] == [[24, 48], [32, 64]]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["resolution"], summary["eval_resolution"]) == ([32, 64], [48, 72])
+    assert resolution(Summary.model_validate(summary)) == "32 x 64 px, scored at 48 x 72 px"
+
+
+@pytest.mark.parametrize("sides", ["[32, 48, 64]", "[]", "[0, 32]", "[32, 9000]", "32.5", "[32, true]"])
+def test_a_size_that_is_none_is_refused_in_one_line(train, sides):
+    with pytest.raises(UserError, match=r"data.resolution=.*: expected an integer from 1 to 8192, or two") as refusal:
+        train("run", f"data.resolution={sides}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_equal_sides_are_a_square(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    config = load_config(str(tmp_path / "recipe.yaml"), ["data.resolution=[32, 32]"])
+    assert config.data.resolution == 32 and config.training_resolution.full == (32, 32)
+
+
+def test_the_head_learns_at_a_rate_of_its_own():
+    model = build_model("resnet18", 10, "en")
+    keys = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "decay_on": "weights"}
+    plain, own = (build_optimizer(model, **keys, head=["fc"], head_lr_factor=factor) for factor in (1.0, 10.0))
+    assert len(plain.param_groups) == 2 and len(own.param_groups) == 4
+    head = {id(p) for group in own.param_groups if group.get("lr_factor") == 10 for p in group["params"]}
+    assert head == {id(p) for p in model.fc.parameters()}
+    counted = [id(p) for group in own.param_groups for p in group["params"]]
+    assert sorted(counted) == sorted(id(p) for group in plain.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "vgg11", "densenet121", "vit_b_16", "timm/seresnet50"])
+def test_the_head_of_a_classifier_has_its_classes(name):
+    with torch.device("meta"):
+        model = build_model(name, 7, "en")
+        (head,) = Classification().head(model)
+    assert model.get_submodule(head).weight.shape[0] == 7
 
 
 def test_a_damaged_mask_is_named_and_stood_in_for(roots, images, tmp_path):

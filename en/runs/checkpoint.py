@@ -27,8 +27,8 @@ from en.runs.position import Position
 from en.runs.summary import Summary
 
 STEPS = "checkpoints"
-FORMAT = 4  # of the file's content; counted up with each change of it, or of what a configuration in it means
-FORMAT_BEFORE = 3  # which is read too: see as_of_today
+FORMAT = 5  # of the file's content; counted up with each change of it, or of what a configuration in it means
+FORMATS_BEFORE = (3, 4)  # which are read too: see as_of_today
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Plain = dict[str, JsonValue]
@@ -286,23 +286,26 @@ def refuse_other_format(found: Any, path: Path) -> None:
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
     refuse_foreign(found, path)
     form = found.get("format", 1)
-    if not isinstance(form, int) or form not in (FORMAT, FORMAT_BEFORE):
+    if not isinstance(form, int) or form not in (FORMAT, *FORMATS_BEFORE):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
 
 
 def as_of_today(found: Any, path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint in today's form, with a warning of what is assumed of an earlier one.
 
-    Format 3 has the defaults of eps, momentum and sync beside the options that were given, although the network took
-    those of its library's layers.
+    Format 4 has no rate of the head. Format 3 has, besides, the defaults of eps, momentum and sync beside the options
+    that were given, although the network took those of its library's layers.
     """
     content: dict[str, Any] = found
     if content.get("format", 1) == FORMAT:
         return content
     config = content.get("config")
-    norm = config.get("norm") if isinstance(config, dict) else None
-    if not isinstance(config, dict) or not isinstance(norm, dict):
+    norm, optim = (config.get("norm"), config.get("optim")) if isinstance(config, dict) else (None, None)
+    if not isinstance(config, dict) or not isinstance(norm, dict) or not isinstance(optim, dict):
         return content
+    config = {**config, "optim": {"head_lr_factor": 1.0, **optim}}
+    if content["format"] > 3:
+        return {**content, "config": config, "format": FORMAT}
     defaults = norm_defaults(str(norm.get("name")))
     taken = [key for key in INHERITED if key in norm and norm[key] == defaults.get(key)]
     if taken:
