@@ -59,7 +59,7 @@ def gaps_in_scaler(saved: Checkpoint) -> Iterator[str]:
 def gaps_in_scores(saved: Checkpoint) -> Iterator[str]:
     position, best, evaluated = saved.position, saved.best, saved.last_evaluation
     if evaluated != Position() and best is None:
-        yield f"best is None: expected the best score up to {evaluated.words()}"
+        yield f"best is None: expected the best score up to {position.words()}"
     if best is not None and not (0, 0) < place(position_of(best)) <= place(evaluated):
         found = f"best.epoch is {best['epoch']}" + (f", best.step {best['step']}" if "step" in best else "")
         yield f"{found}: expected 1 to {evaluated.epoch}, the finished epochs, or the steps evaluated after"
@@ -102,7 +102,7 @@ def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
     expected = steps - left_out
     for rank, own in enumerate(losses):
         if own["steps"] != expected:
-            where = f"{steps} since the last evaluation without the {left_out} that were left out"
+            where = f"position.step={saved.position.step} without the {left_out} that were left out"
             yield f"ranks.{rank}.losses.steps is {own['steps']}: expected {expected}, {where}"
         if own["left_out"] > left_out or own["left_out"] != losses[0]["left_out"]:
             yield f"ranks.{rank}.losses.left_out is {own['left_out']}: expected the same on all, {left_out} at most"

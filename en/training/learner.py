@@ -20,7 +20,6 @@ from en.errors import UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint, RankState, Weights
 from en.runs.completeness import refuse_incomplete
-from en.runs.position import Position
 from en.training.optimizer import build_optimizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -178,7 +177,8 @@ def check_momenta(learner: Learner, saved: Checkpoint) -> None:
     states: dict[int, dict[str, Tensor | None]] = saved.optimizer["state"]
     parameters = parameters_of(learner.optimizer)
     names = {parameter: name for name, parameter in learner.model.named_parameters()}
-    has_steps = saved.last_evaluation != Position() or any(state["losses"]["steps"] for state in saved.ranks)
+    finished = saved.position.epoch > 0 or saved.last_evaluation.step > 0
+    has_steps = finished or any(state["losses"]["steps"] for state in saved.ranks)
     for number, (group, parameter) in enumerate(parameters):
         if has_steps and group["momentum"] and number not in states:
             raise ValueError(f"optimizer.state has no momentum of {names[parameter]}, number {number}")
