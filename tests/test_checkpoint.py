@@ -201,7 +201,7 @@ def test_a_run_without_averages_or_a_scaler_resumes_with_new_ones_and_one_that_n
     assert learner.scaler.is_enabled()
     scaled = {"config": precise(saved, "float16"), "scaler": learner.scaler.state_dict()}
     resumed(saved.model_copy(update=scaled))
-    begun = {"ranks": [], "best": None, "summary": None, "position": Position()}
+    begun = {"ranks": [], "best": None, "summary": None, "evaluated": None, "position": Position()}
     resumed(saved.model_copy(update=begun | {"optimizer": saved.optimizer | {"state": {}}}))
 
 

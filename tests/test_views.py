@@ -300,7 +300,7 @@ def test_a_task_of_masks_trains_is_killed_resumes_to_the_bit_and_is_scored_and_r
     assert [row["iou"] for row in rows(killed)] == [row["iou"] for row in rows(whole)]
     if kind == "ffcv":
         for ranks in (0, 2, 3):
-            found = last_json(succeed("tests/disc_task.py", "eval.py", whole, ranks=ranks))
+            found = last_json(succeed("tests/disc_task.py", "eval.py", whole, "--at", "24x40", ranks=ranks))
             assert found["iou"] == last["iou"] and found["images"] == COUNTS["val"]
     write_report([str(whole)], tmp_path / "report")
     assert "| mIoU % |" in (tmp_path / "report" / "report.md").read_text()
