@@ -23,9 +23,10 @@ from en.data import LOADERS, sources
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.decoding import DamagedImage
 from en.data.ffcv.file import BetonFile
+from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, METADATA, SAMPLES
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
-from en.data.targets import IGNORE, ClassMap, png_of
+from en.data.targets import IGNORE, ClassMap, Field, png_of
 from en.data.views import View
 from en.errors import RunError, UserError
 from en.models import build_model
@@ -177,6 +178,28 @@ def test_stock_ffcv_opens_a_file_with_masks(roots):
     for number, mask in enumerate(reader.metadata["f1"]):
         kept = content[int(mask["ptr"]) : int(mask["ptr"]) + int(mask["size"])]
         assert kept == file.stored(number) and kept.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["ptr", "size"])
+@pytest.mark.parametrize("both", [False, True], ids=["metadata", "metadata and table"])
+def test_a_mask_that_lies_elsewhere_than_it_is_told_is_refused(roots, tmp_path, name, both):
+    """Of files without a seal, as stock FFCV writes them."""
+    content = bytearray((roots["ffcv"] / "val.beton").read_bytes())
+    header = np.frombuffer(content, HEADER, 1)
+    count, kind = int(header["num_samples"][0]), SAMPLES[Field.BYTES]
+    content[METADATA - FIELD["arguments"].itemsize : METADATA] = bytes(FIELD["arguments"].itemsize)
+    (tmp_path / "whole.beton").write_bytes(content)
+    assert len(BetonFile(tmp_path / "whole.beton")) == count
+    metadata = np.frombuffer(content, kind, count, METADATA)
+    table = np.frombuffer(content, ALLOCATION, 2 * count, int(header["alloc_table_ptr"][0]))
+    place = np.flatnonzero(table["ptr"] == metadata["f1"]["ptr"][2])
+    other = metadata["f1"]["ptr"][3] if name == "ptr" else 10**6
+    metadata["f1"][name][2] = other
+    if both:
+        table[name][place] = other
+    (tmp_path / "other.beton").write_bytes(content)
+    with pytest.raises(UserError, match=r"other.beton: damaged: sample \d+: "):
+        BetonFile(tmp_path / "other.beton")
 
 
 def test_masks_are_scaled_with_their_images(images, tmp_path):
