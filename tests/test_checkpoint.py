@@ -324,7 +324,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_its_format(content, tmp_p
     for form, found in ((None, "format 1"), (99, "format 99")):
         path = tmp_path / "other.pt"
         torch.save({**content, "format": form} if form else {k: v for k, v in content.items() if k != "format"}, path)
-        with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 4"):
+        with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 5"):
             checkpoint.load(path)
 
 
