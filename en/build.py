@@ -107,8 +107,8 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         keys = ", ".join(f"norm.{key}={value}" for key, value in norm.model_dump().items())
         raise UserError(f"{named}, {keys}: {error}") from error
     try:
-        sizes = config.training_resolution.sizes(config.train.epochs)
-        check_output(network, partial(config.task.check_output, classes=classes), sizes, [config.eval_resolution])
+        check = partial(config.task.check_output, classes=classes)
+        check_output(network, check, config.training_sizes, [config.eval_resolution])
     except ValueError as error:
         raise UserError(f"{named}, data.resolution={config.data.resolution}: {error}") from error
     if config.optim.head_lr_factor != 1 and not config.task.head(network):
@@ -126,7 +126,7 @@ def maps_at(network: nn.Module, size: Size, kind: type[Normalizer] = CombinedNor
 def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> None:
     """Raises UserError for a layer that would take its batch statistics of one value per channel."""
     parts = config.train.accumulation * ranks.world_size
-    size = min(config.training_resolution.sizes(config.train.epochs))
+    size = min(config.training_sizes)
     if config.train.batch_size > parts:
         return
     for name, pixels in maps_at(network, size, RunningNormalizer).items():

@@ -17,7 +17,6 @@ from en.norm import AS_PUBLISHED, NORMALIZERS, build_norm, norm_options, replace
 from en.norm.built import in_one, layers_as_built, rebuild
 from en.norm.registry import options_of
 from en.runs import checkpoint
-from en.runs.checkpoint import FORMAT
 
 ALONE = Ranks(0, 1, 0, 1)
 RECIPE = """
@@ -132,7 +131,7 @@ def test_a_checkpoint_of_the_format_before_says_what_is_assumed(recipe, tmp_path
     scores, path = last_json(succeed("eval.py", run)), run / "last.pt"
     content = torch.load(path, weights_only=True)
     norm = {"name": "bn", "eps": 1e-5, "momentum": 0.1, "sync": False}
-    content = {**content, "format": FORMAT - 1, "config": {**content["config"], "norm": norm}}
+    content = {**content, "format": 3, "config": {**content["config"], "norm": norm}}
     del content["norms"]
     torch.save(content, tmp_path / "old.pt")
     done = succeed("eval.py", tmp_path / "old.pt")
@@ -140,6 +139,19 @@ def test_a_checkpoint_of_the_format_before_says_what_is_assumed(recipe, tmp_path
     assert (
         "of an earlier version: eps, momentum, sync of its normalizers are taken to be the network's own" in done.stderr
     )
+
+
+def test_a_run_of_format_4_resumes(recipe, tmp_path):
+    config, run = recipe("mobilenet_v3_small"), tmp_path / "run"
+    succeed("train.py", config, f"run_dir={run}")
+    content = torch.load(run / "last.pt", weights_only=True)
+    del content["evaluated"], content["summary"]["details"], content["config"]["optim"]["head_lr_factor"]
+    del content["config"]["evaluation"], content["config"]["train"]["steps"]
+    (run / "checkpoints" / "step_00001_00000000.pt.sha256").unlink()
+    torch.save({**content, "format": 4}, run / "checkpoints" / "step_00001_00000000.pt")
+    done = succeed("train.py", config, "--resume", run, "train.epochs=2")
+    assert "(was" not in done.stderr.replace("train.epochs=2 (was 1)", "")
+    assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2]
 
 
 def test_evaluation_says_what_it_does_otherwise_than_training(of_en):

@@ -25,6 +25,7 @@ from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
+from en.runs.course import Course
 from en.runs.folder import FILES, RunFolder
 from en.runs.position import Position
 from en.training.learner import Learner, build_learner
@@ -200,7 +201,7 @@ def test_a_run_without_averages_or_a_scaler_resumes_with_new_ones_and_one_that_n
     assert learner.scaler.is_enabled()
     scaled = {"config": precise(saved, "float16"), "scaler": learner.scaler.state_dict()}
     resumed(saved.model_copy(update=scaled))
-    begun = {"ranks": [], "best": None, "summary": None, "position": Position()}
+    begun = {"ranks": [], "best": None, "summary": None, "evaluated": None, "position": Position()}
     resumed(saved.model_copy(update=begun | {"optimizer": saved.optimizer | {"state": {}}}))
 
 
@@ -262,9 +263,9 @@ def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run
     run, names = tmp_path / "run", {"last.pt", "best.pt", "summary.json"}
     shutil.copytree(whole, run)
     folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
-    folder.drop_later(saved.position.epoch, saved.best)
+    folder.drop_later(saved.position, saved.best)
     assert names <= {path.name for path in run.iterdir()} and capsys.readouterr().err == ""
-    folder.drop_later(saved.position.epoch - 1, {"score": 0.5, "epoch": 1})
+    folder.drop_later(Position(epoch=saved.position.epoch - 1), {"score": 0.5, "epoch": 1})
     assert not names & {path.name for path in run.iterdir()} and "best.pt" in capsys.readouterr().err
     folder._lock.close()
 
@@ -291,7 +292,8 @@ def test_what_killed_writers_left_of_checkpoints_goes_at_the_next_start(whole, t
     for leftover in ("last.pt.partial", "best.pt.partial.sha256", "checkpoints/step_00009_00000000.pt.partial"):
         (run / leftover).write_bytes(b"half")
     folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
-    folder.start(validate(saved.config, "x"), saved.position.epoch, {})
+    config, course = validate(saved.config, "x"), Course(4, saved.position.epoch, None, False)
+    folder.start(config, course, course.steps, {})
     folder.close()
     assert {path for path in run.rglob("*") if "tfevents" not in path.name} == before
 
@@ -322,7 +324,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_its_format(content, tmp_p
     for form, found in ((None, "format 1"), (99, "format 99")):
         path = tmp_path / "other.pt"
         torch.save({**content, "format": form} if form else {k: v for k, v in content.items() if k != "format"}, path)
-        with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 4"):
+        with pytest.raises(UserError, match=f"{found}, of another version of this package: expected 5"):
             checkpoint.load(path)
 
 

@@ -23,14 +23,20 @@ from en.data import LOADERS, sources
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.decoding import DamagedImage
 from en.data.ffcv.file import BetonFile
+from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, METADATA, SAMPLES
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
-from en.data.targets import IGNORE, ClassMap, png_of
+from en.data.targets import IGNORE, ClassMap, Field, png_of
 from en.data.views import View
 from en.errors import RunError, UserError
+from en.models import build_model
 from en.reports.files import write_report
+from en.reports.variants import resolution
 from en.runs import checkpoint
+from en.runs.summary import Summary
 from en.tasks import TASKS
+from en.tasks.classification import Classification
+from en.training.optimizer import build_optimizer
 from en.training.run import Run
 from en.training.signals import StopRequest
 
@@ -174,6 +180,28 @@ def test_stock_ffcv_opens_a_file_with_masks(roots):
         assert kept == file.stored(number) and kept.startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["ptr", "size"])
+@pytest.mark.parametrize("both", [False, True], ids=["metadata", "metadata and table"])
+def test_a_mask_that_lies_elsewhere_than_it_is_told_is_refused(roots, tmp_path, name, both):
+    """Of files without a seal, as stock FFCV writes them."""
+    content = bytearray((roots["ffcv"] / "val.beton").read_bytes())
+    header = np.frombuffer(content, HEADER, 1)
+    count, kind = int(header["num_samples"][0]), SAMPLES[Field.BYTES]
+    content[METADATA - FIELD["arguments"].itemsize : METADATA] = bytes(FIELD["arguments"].itemsize)
+    (tmp_path / "whole.beton").write_bytes(content)
+    assert len(BetonFile(tmp_path / "whole.beton")) == count
+    metadata = np.frombuffer(content, kind, count, METADATA)
+    table = np.frombuffer(content, ALLOCATION, 2 * count, int(header["alloc_table_ptr"][0]))
+    place = np.flatnonzero(table["ptr"] == metadata["f1"]["ptr"][2])
+    other = metadata["f1"]["ptr"][3] if name == "ptr" else 10**6
+    metadata["f1"][name][2] = other
+    if both:
+        table[name][place] = other
+    (tmp_path / "other.beton").write_bytes(content)
+    with pytest.raises(UserError, match=r"other.beton: damaged: sample \d+: "):
+        BetonFile(tmp_path / "other.beton")
+
+
 def test_masks_are_scaled_with_their_images(images, tmp_path):
     prepare(disc_task.read_discs(images), tmp_path, Storage("raw", max_side=24), 1, False)
     file = BetonFile(tmp_path / "train.beton")
@@ -217,6 +245,48 @@ def test_a_task_refuses_data_of_another_kind_in_one_line(train, folders):
         train("run", "task={name: classification}", "model.name=resnet18")
 
 
+def test_a_classifier_trains_on_rectangles_that_grow(train, kind, betons, folders):
+    options = ["task={name: classification}", "model.name=shufflenet_v2_x0_5", "norm={name: en}", "train.batch_size=48"]
+    sizes = ["data.resolution=[32, 64]", "data.eval_resolution=[36, 72]", "train.progressive.start_resolution=24"]
+    run = train("run", f"data.root={betons if kind == 'ffcv' else folders}", *options, *sizes, kind=kind)
+    assert [row["resolution"] for row in rows(run)] == [[24, 48], [32, 64]]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["resolution"], summary["eval_resolution"]) == ([32, 64], [36, 72])
+    assert resolution(Summary.model_validate(summary)) == "32 x 64 px, scored at 36 x 72 px"
+
+
+@pytest.mark.parametrize("sides", ["[32, 48, 64]", "[]", "[0, 32]", "[32, 9000]", "32.5", "[32, true]"])
+def test_a_size_that_is_none_is_refused_in_one_line(train, sides):
+    with pytest.raises(UserError, match=r"data.resolution=.*: expected an integer from 1 to 8192, or two") as refusal:
+        train("run", f"data.resolution={sides}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_two_equal_sides_are_a_square(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    config = load_config(str(tmp_path / "recipe.yaml"), ["data.resolution=[32, 32]"])
+    assert config.data.resolution == 32 and config.training_resolution.full == (32, 32)
+
+
+def test_the_head_learns_at_a_rate_of_its_own():
+    model = build_model("resnet18", 10, "en")
+    keys = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "decay_on": "weights"}
+    plain, own = (build_optimizer(model, **keys, head=["fc"], head_lr_factor=factor) for factor in (1.0, 10.0))
+    assert len(plain.param_groups) == 2 and len(own.param_groups) == 4
+    head = {id(p) for group in own.param_groups if group.get("lr_factor") == 10 for p in group["params"]}
+    assert head == {id(p) for p in model.fc.parameters()}
+    counted = [id(p) for group in own.param_groups for p in group["params"]]
+    assert sorted(counted) == sorted(id(p) for group in plain.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "densenet121", "mobilenet_v3_small", "timm/seresnet50"])
+def test_the_head_of_a_classifier_has_its_classes(name):
+    with torch.device("meta"):
+        model = build_model(name, 7, "en")
+        (head,) = Classification().head(model)
+    assert model.get_submodule(head).weight.shape[0] == 7
+
+
 def test_a_damaged_mask_is_named_and_stood_in_for(roots, images, tmp_path):
     root = shutil.copytree(images, tmp_path / "discs")
     (root / "train" / "003.png").write_bytes(b"nothing")
@@ -253,7 +323,7 @@ def test_a_task_of_masks_trains_is_killed_resumes_to_the_bit_and_is_scored_and_r
     assert [row["iou"] for row in rows(killed)] == [row["iou"] for row in rows(whole)]
     if kind == "ffcv":
         for ranks in (0, 2, 3):
-            found = last_json(succeed("tests/disc_task.py", "eval.py", whole, ranks=ranks))
+            found = last_json(succeed("tests/disc_task.py", "eval.py", whole, "--at", "24x40", ranks=ranks))
             assert found["iou"] == last["iou"] and found["images"] == COUNTS["val"]
     write_report([str(whole)], tmp_path / "report")
     assert "| mIoU % |" in (tmp_path / "report" / "report.md").read_text()

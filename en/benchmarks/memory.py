@@ -7,7 +7,7 @@ import torch
 
 from en.data import Batch
 from en.data.order import Ints
-from en.data.targets import ClassIndex
+from en.data.targets import ClassIndex, Target
 from en.size import Size
 
 DISTINCT = 4  # batches that are kept, and shown again and again
@@ -26,7 +26,7 @@ class MemoryLoader:
 
     digest = ""
     name = "noise"
-    target = ClassIndex()
+    target: Target = ClassIndex()
 
     def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:
         self.samples = steps * batch_size

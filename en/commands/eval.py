@@ -1,4 +1,4 @@
-"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIDE ...]; also eval.py, and torchrun.
+"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...]; also eval.py, and torchrun.
 
 A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images. With
 --at there is such a line for each size of the images, with its resolution.
@@ -6,9 +6,18 @@ A run folder means its last.pt. The last line on stdout is one JSON object: the 
 
 import argparse
 import json
+import re
 
-from en.errors import Parser, exit_on_error, whole_number
+from en.errors import Parser, exit_on_error, shown, whole_number
 from en.threads import choose_threads
+
+
+def size(text: str) -> int | list[int]:
+    """The `type` of an argument that is a side of squares, or height and width, as a key of a configuration has it."""
+    if not re.fullmatch(r"[0-9]{1,4}(x[0-9]{1,4})?", text):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected a side in pixels, or HEIGHTxWIDTH")
+    first, *rest = map(int, text.split("x"))
+    return [first, *rest] if rest else first
 
 
 def evaluate() -> None:
@@ -24,10 +33,11 @@ def evaluate() -> None:
     )
     parser.add_argument(
         "--at",
-        metavar="SIDE",
+        metavar="SIZE",
         nargs="+",
-        type=whole_number(1, 8192),
-        help="sizes of the images, pixels, for data.eval_resolution; --recalibrate takes crops of that size too",
+        type=size,
+        help="sizes of the images, pixels, as 224 or 512x1024, height first, for data.eval_resolution; --recalibrate "
+        "takes crops of that size too",
     )
     arguments = parser.parse_intermixed_args()
 

@@ -100,7 +100,8 @@ class ProgressiveConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Whole  # passes over the training images
+    epochs: Whole | None = None  # passes over the training images; null: train.steps tells
+    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None  # of the optimizer, in the place of epochs
     batch_size: Whole  # global: over all ranks and accumulated micro-batches
     accumulation: Whole = 1  # micro-batches of a step
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; float16 with a gradient scaler
@@ -112,6 +113,13 @@ class TrainConfig(Section):
     check_every: Whole = 50  # steps between looks at losses and gradients; with on_nonfinite=raise no other step waits
     on_nonfinite: Literal["raise", "skip"] = "raise"  # a loss or gradient that is not finite; skip: leave the step out
     nonfinite_limit: Whole = 10  # with skip: so many in a row end the run
+
+    @model_validator(mode="after")
+    def _length(self) -> "TrainConfig":
+        if (self.epochs is None) == (self.steps is None):
+            found = f"epochs={self.epochs} and steps={self.steps}"
+            raise ValueError(f"{found}: expected a number of one of them, and the other null or left out")
+        return self
 
     @model_validator(mode="after")
     def _micro_batches(self) -> "TrainConfig":
@@ -155,8 +163,12 @@ class ScheduleConfig(Section):
         return steps
 
 
+class EvaluationConfig(Section):
+    every_steps: Whole | None = None  # of the whole run, and at its end; null: after each epoch, and at the end
+
+
 class CheckpointConfig(Section):
-    every_steps: Whole | None = None  # of the whole run; null: after each epoch only
+    every_steps: Whole | None = None  # of the whole run; null: after each evaluation only
     keep: Whole = 3  # newest checkpoints kept, besides last.pt and best.pt
 
 
@@ -172,6 +184,7 @@ class Config(Section):
     train: TrainConfig
     optim: OptimConfig
     schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     distributed: DistributedConfig = DistributedConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of weights, order, crops and all else that is drawn
@@ -196,6 +209,11 @@ class Config(Section):
         return Resolution(full, start, progressive.until_epoch, progressive.multiple)
 
     @property
+    def training_sizes(self) -> list[Size]:
+        """Every size of the training images in the course of the run, or of one that is long enough."""
+        return self.training_resolution.sizes(self.train.epochs or 10**6)
+
+    @property
     def eval_resolution(self) -> Size:
         """Size of the network's input in evaluation."""
         return size_of(self.data.eval_resolution or self.data.resolution)
@@ -204,7 +222,7 @@ class Config(Section):
     def _fits_together(self) -> "Config":
         if self.resume == "auto" and self.run_dir is None:
             raise ValueError("resume=auto with run_dir=null: expected the folder to resume in")
-        if self.schedule.warmup_epochs > self.train.epochs:
+        if self.train.epochs is not None and self.schedule.warmup_epochs > self.train.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(f"schedule.warmup_epochs={warmup}: expected at most train.epochs={self.train.epochs}")
         if self.schedule.final_lr > self.optim.lr:

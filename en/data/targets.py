@@ -159,7 +159,8 @@ class ClassMap:
 def nearest(length: int, place: slice) -> NDArray[np.int64]:
     """Which of `length` pixels is shown by each in a place of the view: the one under its centre."""
     count = place.stop - place.start
-    return (2 * np.arange(count) + 1) * length // (2 * count)
+    centres: NDArray[np.int64] = (2 * np.arange(count) + 1) * length // (2 * count)
+    return centres
 
 
 def map_of(content: Stored) -> Pixels:

@@ -32,13 +32,13 @@ class Line:
     """
 
     name: str
-    points: dict[int, Estimate]
+    points: dict[float, Estimate]
 
 
 def line(variant: Variant, key: str) -> Line:
     """A number of the logs, epoch by epoch, over the variant's counted runs."""
     logs = [run.log for run in variant.counted.values()]
-    points = {}
+    points: dict[float, Estimate] = {}
     for epoch in sorted({epoch for log in logs for epoch in log}):
         found = estimate([log[epoch][key] for log in logs if key in log.get(epoch, {})])
         if found:

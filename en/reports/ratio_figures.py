@@ -131,8 +131,8 @@ def epoch_picture(rows: Sequence[EpochMean], places: Mapping[str, str]) -> Pictu
         return picture(figure, "epochs", title, f"{title}, from the first epoch to the last. {'; '.join(said)}.")
 
 
-def mean_by_epoch(rows: Sequence[EpochMean]) -> dict[int, float]:
-    found: dict[int, list[float]] = {}
+def mean_by_epoch(rows: Sequence[EpochMean]) -> dict[float, float]:
+    found: dict[float, list[float]] = {}
     for row in rows:
         found.setdefault(row.epoch, []).append(row.mean)
     return {epoch: float(np.mean(means)) for epoch, means in sorted(found.items())}

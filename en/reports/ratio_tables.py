@@ -56,7 +56,7 @@ class ClassMean(NamedTuple):
 class EpochMean(NamedTuple):
     """One normalizer's mean ratio in one layer over the evaluation set, after an epoch, counted from 1."""
 
-    epoch: int
+    epoch: float
     layer: str
     normalizer: str
     mean: float

@@ -110,9 +110,11 @@ def is_now(run: Run, name: str, epoch: str, digest: str) -> bool:
     """
     if run.summary is None:
         return False
-    now = run.summary.best_epoch if name == BEST else run.summary.epochs_done
+    s = run.summary
+    epochs, at = (s.best_epoch, s.best_at) if name == BEST else (s.epochs_done, s.done_at)
+    now = at or Position(epoch=int(epochs))
     path = run.path / name
-    return epoch == Position(epoch=now).words() and (not path.is_file() or checkpoint.digest_of(path) == digest)
+    return epoch == now.words() and (not path.is_file() or checkpoint.digest_of(path) == digest)
 
 
 def ratio_tables(found: Iterable[RunRatios]) -> list[Table]:

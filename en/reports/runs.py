@@ -28,7 +28,7 @@ DEPTH = 2  # folders between a path that is given and a run
 OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
 TAIL = 100_000  # bytes of it that are looked at
 MAX_NUMBER = 1e15  # in a log
-Log = dict[int, dict[str, float]]
+Log = dict[float, dict[str, float]]
 Words = Annotated[str, Field(max_length=100_000)]
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor, nn
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from en import durable
 from en.config.section import Count
@@ -27,22 +27,23 @@ from en.runs.position import Position
 from en.runs.summary import Summary
 
 STEPS = "checkpoints"
-FORMAT = 4  # of the file's content; counted up with each change of it, or of what a configuration in it means
-FORMAT_BEFORE = 3  # which is read too: see as_of_today
+FORMAT = 5  # of the file's content; counted up with each change of it, or of what a configuration in it means
+FORMATS_BEFORE = (3, 4)  # which are read too: see as_of_today
 Weights = dict[str, Tensor]
 Sum = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Plain = dict[str, JsonValue]
 
 
 class Best(TypedDict):
-    """The best score on the evaluation set so far, and the epoch after which it was reached, counted from 1."""
+    """The best score on the evaluation set so far, and the position at which it was reached: epochs, and steps."""
 
     score: Sum
     epoch: Count
+    step: NotRequired[Count]
 
 
 class Losses(TypedDict):
-    """One rank's losses of the current epoch: see EpochRecord."""
+    """One rank's losses since the last evaluation: see EpochRecord."""
 
     sum: Sum
     steps: Count
@@ -51,7 +52,7 @@ class Losses(TypedDict):
 
 
 class RankState(TypedDict):
-    """What one rank has of its own within an epoch: its losses, and the buffers of the network and of its averages."""
+    """What one rank has of its own between evaluations: its losses, and the buffers of the network and its averages."""
 
     losses: Losses
     buffers: list[Weights]
@@ -80,9 +81,10 @@ class Checkpoint(BaseModel):
         model, ema: state_dict of the network and, where they are kept, of its averages.
         optimizer, scaler: their state_dict.
         position: how much of the run is done.
-        ranks: what each rank has of its own; empty between epochs.
-        best: the best score so far; None in the first epoch.
-        summary: what summary.json is to say; None in the middle of an epoch.
+        ranks: what each rank has of its own; empty after an evaluation.
+        best: the best score so far; None before the first evaluation.
+        summary: what summary.json is to say; None between evaluations.
+        evaluated: the position of the last evaluation; None: at the beginning of the current epoch.
         config: the resolved configuration, of the normalizer those options that were given.
         norms: all options of each normalizer, by its place in the network; empty in a file of an earlier version.
         classes: names in the order of the class numbers.
@@ -102,6 +104,7 @@ class Checkpoint(BaseModel):
     ranks: list[RankState]
     best: Best | None
     summary: Summary | None
+    evaluated: Position | None = None
     config: Plain
     norms: dict[str, Plain]
     classes: list[str]
@@ -109,6 +112,10 @@ class Checkpoint(BaseModel):
     circumstances: Plain
     digest: str = ""
     format: int = FORMAT
+
+    @property
+    def last_evaluation(self) -> Position:
+        return Position(epoch=self.position.epoch) if self.evaluated is None else self.evaluated
 
     @property
     def norm_options(self) -> Plain:
@@ -120,6 +127,11 @@ class Checkpoint(BaseModel):
         """What the file holds."""
         held = {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
         return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in held.items()}
+
+
+def position_of(best: Best) -> Position:
+    """Where the best score was reached."""
+    return Position(epoch=best["epoch"], step=best.get("step", 0))
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -274,23 +286,26 @@ def refuse_other_format(found: Any, path: Path) -> None:
         raise UserError(f"{path}: expected a checkpoint of this package, found a {type(found).__name__}")
     refuse_foreign(found, path)
     form = found.get("format", 1)
-    if not isinstance(form, int) or form not in (FORMAT, FORMAT_BEFORE):
+    if not isinstance(form, int) or form not in (FORMAT, *FORMATS_BEFORE):
         raise UserError(f"{path}: format {shown(form)}, of another version of this package: expected {FORMAT}")
 
 
 def as_of_today(found: Any, path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint in today's form, with a warning of what is assumed of an earlier one.
 
-    Format 3 has the defaults of eps, momentum and sync beside the options that were given, although the network took
-    those of its library's layers.
+    Format 4 has no rate of the head. Format 3 has, besides, the defaults of eps, momentum and sync beside the options
+    that were given, although the network took those of its library's layers.
     """
     content: dict[str, Any] = found
     if content.get("format", 1) == FORMAT:
         return content
     config = content.get("config")
-    norm = config.get("norm") if isinstance(config, dict) else None
-    if not isinstance(config, dict) or not isinstance(norm, dict):
+    norm, optim = (config.get("norm"), config.get("optim")) if isinstance(config, dict) else (None, None)
+    if not isinstance(config, dict) or not isinstance(norm, dict) or not isinstance(optim, dict):
         return content
+    config = {**config, "optim": {"head_lr_factor": 1.0, **optim}}
+    if content["format"] > 3:
+        return {**content, "config": config, "format": FORMAT}
     defaults = norm_defaults(str(norm.get("name")))
     taken = [key for key in INHERITED if key in norm and norm[key] == defaults.get(key)]
     if taken:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from en.config.reading import flatten
 from en.errors import UserError
-from en.runs.checkpoint import Checkpoint, Weights
+from en.runs.checkpoint import Checkpoint, Weights, position_of
+from en.runs.position import Position
 
 SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")  # torch's GradScaler
 
@@ -56,12 +57,13 @@ def gaps_in_scaler(saved: Checkpoint) -> Iterator[str]:
 
 
 def gaps_in_scores(saved: Checkpoint) -> Iterator[str]:
-    position, best = saved.position, saved.best
-    if position.epoch and best is None:
+    position, best, evaluated = saved.position, saved.best, saved.last_evaluation
+    if evaluated != Position() and best is None:
         yield f"best is None: expected the best score up to {position.words()}"
-    if best is not None and not 1 <= best["epoch"] <= position.epoch:
-        yield f"best.epoch is {best['epoch']}: expected 1 to {position.epoch}, the finished epochs"
-    is_due = position.epoch > 0 and not position.step
+    if best is not None and not (0, 0) < place(position_of(best)) <= place(evaluated):
+        found = f"best.epoch is {best['epoch']}" + (f", best.step {best['step']}" if "step" in best else "")
+        yield f"{found}: expected 1 to {evaluated.epoch}, the finished epochs, or the steps evaluated after"
+    is_due = position == evaluated != Position()
     if is_due != (saved.summary is not None):
         found, expected = ("None", "one") if saved.summary is None else ("there", "none")
         yield f"summary is {found}: expected {expected} after {position.words()}"
@@ -69,8 +71,9 @@ def gaps_in_scores(saved: Checkpoint) -> Iterator[str]:
 
 def gaps_in_ranks(saved: Checkpoint) -> Iterator[str]:
     found = len(saved.ranks)
-    expected = saved.circumstances.get("ranks", found) if saved.position.step else 0
-    if found != expected or (saved.position.step and not found):
+    is_between = saved.position != saved.last_evaluation
+    expected = saved.circumstances.get("ranks", found) if is_between else 0
+    if found != expected or (is_between and not found):
         yield f"ranks is a list of {found}: expected {expected} after {saved.position.words()}"
     networks = 1 if saved.ema is None else 2
     for rank, state in enumerate(saved.ranks):
@@ -78,11 +81,25 @@ def gaps_in_ranks(saved: Checkpoint) -> Iterator[str]:
             yield f"ranks.{rank}.buffers is a list of {len(state['buffers'])}: expected {networks}, one a network"
 
 
+def place(position: Position) -> tuple[int, int]:
+    """Orders positions."""
+    return position.epoch, position.step
+
+
+def steps_since(saved: Checkpoint) -> int:
+    """Counts the steps from the last evaluation on."""
+    here, there = saved.position, saved.last_evaluation
+    batch = flatten(saved.config).get("train.batch_size")
+    epoch_steps = saved.data["train"]["samples"] // batch if isinstance(batch, int) and batch > 0 else 0
+    return (here.epoch - there.epoch) * epoch_steps + here.step - there.step
+
+
 def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
     """Counts the steps: each is in the sum of the losses on every rank, or noted by the first one as left out."""
-    losses, epoch = [state["losses"] for state in saved.ranks], saved.position.epoch + 1
-    left_out = sum("left_out" in note and note.get("epoch") == epoch for own in losses for note in own["notes"])
-    expected = saved.position.step - left_out
+    losses = [state["losses"] for state in saved.ranks]
+    left_out = sum("left_out" in note for own in losses for note in own["notes"])
+    steps = steps_since(saved)
+    expected = steps - left_out
     for rank, own in enumerate(losses):
         if own["steps"] != expected:
             where = f"position.step={saved.position.step} without the {left_out} that were left out"

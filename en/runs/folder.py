@@ -17,6 +17,7 @@ from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
+from en.runs.course import Course
 from en.runs.position import Position
 from en.runs.scores import Scores
 from en.runs.summary import Summary
@@ -83,10 +84,10 @@ class RunFolder:
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
     @if_writing
-    def start(self, config: Config, epochs_done: int, start: Row) -> None:
-        """Writes what is about to run, after `epochs_done` epochs of it.
+    def start(self, config: Config, course: Course, evaluated: int, start: Row) -> None:
+        """Writes what is about to run, after an evaluation `evaluated` steps from its beginning.
 
-        What the logs hold of later epochs is dropped: a resumed run does them again.
+        What the logs hold of later steps is dropped: a resumed run does them again.
 
         Args:
             start: of this process, for provenance.json.
@@ -95,31 +96,31 @@ class RunFolder:
             checkpoint.drop_partials(self.path)
             self._write("config.yaml", dump(config))
             for name in self._logs:
-                rows = [row for row in whole_rows(self.path / name) if row["epoch"] <= epochs_done]
+                rows = [row for row in whole_rows(self.path / name) if steps_of(row, name, course) <= evaluated]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
             self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
-            self._events = EventFile(self.path, epochs_done + 1)
+            self._events = EventFile(self.path, axis(course.key(evaluated)) + 1)
 
     @if_writing
-    def write_epoch(self, epoch: int, training: Row, scores: Scores, seen: Observations, notes: list[Row]) -> None:
-        """Appends one epoch to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
+    def write_row(self, key: Row, training: Row, scores: Scores, seen: Observations, notes: list[Row]) -> None:
+        """Appends a row to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
         Args:
-            epoch: counted from 1.
+            key: what the rows are keyed by: "epoch", counted from 1, or "step" and "epoch".
             training: its numbers, by name.
             scores: the task's metrics after it.
             seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
-        row = {"epoch": epoch, **training, **scores.values, **scores.details}
-        watched = [[{"epoch": epoch, name: found}] if found else [] for name, found in seen.items()]
+        row = {**key, **training, **scores.values, **scores.details}
+        watched = [[{**key, name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
             for name, rows in zip(self._logs, (notes, *watched, [row]), strict=True):
                 self._append(name, rows)
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
             tags |= {f"val/{name}": value for name, value in scores.values.items()}
             tags |= figures("", seen)
-            self._events.add(epoch, {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
+            self._events.add(axis(key), {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
 
     @if_writing
     def close(self) -> None:
@@ -141,17 +142,17 @@ class RunFolder:
             checkpoint.remove(checkpoint.step_paths(self.path)[keep:])
 
     @if_writing
-    def publish(self, position: Position, summary: Summary) -> None:
-        """Makes the checkpoint of a finished epoch last.pt, and best.pt where it is, and writes summary.json."""
+    def publish(self, position: Position, summary: Summary, best: Best | None) -> None:
+        """Makes the checkpoint after an evaluation last.pt, and best.pt where it is, and writes summary.json."""
         path = checkpoint.step_path(self.path, position)
         with self.writing():
             checkpoint.link(path, self.path / "last.pt")
-            if summary.best_epoch == position.epoch:
+            if best and checkpoint.position_of(best) == position:
                 checkpoint.link(path, self.path / "best.pt")
             self._write("summary.json", to_json(summary.model_dump()))
 
     @if_writing
-    def resume_from(self, origin: Path, saved: Checkpoint, epochs: int) -> None:
+    def resume_from(self, origin: Path, saved: Checkpoint, epochs: float) -> None:
         """Makes a checkpoint the newest of the folder, and does again what a kill may have left undone.
 
         Args:
@@ -162,26 +163,26 @@ class RunFolder:
         with self.writing():
             # First of all, so that it is in the folder whatever else is removed from it.
             checkpoint.link(origin, here)
-            self.drop_later(saved.position.epoch, saved.best)
+            self.drop_later(saved.last_evaluation, saved.best)
         if saved.summary is not None:
-            self.publish(saved.position, saved.summary.model_copy(update={"epochs": epochs}))
+            self.publish(saved.position, saved.summary.model_copy(update={"epochs": epochs}), saved.best)
         with self.writing():
             # Last, so that a kill in between leaves the later ones, from which the next start may resume as well.
             checkpoint.remove(path for path in checkpoint.step_paths(self.path) if path > here)
 
-    def drop_later(self, epoch: int, best: Best | None) -> None:
-        """Removes last.pt, best.pt and summary.json of epochs that the run is to do again, or that another run did.
+    def drop_later(self, evaluated: Position, best: Best | None) -> None:
+        """Removes last.pt, best.pt and summary.json of steps that the run is to do again, or that another run did.
 
         Args:
-            epoch, best: of the checkpoint that the run resumes from. best.pt comes back where its epoch's checkpoint is
-                there.
+            evaluated, best: of the checkpoint that the run resumes from, the last evaluation and the best one. best.pt
+                comes back where its checkpoint is there.
         """
         last, top = self.path / "last.pt", self.path / "best.pt"
-        if last.exists() and getattr(whole_checkpoint(last), "position", None) != Position(epoch=epoch):
+        if last.exists() and getattr(whole_checkpoint(last), "position", None) != evaluated:
             checkpoint.remove([last])
         if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
             checkpoint.remove([top])
-            own = checkpoint.step_path(self.path, Position(epoch=best["epoch"])) if best else None
+            own = checkpoint.step_path(self.path, checkpoint.position_of(best)) if best else None
             if own and own.exists():
                 checkpoint.link(own, top)
             else:
@@ -227,6 +228,18 @@ def whole_checkpoint(path: Path) -> Checkpoint | None:
         return None
 
 
+def axis(key: Row) -> int:
+    """What TensorBoard draws a row over: steps, or else epochs."""
+    return int(key["step"] if "step" in key else key["epoch"])
+
+
+def steps_of(row: Row, name: str, course: Course) -> float:
+    """The steps of the run after which a row of a log was written, or of which a note is."""
+    if name == f"{NOTES}.jsonl":
+        return float((row["epoch"] - 1) * course.epoch_steps + row.get("step", 0))
+    return float(row.get("step", row["epoch"] * course.epoch_steps))
+
+
 def figures(prefix: str, nested: Watched) -> dict[str, float]:
     """Numbers under nested names as TensorBoard's tags: `ratios/layer1/bn`."""
     found: dict[str, float] = {}
@@ -245,7 +258,7 @@ def whole_rows(path: Path) -> list[Row]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
             row = json.loads(line)
-            whole = isinstance(row["epoch"], int)
+            whole = isinstance(row["epoch"], (int, float)) and isinstance(row.get("step", 0), int)
         except (ValueError, KeyError, TypeError, RecursionError):
             whole = False
         if whole:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from en.config.section import Count, Section
+from en.config.section import Section
 from en.errors import warn
 from en.runs.folder import whole_rows
-from en.runs.summary import Name
+from en.runs.summary import Epochs, Name
 
 Shares = NDArray[np.float32]
 RatioShare = Annotated[float, Field(ge=0, le=1)]
@@ -56,7 +56,7 @@ class EpochRatios(Section):
 
     model_config = ConfigDict(extra="ignore")
 
-    epoch: Count
+    epoch: Epochs
     ratios: dict[Name, dict[Name, RatioShare]]
 
 

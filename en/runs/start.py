@@ -19,12 +19,13 @@ from en.progress import tell
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint, Data
 from en.runs.completeness import refuse_incomplete
+from en.runs.course import course_of
 from en.runs.folder import new_run_path
 from en.runs.position import Position
 from en.threads import were_chosen
 
 # What a resumed run has to share with its beginning, sections and keys.
-FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed")
+FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation")
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
 PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 EVALUATION_IMAGES = "evaluation images"  # among the keys that have changed
@@ -47,6 +48,11 @@ class Start:
     @property
     def position(self) -> Position:
         return self.saved.position if self.saved else Position()
+
+    @property
+    def evaluated(self) -> Position:
+        """Where the last evaluation was."""
+        return self.saved.last_evaluation if self.saved else Position()
 
     def best(self, data: Data) -> Best | None:
         """The best score so far, if there is one that is of as many evaluation images as `data` has."""
@@ -121,10 +127,26 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
         if key in changed:
             before, value = changed[key]
             raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
-    steps, epochs = data["train"]["samples"] // config.train.batch_size, config.train.epochs
-    if position.step and not (position.step <= steps and position.epoch < epochs):
+    refuse_another_length(saved, config, data["train"]["samples"], origin)
+
+
+def refuse_another_length(saved: Checkpoint, config: Config, samples: int, origin: Path) -> None:
+    """Raises UserError when a run would be told in another way than it began with, or be over before its checkpoint."""
+    position, course, changed = saved.position, course_of(config, samples), changes(saved, config)
+    steps, epochs = course.epoch_steps, config.train.epochs
+    before, now = changed.get("train.steps", (None, None))
+    if (before is None) != (now is None):
+        raise UserError(f"train.steps={now}: expected what {origin} began with, {before}")
+    if course.by_step and "train.batch_size" in changed:
+        before, now = changed["train.batch_size"]
+        raise UserError(f"train.batch_size={now}: expected {before}, in whose steps {origin} counts")
+    if epochs is None and course.done(position) > course.steps:
+        raise UserError(
+            f"train.steps={course.steps}: expected at least {course.done(position)}, which {origin} has done"
+        )
+    if position.step and not (position.step <= steps and (epochs is None or position.epoch < epochs)):
         raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
-    if position.epoch > epochs:
+    if epochs is not None and position.epoch > epochs:
         raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
 
 

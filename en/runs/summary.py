@@ -5,9 +5,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from en.config.section import Count, Section, Sides
+from en.runs.position import Position
 
 Name = Annotated[str, Field(max_length=1000)]
 Amount = Annotated[float, Field(ge=0, le=1e15)]
+Epochs = Count | Amount
 Score = Annotated[float, Field(ge=-1e150, le=1e150)]  # a loss may explode; its square is to be a number
 
 
@@ -19,8 +21,10 @@ class Summary(Section):
         mixed: how many layers of en, sn or ssn mix which normalizers.
         dataset, classes, images: what the scores are of: its name, and how many classes and evaluation images it has.
         seed, epochs, epochs_done, resolution, eval_resolution, batch_size: as configured, and how much of it is done.
+            Where rows are keyed by steps, epochs are fractions.
         scores, details: the task's metrics after the last finished epoch (see Scores).
         score: the metric by which best.pt is chosen; best_score, best_epoch: its highest value, and after which epoch.
+        done_at, best_at: of a run whose rows are keyed by steps, the positions of the last evaluation and the best one.
         params, gmacs, norm_gmacs: see `en.models.Complexity`.
         images_per_second: of the last epoch's training, over all ranks; None where it resumed after its last step.
         world_size, hardware: ranks, and processors or GPUs in words.
@@ -37,8 +41,8 @@ class Summary(Section):
     classes: Count
     images: Count
     seed: Count
-    epochs: Count
-    epochs_done: Count
+    epochs: Epochs
+    epochs_done: Epochs
     resolution: Sides
     eval_resolution: Sides
     batch_size: Count
@@ -46,7 +50,9 @@ class Summary(Section):
     details: dict[Name, list[Score | None]] = Field(default_factory=dict)
     score: Name
     best_score: Score
-    best_epoch: Count
+    best_epoch: Epochs
+    done_at: Position | None = None
+    best_at: Position | None = None
     params: Count
     gmacs: Amount
     norm_gmacs: Amount

@@ -1,5 +1,6 @@
 """The runs of a suite as processes: so many at once, on GPUs of their own, stopped and resumed together."""
 
+import math
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from en.machine import ROOT
 from en.progress import Progress, tell
 from en.suites.failures import forget_failure, keep_failure, was_stopped
 from en.suites.plan import Planned
-from en.suites.state import epochs_of
+from en.suites.state import epochs_of, epochs_planned
 from en.threads import VARIABLE
 
 LOOK_S = 0.5
@@ -192,8 +193,8 @@ def run_all(runs: Sequence[Planned], launcher: Launcher) -> tuple[list[Planned],
     Returns: the runs that failed, and those that were stopped or killed from outside.
     Raises: Stopped after a signal, when all runs have ended with a checkpoint.
     """
-    epochs = sum(run.config.train.epochs for run in runs)
-    shown = Progress("epochs of the suite", epochs, before=sum(map(epochs_of, runs)))
+    epochs = math.ceil(sum(map(epochs_planned, runs)))
+    shown = Progress("epochs of the suite", epochs, before=int(sum(map(epochs_of, runs))))
     with Stop() as stop, shown as progress, Pool(runs, launcher) as pool:
         while pool.busy:
             pool.fill()
@@ -201,7 +202,7 @@ def run_all(runs: Sequence[Planned], launcher: Launcher) -> tuple[list[Planned],
             pool.collect()
             if stop.signal:
                 pool.stop()
-            progress.advance(sum(epochs_of(run) for run in runs) - progress.done)
+            progress.advance(int(sum(map(epochs_of, runs))) - progress.done)
     if stop.signal:
         raise Stopped(f"stopped by {stop.signal}: the same command resumes the suite (exit code {RESUME_ME})")
     return pool.failed, pool.stopped

@@ -42,22 +42,35 @@ class Progress:
     """
 
     begun: bool
-    epochs: int
+    epochs: float
     seconds: tuple[float, ...]
     failure: Failure | None = None
 
     def is_finished(self, run: Planned) -> bool:
         """Tells whether nothing of its run is left to do."""
-        return self.epochs >= run.config.train.epochs
+        return 0 < epochs_planned(run) <= self.epochs
 
 
 def progress_of(run: Planned) -> Progress:
     """How far a run is. Raises UserError where its folder holds another run than the one that is planned."""
     refuse_another(run)
-    return Progress(has_folder(run), epochs_of(run), tuple(seconds_of(run)), failure_of(run))
+    seconds, epochs = seconds_of(run), epochs_of(run)
+    if (epochs and run.config.evaluation.every_steps) or run.config.train.steps:
+        seconds = [sum(seconds) / epochs] if epochs else []  # a row is not of an epoch
+    return Progress(has_folder(run), epochs, tuple(seconds), failure_of(run))
 
 
-def epochs_of(run: Planned) -> int:
+def epochs_planned(run: Planned) -> float:
+    """How many epochs a run takes; one that is told in steps says it in its summary, until then 0."""
+    if run.config.train.epochs is not None:
+        return run.config.train.epochs
+    try:
+        return summary_of(run).epochs
+    except (OSError, ValidationError):
+        return 0
+
+
+def epochs_of(run: Planned) -> float:
     """How many epochs of a run are finished, by its summary."""
     try:
         return summary_of(run).epochs_done
@@ -132,7 +145,7 @@ def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once:
         if so_far.failure:
             continue
         epoch = statistics.mean(own[run.variant]) if own[run.variant] else usual
-        total += epoch * max(0, run.config.train.epochs - so_far.epochs)
+        total += epoch * max(0, epochs_planned(run) - so_far.epochs)
     return total / at_once
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from en.models import Complexity
 from en.suites.plan import Planned
-from en.suites.state import Progress
+from en.suites.state import Progress, epochs_planned
 
 
 def show_plan(
@@ -23,9 +23,9 @@ def show_plan(
     for heading in ("run", "parameters", "GMACs", "+ normalizers", "epochs", "state"):
         table.add_column(heading, justify="left" if heading in ("run", "state") else "right", overflow="fold")
     for run, so_far in zip(runs, progress, strict=True):
-        cost, epochs = costs.get(run.variant), run.config.train.epochs
+        cost, epochs = costs.get(run.variant), epochs_planned(run)
         figures = [f"{cost.params:,}", f"{cost.gmacs:.3g}", f"{cost.norm_gmacs:.2g}"] if cost else ["-", "-", "-"]
-        table.add_row(run.name, *figures, f"{so_far.epochs}/{epochs}", state_of(run, so_far))
+        table.add_row(run.name, *figures, f"{so_far.epochs:g}/{epochs:g}" if epochs else "-", state_of(run, so_far))
     console = Console(highlight=False, markup=False)
     console.print(table)
     states = [state_of(run, so_far).partition(" ")[0] for run, so_far in zip(runs, progress, strict=True)]

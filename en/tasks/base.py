@@ -11,8 +11,8 @@ from en.data.crops import Crop
 from en.data.targets import ClassIndex, Target
 
 # Names in a row of log.jsonl that are not metrics.
-RESERVED = frozenset({"epoch", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds", "resolution",
-                      "damaged", "left_out", "scaler_skipped"})  # fmt: skip
+RESERVED = frozenset({"epoch", "step", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds",
+                      "resolution", "damaged", "left_out", "scaler_skipped"})  # fmt: skip
 
 
 class Label(NamedTuple):

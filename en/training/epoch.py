@@ -12,6 +12,7 @@ from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks, mean_over_ranks, sum_over_ranks
 from en.errors import RunError, warn
+from en.runs.course import course_of
 from en.runs.position import Position
 from en.training.learner import Learner
 from en.training.record import EpochRecord
@@ -26,24 +27,26 @@ def train_epoch(
     record: EpochRecord,
     start: Position,
     ranks: Ranks,
+    until: int | None = None,
 ) -> Iterator[Position]:
-    """Trains the steps that are left of an epoch.
+    """Trains the steps that are left of an epoch, or those up to one of them.
 
     A step is a pure function of the learner's state, the configuration and its position: whatever is drawn in it comes
     from a generator that these and the rank seed.
 
     Args:
-        record: of the epoch's steps so far.
+        record: of the steps since the last evaluation.
         start: where the epoch is resumed.
+        until: steps of the epoch that are done at the end; None: all.
     Yields: the position after each step.
     Raises: RunError for too many steps in a row that are left out (train.on_nonfinite=skip).
     """
-    schedule, steps = schedule_of(config), steps_of(config, loader)
+    course = course_of(config, loader.samples)
+    schedule, steps = schedule_of(config, course.epochs), course.epoch_steps
     batches = loader.train_epoch(start.epoch, config.training_resolution.at(start.epoch), start.step)
     learner.forward.train()
-    record.start_clock()
     here = start
-    while here.step < steps:
+    while here.step < (steps if until is None else until):
         # Before the first batch: mixing, dropout and stochastic depth draw from here on.
         torch.manual_seed(here.seed(config.seed, ranks.rank))
         done = here.after_step()
@@ -130,13 +133,14 @@ def refuse_bad_step(config: Config, record: EpochRecord, loader: ImageLoader, ep
     if found is None:
         return
     step, rank, what = found
-    train, steps = config.train, steps_of(config, loader)
+    train, course = config.train, course_of(config, loader.samples)
+    steps = course.epoch_steps
     batches = rank_batches(
         epoch_order(loader.samples, config.seed, epoch), train.batch_size, train.accumulation, rank, ranks.world_size
     )
     batch = np.concatenate(batches[(step - 1) * train.accumulation : step * train.accumulation])
     shown = ", ".join(map(str, batch[:8].tolist())) + (", ..." if len(batch) > 8 else "")
-    lr = schedule_of(config).rate(Position(epoch=epoch, step=step - 1).time(steps))
+    lr = schedule_of(config, course.epochs).rate(Position(epoch=epoch, step=step - 1).time(steps))
     raise RunError(
         f"the {what} is not finite at {Position(epoch=epoch, step=step).words(steps)} on rank {rank}, "
         f"learning rate {lr:.6g}, batch of {len(batch)} training samples {shown}"

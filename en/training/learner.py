@@ -177,7 +177,8 @@ def check_momenta(learner: Learner, saved: Checkpoint) -> None:
     states: dict[int, dict[str, Tensor | None]] = saved.optimizer["state"]
     parameters = parameters_of(learner.optimizer)
     names = {parameter: name for name, parameter in learner.model.named_parameters()}
-    has_steps = saved.position.epoch > 0 or any(state["losses"]["steps"] for state in saved.ranks)
+    finished = saved.position.epoch > 0 or saved.last_evaluation.step > 0
+    has_steps = finished or any(state["losses"]["steps"] for state in saved.ranks)
     for number, (group, parameter) in enumerate(parameters):
         if has_steps and group["momentum"] and number not in states:
             raise ValueError(f"optimizer.state has no momentum of {names[parameter]}, number {number}")

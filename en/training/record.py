@@ -1,4 +1,4 @@
-"""What an epoch has been like so far."""
+"""Losses, times and incidents of the steps since the last evaluation."""
 
 import math
 import time
@@ -17,7 +17,9 @@ WHATS = ("loss", "gradient")
 
 
 class EpochRecord:
-    """Losses and gradients of an epoch's steps, kept on the device so that no step waits for them; times; incidents.
+    """Losses and gradients of the steps since the last evaluation, times and incidents.
+
+    Losses and norms stay on the device, so that no step waits for them.
 
     Attributes:
         steps: that counted.

@@ -1,5 +1,6 @@
 """A whole training run: set-up, epochs, evaluation, logs and checkpoints."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from pydantic import ValidationError
@@ -34,7 +35,9 @@ from en.models import complexity
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
+from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
+from en.runs.course import course_of
 from en.runs.folder import Observations, Row, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
@@ -50,7 +53,7 @@ from en.runs.start import (
 )
 from en.runs.summary import Summary
 from en.size import as_key, in_words
-from en.training.epoch import refuse_bad_step, steps_of, train_epoch
+from en.training.epoch import refuse_bad_step, train_epoch
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
 from en.training.schedule import schedule_of
@@ -77,8 +80,9 @@ class Run:
         loaders = open_loaders(config, self.ranks, ("train", "val"))
         self.train_images, self.val_images = loaders["train"], loaders["val"]
         self.data = describe_data(config.data.loader, self.train_images, self.val_images)
-        self.classes, self.steps = self.train_images.classes, steps_of(config, self.train_images)
+        self.classes = self.train_images.classes
         check_batch_size(config, self.ranks, self.train_images.samples)
+        self.course = course_of(config, self.train_images.samples)
         if self.start.saved and self.start.origin:
             check_resumable(self.start.saved, config, self.data, self.classes, self.start.origin)
         self.model = build_network(config, len(self.classes))
@@ -90,7 +94,7 @@ class Run:
         self.best: Best | None = self.start.best(self.data)
 
     def train(self) -> None:
-        """Trains to the last epoch and leaves the run folder complete.
+        """Trains to the last step and leaves the run folder complete.
 
         Raises: Stopped after a signal, with a checkpoint written; RunError for what ends a run otherwise.
         """
@@ -111,10 +115,9 @@ class Run:
                 )
             self.check_summary()
             position, record = self.begin()
-            while position.epoch < self.config.train.epochs:
-                self.train_one(position, record)
-                position, record = Position(epoch=position.epoch + 1), EpochRecord(self.device)
-                if position.epoch < self.config.train.epochs and self.asked_to_stop(wait=True):
+            while self.course.done(self.evaluated) < self.course.steps:
+                position, record = self.train_one(position, record), EpochRecord(self.device)
+                if self.course.done(position) < self.course.steps and self.asked_to_stop(wait=True):
                     raise self.stopped(position)
         self.folder.close()
         self.train_images.close()
@@ -149,61 +152,96 @@ class Run:
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
         position, record = self.start.position, EpochRecord(self.device)
+        self.evaluated = self.start.evaluated
         if saved and origin:
             # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
             self.learner.load_state_dict(saved, ranks, origin)
-            if position.step:
+            if saved.ranks:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
         self.folder = RunFolder(self.start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances)
-        self.folder.start(config.model_copy(update={"resume": None}), position.epoch, this_start | resumed)
+        evaluated = self.course.done(self.evaluated)
+        self.folder.start(config.model_copy(update={"resume": None}), self.course, evaluated, this_start | resumed)
         remarks = [*thread_remarks(self.device), *(differences(resumed) if resumed else [])]
         for line in [self.headline(), *remarks] if ranks.is_first else []:
             tell(line)
         if saved and origin:
-            self.folder.resume_from(origin, saved, config.train.epochs)
+            self.folder.resume_from(origin, saved, self.course.epochs)
         # The checkpoint's weights are in the network now: no need to keep them twice.
         del self.start
         return position, record
 
-    def train_one(self, start: Position, record: EpochRecord) -> None:
-        """Trains an epoch from a position on, evaluates, logs it and saves checkpoints."""
-        config, ranks = self.config, self.ranks
-        steps = train_epoch(config, self.learner, self.train_images, self.to_device, record, start, ranks)
-        label = f"epoch {start.epoch + 1}/{config.train.epochs}"
-        with Progress(label, self.steps, ranks.is_first, before=start.step) as progress:
-            for done in steps:
-                progress.advance(1, self.after_step(done, record))
-        training = self.training_row(record, start)
+    def train_one(self, start: Position, record: EpochRecord) -> Position:
+        """Trains from a position to the next evaluation, evaluates, logs it and saves checkpoints.
+
+        Args:
+            record: of the steps since the last evaluation.
+        Returns: the position after it.
+        """
+        course, ranks = self.course, self.ranks
+        end = course.next_evaluation(course.done(self.evaluated))
+        label, first = self.label(end)
+        record.start_clock()
+        with Progress(label, end - first, ranks.is_first, before=course.done(start) - first) as progress:
+            for done in self.steps_to(end, start, record):
+                progress.advance(1, self.after_step(done, record, end))
+        training = self.training_row(record, start, end)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
-        finished = Position(epoch=start.epoch + 1)
+        finished, before = course.at(end), self.last_step(end)
         scores, seen = self.evaluate()
         score = scores.values[self.task.score]
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": finished.epoch}
+            if finished.step:
+                self.best["step"] = finished.step
         notes = [note for own in gather(record.notes, self.group) for note in own]
         training |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
         logged = scores._replace(values=scores.values | {"images": self.val_images.samples})
-        self.folder.write_epoch(finished.epoch, training, logged, seen, notes)
+        self.folder.write_row(course.key(end), training, logged, seen, notes)
         if ranks.is_first:
-            tell(self.epoch_line(finished.epoch, training, scores))
-        summary = self.summary(finished.epoch, training, scores, self.best)
-        # After the log, which a resumed run expects to hold the epochs of its checkpoint.
-        self.save(finished, None, summary, supersedes=Position(epoch=start.epoch, step=self.steps))
-        self.folder.publish(finished, summary)
+            tell(self.line(end, training, scores))
+        summary, self.evaluated = self.summary(end, training, scores, self.best), finished
+        # After the log, which a resumed run expects to hold what its checkpoint was evaluated on.
+        self.save(finished, None, summary, supersedes=None if before == finished else before)
+        self.folder.publish(finished, summary, self.best)
+        return finished
 
-    def after_step(self, done: Position, record: EpochRecord) -> str:
+    def label(self, end: int) -> tuple[str, int]:
+        """What the progress up to an evaluation is of, and after how many steps of the run it begins."""
+        first = self.course.done(self.evaluated)
+        if self.course.by_step:
+            return f"steps {first + 1} to {end} of {self.course.steps}", first
+        return f"epoch {self.evaluated.epoch + 1}/{self.course.epochs}", first
+
+    def last_step(self, end: int) -> Position:
+        """The position after the last step before an evaluation, which may be the last one of an epoch."""
+        return self.course.at(end - 1).after_step()
+
+    def steps_to(self, end: int, start: Position, record: EpochRecord) -> Iterator[Position]:
+        """Trains up to a step of the run, through as many epochs as it takes. Yields: the position after each step."""
+        course, here = self.course, start
+        while course.done(here) < end:
+            here = course.at(course.done(here))
+            until = min(course.epoch_steps, end - here.epoch * course.epoch_steps)
+            parts = (self.config, self.learner, self.train_images, self.to_device, record, here, self.ranks)
+            for here in train_epoch(*parts, until):
+                yield here
+
+    def after_step(self, done: Position, record: EpochRecord, end: int) -> str:
         """Looks at a step that is done: was it bad, is a checkpoint due, are the ranks to stop?
 
+        Args:
+            end: steps of the run after which it is evaluated next.
         Returns: what there is to show. Raises: Stopped, RunError.
         """
-        every, last = self.config.checkpoint.every_steps, done.step == self.steps
+        every, steps = self.config.checkpoint.every_steps, self.course.done(done)
+        last = steps == end
         # Every rank asks after every step, and all are given the same answer, so that all stop at the same one.
         stop = self.asked_to_stop(wait=last)
-        due = stop or last or (every is not None and (done.epoch * self.steps + done.step) % every == 0)
+        due = stop or last or (every is not None and steps % every == 0)
         shown = last or done.step % self.config.train.check_every == 0
-        if due or shown:
+        if due or shown or done.step == self.course.epoch_steps:
             # Before the checkpoint: nobody can use one of weights that are lost.
             refuse_bad_step(self.config, record, self.train_images, done.epoch, self.ranks)
         if due:
@@ -236,8 +274,8 @@ class Run:
 
         Args:
             at: how much of the run is done.
-            record: of the current epoch; None between epochs.
-            summary: of the run after a finished epoch.
+            record: of the steps since the last evaluation; None after one.
+            summary: of the run after an evaluation.
             supersedes: the position of an older checkpoint that is of no more use.
         """
         own = {"losses": record.state_dict(), "buffers": self.learner.buffers()} if record else None
@@ -247,6 +285,7 @@ class Run:
             ranks=gather(own, self.group) if record else [],
             best=self.best,
             summary=summary,
+            evaluated=self.evaluated,
             config=self.config.model_dump(),
             norms=layers_as_built(self.model),
             classes=self.classes,
@@ -264,7 +303,7 @@ class Run:
 
     def stopped(self, position: Position) -> Stopped:
         """What ends the run here after a signal."""
-        where, how = position.words(self.steps), f"--resume {self.folder.path} resumes"
+        where, how = position.words(self.course.epoch_steps), f"--resume {self.folder.path} resumes"
         return Stopped(f"stopped by {self.asked_by()} after {where}, checkpoint written: {how} (exit code {RESUME_ME})")
 
     def headline(self) -> str:
@@ -277,32 +316,32 @@ class Run:
             f"{self.ranks.world_size} ranks; {self.folder.path}"
         )
 
-    def training_row(self, record: EpochRecord, start: Position) -> Row:
-        """An epoch's training in numbers: the rate of its last step; speed and times of what this process did of it."""
-        seconds, data_wait = record.seconds, record.data_wait
-        images = (self.steps - start.step) * self.config.train.batch_size
+    def training_row(self, record: EpochRecord, start: Position, end: int) -> Row:
+        """Training up to a step in numbers: the rate of that step; speed and times of what this process did of it."""
+        seconds, data_wait, course = record.seconds, record.data_wait, self.course
+        images, last = (end - course.done(start)) * self.config.train.batch_size, course.at(end - 1)
         return {
             "train_loss": record.mean_loss(self.ranks),
-            "lr": schedule_of(self.config).rate(Position(epoch=start.epoch, step=self.steps - 1).time(self.steps)),
+            "lr": schedule_of(self.config, course.epochs).rate(last.time(course.epoch_steps)),
             "images_per_second": images / seconds if images else None,
             "data_wait": data_wait,
             "seconds": seconds,
-            "resolution": as_key(self.config.training_resolution.at(start.epoch)),
+            "resolution": as_key(self.config.training_resolution.at(last.epoch)),
         }
 
-    def epoch_line(self, epoch: int, training: Row, scores: Scores) -> str:
-        """An epoch in one line."""
+    def line(self, end: int, training: Row, scores: Scores) -> str:
+        """Training up to an evaluation in one line."""
         labels, values = self.task.labels.items(), scores.values
         shown = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
-        line = f"epoch {epoch}/{self.config.train.epochs}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
+        line = f"{self.course.words(end)}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
         if training["images_per_second"] is None:  # resumed after its last step
             return line
         waited = f"waited {100 * training['data_wait']:.0f} % for data"
         return f"{line}, {training['images_per_second']:.0f} images/s, {waited}"
 
-    def summary(self, epochs_done: int, training: Row, scores: Scores, best: Best) -> Summary:
-        """The run up to a finished epoch."""
-        config = self.config
+    def summary(self, done: int, training: Row, scores: Scores, best: Best) -> Summary:
+        """The run up to an evaluation after `done` steps."""
+        config, course, best_at = self.config, self.course, checkpoint.position_of(best)
         return Summary(
             model=config.model.name,
             norm=config.norm.name,
@@ -313,8 +352,8 @@ class Run:
             classes=len(self.classes),
             images=self.val_images.samples,
             seed=config.seed,
-            epochs=config.train.epochs,
-            epochs_done=epochs_done,
+            epochs=course.epochs,
+            epochs_done=course.epoch(done),
             resolution=config.data.resolution,
             eval_resolution=as_key(config.eval_resolution),
             batch_size=config.train.batch_size,
@@ -322,7 +361,9 @@ class Run:
             details=scores.details,
             score=self.task.score,
             best_score=best["score"],
-            best_epoch=best["epoch"],
+            best_epoch=course.epoch(course.done(best_at)),
+            done_at=course.at(done) if course.by_step else None,
+            best_at=best_at if course.by_step else None,
             images_per_second=training["images_per_second"],
             world_size=self.ranks.world_size,
             hardware=hardware(self.ranks, self.device),

@@ -49,6 +49,12 @@ class Schedule:
         return self.final_lr + (self.peak - self.final_lr) * falls[self.name]
 
 
-def schedule_of(config: Config) -> Schedule:
-    """The configured schedule."""
-    return Schedule(peak=config.optim.lr, epochs=config.train.epochs, **config.schedule.model_dump())
+def schedule_of(config: Config, epochs: float | None = None) -> Schedule:
+    """The configured schedule.
+
+    Args:
+        epochs: of the whole training; None: train.epochs.
+    """
+    whole = config.train.epochs if epochs is None else epochs
+    assert whole is not None
+    return Schedule(peak=config.optim.lr, epochs=whole, **config.schedule.model_dump())

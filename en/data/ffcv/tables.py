@@ -155,8 +155,8 @@ def check_offsets(path: Path, metadata: Table, places: Table, start: int, end: i
     order = np.argsort(offsets, kind="stable")
     apart = np.ones(len(offsets), bool)
     apart[order[1:]] = ends[order[:-1]] <= offsets[order[1:]]
-    apart = apart.reshape(places.shape).all(1)
-    expect(path, "data_ptr", places[:, 0]["ptr"], apart, "an offset after the previous sample")
+    own = np.asarray(apart.reshape(places.shape).all(1))
+    expect(path, "data_ptr", places[:, 0]["ptr"], own, "an offset after the previous sample")
 
 
 def check_places(path: Path, what: str, told: NDArray[Any], table: Table, start: int, end: int) -> None:

@@ -205,7 +205,10 @@ def verify(path: Path, target: Target, workers: int) -> None:
         scratch, out = np.empty(file.largest(), np.uint8), np.empty((*view.size, 3), np.uint8)
         for sample in part:
             file.decode(sample, tuple(boxes[sample].tolist()), out, scratch)
-            target.cut(file.stored(sample), view, sample)
+            try:
+                target.cut(file.stored(sample), view, sample)
+            except UnusableImage as error:
+                raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
         return len(part)
 
     parts = [range(start, min(start + 256, len(file))) for start in range(0, len(file), 256)]
