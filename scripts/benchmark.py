@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the normalizers against nn.BatchNorm2d, the loaders against others, the trainer against a bare step."""
+"""Measure the normalizers, the loaders, the JPEG decoder and the trainer, each against what does the same elsewhere."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("norm", "loader", "train"))
+    parser.add_argument("what", choices=("norm", "loader", "decode", "train"))
     parser.add_argument(
         "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
     )
@@ -28,8 +28,9 @@ def main() -> None:
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    loader = parser.add_argument_group("loader")
-    loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch")
+    loader = parser.add_argument_group("loader, decode")
+    loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
+    loader.add_argument("--photos", metavar="DIR", type=Path, help="decode: JPEGs to make mosaics of, not noise")
     train = parser.add_argument_group("train")
     train.add_argument("--norm", default="en", help="normalizer of the ResNet50")
     train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
@@ -42,6 +43,7 @@ def main() -> None:
         raise UserError(f"--json {arguments.json}: expected a file in an existing, writable folder")
     import torch
 
+    from en.benchmarks.decode import benchmark_decode
     from en.benchmarks.loader import benchmark_loader
     from en.benchmarks.norm import benchmark_norm
     from en.benchmarks.train import benchmark_train
@@ -62,6 +64,8 @@ def main() -> None:
             benchmark_norm(*options, arguments.rounds, arguments.json)
         case "loader":
             benchmark_loader(arguments.images, arguments.threads, arguments.rounds, arguments.json)
+        case "decode":
+            benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
         case _:
             benchmark_train(arguments.norm, arguments.steps, arguments.rounds, arguments.json)
 

@@ -36,6 +36,7 @@ WORDS = {
     "configs/imagenet/bases": "the recipes that they share",
     "configs/quickstart": "the quickstart's recipe",
     "configs/small": "small sets and networks, for comparing normalizers on few cores",
+    "en/data/jpeg_native": "JPEG files to pixels of a crop in C++, compiled when first used",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
     "docs": "how each thing is done, and what was measured",
     "scripts": "everything else that is run",

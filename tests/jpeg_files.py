@@ -116,3 +116,52 @@ def reframed(content: bytes, marker: int = 0xC0, **fields: int) -> bytes:
         offset, size = places[name]
         changed[at + offset : at + offset + size] = value.to_bytes(size, "big")
     return bytes(changed)
+
+
+def sampled(
+    height: int,
+    width: int,
+    factors: list[tuple[int, int]],
+    rng: np.random.Generator,
+    interval: int = 0,
+    ids: bytes = b"\1\2\3",
+    quant: int = 4,
+) -> bytes:
+    """Encodes random coefficients at any sampling factors, (horizontal, vertical) of each component.
+
+    The codes of both tables are those of 8 bits in the symbols' order, so that a symbol is its own code.
+    """
+    shown = factors if len(factors) > 1 else [(1, 1)]  # alone, a component's blocks are the MCUs
+    across, down = -(-width // (8 * max(h for h, _ in shown))), -(-height // (8 * max(v for _, v in shown)))
+    data, bits, before = b"", "", [0] * len(factors)
+    for mcu in range(across * down):
+        if interval and mcu and mcu % interval == 0:
+            data, bits, before = data + packed(bits) + bytes([0xFF, 0xD0 + (mcu // interval - 1) % 8]), "", [0] * 3
+        for number, (h, v) in enumerate(shown):
+            for _ in range(h * v):
+                value = int(rng.integers(-250, 250))
+                bits, before[number] = bits + coded(0, value - before[number]), value
+                for run in rng.integers(0, 20, int(rng.integers(0, 3))):
+                    bits += f"{0xF0:08b}" * int(run > 15) + coded(
+                        run % 16, int(rng.integers(1, 90) * rng.choice([-1, 1]))
+                    )
+                bits += f"{0:08b}"
+    frame = struct.pack(">BHHB", 8, height, width, len(factors))
+    frame += b"".join(bytes([ids[i], h << 4 | v, 0]) for i, (h, v) in enumerate(factors))
+    symbols = bytes([*bytes(7), 255, *bytes(8), *range(255)])
+    head = bytes([len(factors)]) + b"".join(bytes([ids[i], 0]) for i in range(len(factors))) + b"\0\x3f\0"
+    tables = b"\0" + bytes([*bytes(7), 16, *bytes(8), *range(16)]) + b"\x10" + symbols
+    parts = [(0xDB, bytes([0, *[quant] * 64])), (0xC1, frame), (0xC4, tables), (0xDD, struct.pack(">H", interval))]
+    return b"\xff\xd8" + b"".join(segment(*part) for part in [*parts, (0xDA, head)]) + data + packed(bits) + b"\xff\xd9"
+
+
+def coded(run: int, value: int) -> str:
+    """A coefficient after a run of zeros, with the symbol as its own code of 8 bits."""
+    length = abs(value).bit_length()
+    return f"{run << 4 | length:08b}" + code(value)[5:]
+
+
+def packed(bits: str) -> bytes:
+    """Bits as a scan has them: ones fill the last byte, a zero byte follows each 0xFF."""
+    bits += "1" * (-len(bits) % 8)
+    return int(bits or "0", 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")

@@ -13,7 +13,7 @@ import io
 import subprocess
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ def resize_crop(heights: Ints, widths: Ints, shorter: int, size: tuple[int, int]
     sides = np.stack([heights, widths], axis=1)
     resized = shorter * sides // sides.min(1, keepdims=True)
     windows = np.rint((resized - np.array(size)) / 2).astype(np.int64)  # halves to even, as Python's round
-    if (windows < 0).any():
+    if (resized < np.array(size)).any():
         raise ValueError(
             f"size {size[0]} x {size[1]}: expected at most {shorter} x {shorter}, the shorter side resized"
         )
@@ -132,7 +132,7 @@ def decode(images: Stored, views: Views, out: Tensor) -> dict[int, str]:
 def run(library: ctypes.CDLL, images: Stored, views: Views, out: int, statuses: NDArray[np.int32]) -> None:
     """Calls the decoder of jpeg_native/ once for all images; `out` is an address."""
     table = np.concatenate([views.boxes, views.resized, views.windows], axis=1)
-    arrays = [
+    arrays: list[NDArray[Any]] = [
         np.ascontiguousarray(images.addresses, np.uint64),
         np.ascontiguousarray(images.lengths, np.int64),
         np.ascontiguousarray(images.raw, np.uint8),
@@ -224,8 +224,8 @@ def decode_by_pillow(images: Stored, views: Views, row: int, out: Tensor) -> str
         return words(error)
     if (image.height, image.width) != expected:
         return f"an image of {image.height} x {image.width} pixels: expected {expected[0]} x {expected[1]}"
-    shown = show(image, *(array[row].tolist() for array in (views.boxes, views.resized, views.windows)), views.size)
-    pixels = np.asarray(shown)
+    box, resized, window = (array[row].tolist() for array in (views.boxes, views.resized, views.windows))
+    pixels = np.asarray(show(image, box, resized, window, views.size))
     out.numpy()[row] = pixels[:, ::-1] if views.flips[row] else pixels
     return ""
 

@@ -14,6 +14,8 @@ constexpr int PRECISION = 22;  // bits of a weight; the sum of each output's is 
 struct Axis {
     int outputs = 0, taps = 0, begin = 0, end = 0;  // begin to end: the inputs that are used
     std::vector<int32_t> first, weights;            // (outputs,), counted from `begin`; (outputs, taps)
+    std::vector<int32_t> lengths, wide;             // while it is made
+    std::vector<double> shares;
 
     // Of `size` inputs resized to `scaled`, the outputs from `cut` on, mirrored or not. precompute_coeffs() in its
     // order of operations, since another one rounds otherwise; this must be compiled without contraction to FMA.
@@ -21,10 +23,9 @@ struct Axis {
         const double scale = double(size) / scaled, support = std::max(scale, 1.0), inverse = 1.0 / support;
         outputs = count, begin = size, end = 0, taps = 1;
         first.resize(count);
-        std::vector<int32_t> lengths(count);
+        lengths.resize(count);
         const int most = int(std::ceil(support)) * 2 + 1;
-        std::vector<double> shares(most);
-        std::vector<int32_t> wide(size_t(count) * most);
+        shares.resize(most), wide.resize(size_t(count) * most);
         for (int i = 0; i < count; ++i) {
             const double centre = (cut + (mirrored ? count - 1 - i : i) + 0.5) * scale;
             const int from = std::max(int(centre - support + 0.5), 0);
@@ -72,6 +73,7 @@ inline void blend_portable(
 #ifdef __AVX2__
 // pmaddwd takes 16 bits: a weight is 2048 high + low, and both sums together are Pillow's.
 constexpr int LOW_BITS = 11;
+constexpr int MOST_ROWS = 128;  // more are rare enough for the portable way
 
 inline int32_t two_weights(int32_t one, int32_t other) { return int32_t(uint32_t(other) << 16 | uint32_t(one)); }
 inline int32_t high_pair(const int32_t* w, bool both) {
@@ -87,29 +89,36 @@ inline __attribute__((always_inline)) __m256i join(__m256i high, __m256i low) {
     return _mm256_srli_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(HALF)), PRECISION);
 }
 
-// PAIRS of rows, or, where it is 0, as many as there are.
+// Sixteen outputs from PAIRS of rows, or, where it is 0, from as many as there are. `high` and `low`: of each pair.
+template <int PAIRS>
+inline __attribute__((always_inline)) __m128i blend_sixteen(
+    const uint8_t* rows, int64_t stride, const __m256i* high, const __m256i* low, int count) {
+    const int pairs = PAIRS ? PAIRS : (count + 1) / 2;
+    __m256i highs[2] = {}, lows[2] = {};
+    for (int k = 0; k < pairs; ++k) {
+        const uint8_t* row = rows + 2 * k * stride;
+        const __m128i a = load128(row), b = load128(2 * k + 1 < count ? row + stride : row);
+        const __m256i values[2] = {
+            _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b))};
+        for (int i = 0; i < 2; ++i) {
+            highs[i] = _mm256_add_epi32(highs[i], _mm256_madd_epi16(values[i], high[k]));
+            lows[i] = _mm256_add_epi32(lows[i], _mm256_madd_epi16(values[i], low[k]));
+        }
+    }
+    __m256i sums = _mm256_packs_epi32(join(highs[0], lows[0]), join(highs[1], lows[1]));
+    sums = _mm256_packus_epi16(sums, sums);  // outputs 0-3 and 8-11, 4-7 and 12-15
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+}
+
 template <int PAIRS>
 inline void blend_pairs(const uint8_t* rows, int64_t stride, const int32_t* weights, int count, int width, uint8_t* to) {
     const int pairs = PAIRS ? PAIRS : (count + 1) / 2;
-    for (int x = 0; x < width; x += 16) {
-        __m256i high[2] = {}, low[2] = {};
-        for (int k = 0; k < pairs; ++k) {
-            const bool both = 2 * k + 1 < count;
-            const uint8_t* row = rows + 2 * k * stride + x;
-            const __m128i a = load128(row), b = load128(both ? row + stride : row);
-            const __m256i highs = _mm256_set1_epi32(high_pair(weights + 2 * k, both));
-            const __m256i lows = _mm256_set1_epi32(low_pair(weights + 2 * k, both));
-            const __m256i values[2] = {
-                _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(a, b)), _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(a, b))};
-            for (int i = 0; i < 2; ++i) {
-                high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(values[i], highs));
-                low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(values[i], lows));
-            }
-        }
-        __m256i sums = _mm256_packs_epi32(join(high[0], low[0]), join(high[1], low[1]));
-        sums = _mm256_packus_epi16(sums, sums);  // outputs 0-3 and 8-11, 4-7 and 12-15
-        store128(to + x, _mm_unpacklo_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)));
+    __m256i high[PAIRS ? PAIRS : MOST_ROWS / 2], low[PAIRS ? PAIRS : MOST_ROWS / 2];
+    for (int k = 0; k < pairs; ++k) {
+        high[k] = _mm256_set1_epi32(high_pair(weights + 2 * k, 2 * k + 1 < count));
+        low[k] = _mm256_set1_epi32(low_pair(weights + 2 * k, 2 * k + 1 < count));
     }
+    for (int x = 0; x < width; x += 16) store128(to + x, blend_sixteen<PAIRS>(rows + x, stride, high, low, count));
 }
 
 inline void blend_avx2(const uint8_t* rows, int64_t stride, const int32_t* weights, int count, int width, uint8_t* to) {
@@ -117,7 +126,9 @@ inline void blend_avx2(const uint8_t* rows, int64_t stride, const int32_t* weigh
         case 1: return blend_pairs<1>(rows, stride, weights, count, width, to);
         case 2: return blend_pairs<2>(rows, stride, weights, count, width, to);
         case 3: return blend_pairs<3>(rows, stride, weights, count, width, to);
-        default: return blend_pairs<0>(rows, stride, weights, count, width, to);
+        default:
+            if (count > MOST_ROWS) return blend_portable(rows, stride, weights, count, width, to);
+            return blend_pairs<0>(rows, stride, weights, count, width, to);
     }
 }
 #endif
