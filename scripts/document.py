@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 120
 COLUMN = 34  # of the tree, where the words begin
 ROOMS = ("norm", "native", "models", "data", "distributed", "tasks", "config", "runs", "evaluation", "training",
-         "suites", "reports", "benchmarks", "diagnosis", "commands")  # fmt: skip
+         "suites", "reports", "benchmarks", "commands")  # fmt: skip
 MARK = "<!-- From here on: written by scripts/document.py from the code. -->\n"
 FENCE = re.compile(r"(?<=^```tree\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 SVG = "http://www.w3.org/2000/svg"
@@ -174,7 +174,8 @@ def table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
 def tree() -> str:
     """Every file of the project that a reader may look for, each with a line that its own head says of it."""
     lines = ["train.py eval.py".ljust(COLUMN) + "train; evaluate", *branch(ROOT / "scripts"), *branch(ROOT / "configs")]
-    lines += [*branch(ROOT / "docs"), *branch(ROOT / "en"), leaf(ROOT / "tests", 0)]
+    lines += [*branch(ROOT / "docs"), *branch(ROOT / "en"), leaf(ROOT / "tests", 0), leaf(ROOT / "tests" / "gpu", 1)]
+    lines += branch(ROOT / "experiments")
     lines += [leaf(path, 0) for path in sorted(ROOT.glob("*.*")) if path.suffix in (".toml", ".txt")]
     return "\n".join(lines) + "\n"
 

@@ -29,6 +29,8 @@ from en.data.sources.fashion_mnist import FASHION_MNIST_CLASSES, find_fashion_mn
 from en.errors import exit_on_error
 from en.norm import kernels
 
+collect_ignore = ["gpu"]  # runs by itself, where a GPU is: scripts/gpu_check.py
+
 torch.set_num_threads(1)  # one process a core runs tests, and two that share theirs wait for each other
 
 SLOW_S = 20  # a test above it says why: @pytest.mark.slow(reason="...")

@@ -244,7 +244,7 @@ def test_commands_of_several_tasks_are_refused_or_served_by_what_they_do(good, t
     assert "srun --ntasks-per-node 1 torchrun" in refused(command("eval.py", tmp_path, **four))
     assert "expected one process, without srun" in refused(command("scripts/ratios.py", tmp_path, **four))
     assert "expected one process, without srun" in refused(
-        command("scripts/diagnose.py", good, "--out", tmp_path, **four)
+        command("experiments/diagnose.py", good, "--out", tmp_path, **four)
     )
     assert command("train.py", good, "--print-config", **four).returncode == 0
     as_ranks = {**four, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}

@@ -10,7 +10,7 @@ from commands import succeed
 from kill_loop import Case
 from norm_cases import every_norm, images, randomized
 
-from en.diagnosis.gains import FLAT, NEAR_CONSTANT, gains_of
+from experiments.diagnosis.gains import FLAT, NEAR_CONSTANT, gains_of
 
 
 @every_norm
@@ -55,7 +55,7 @@ def test_cells_are_counted_as_flat_relative_to_their_sample_and_as_constant_by_t
 def test_a_diagnosis_trains_as_training_does_and_writes_its_tables(place, untouched, tmp_path):
     log = (untouched(Case("ffcv", 0)) / "log.jsonl").read_text().splitlines()
     recipe, out = [place.recipe, f"data.root={place.data['ffcv']}"], tmp_path / "out"
-    done = succeed("scripts/diagnose.py", *recipe, "--steps", 8, "--every", 7, "--out", out)
+    done = succeed("experiments/diagnose.py", *recipe, "--steps", 8, "--every", 7, "--out", out)
     with (out / "steps.csv").open(newline="") as file:
         losses = [float(step["loss"]) for step in csv.DictReader(file)]
     means = [statistics.mean(losses[:4]), statistics.mean(losses[4:])]

@@ -51,7 +51,8 @@ def test_the_tree_names_every_module_and_nothing_that_does_not_exist():
             folders[depth + 1 :] = [path]
     modules = {path.relative_to(ROOT) for path in (ROOT / "en").rglob("*.py") if path.name != "__init__.py"}
     assert len(modules) > 100 and modules - named == set()
-    assert {path.relative_to(ROOT) for path in ROOT.glob("scripts/*")} - named <= {Path("scripts/__pycache__")}
+    scripts = {path.relative_to(ROOT) for path in (*ROOT.glob("scripts/*"), *ROOT.glob("experiments/*"))}
+    assert {path for path in scripts - named if path.name[0] != "_"} == set()
 
 
 @every_page
@@ -67,7 +68,7 @@ def test_every_link_leads_somewhere(page):
 @every_page
 def test_every_command_names_scripts_and_configurations_that_exist(page):
     text = (ROOT / page).read_text()
-    for name in re.findall(r"(?<![\w/.])(?:scripts|configs|tests)/[\w/]+\.\w+", text):
+    for name in re.findall(r"(?<![\w/.])(?:scripts|configs|tests|experiments)/[\w/]+\.\w+", text):
         assert (ROOT / name).is_file(), f"{page}: {name}"
     commands = set(re.findall(r"\ben-(?:train|eval|[a-z]{5,})\b", text))
     named = {line.split(" = ")[0] for line in (ROOT / "pyproject.toml").read_text().splitlines()}

@@ -60,7 +60,8 @@ OTHERS = ("torchvision timm yaml pydantic tensorboard torchmetrics rich numpy PI
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the wheel, and nothing else."""
     tree, wheels, site = (tmp_path_factory.mktemp(name) for name in ("tree", "wheels", "site"))
-    shutil.copytree(ROOT / "en", tree / "en", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("en", "experiments"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -99,6 +100,7 @@ def test_the_wheel_has_the_name_the_extras_and_every_file_of_the_package(site):
     present = [path.relative_to(ROOT) for path in (ROOT / "en").rglob("*") if path.is_file()]
     files = {path for path in present if path.suffix not in (".md", ".pyc") and path.name[0] != "."}
     assert len(files) > 100 and {name for name in files if not (site / name).is_file()} == set()
+    assert not (site / "experiments").exists()
 
 
 def test_every_command_is_installed_and_explains_itself(site, tmp_path):

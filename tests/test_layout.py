@@ -18,7 +18,7 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("evaluation",),
     ("training",),
     ("reports", "suites"),
-    ("benchmarks", "diagnosis"),
+    ("benchmarks",),
     ("commands",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
@@ -70,6 +70,7 @@ def imported_of_en(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_imports_only_what_stands_below_it(path):
     own = path.relative_to(ROOT / "en").parts[0].removesuffix(".py")
+    assert not {"experiments", "scripts", "tests"} & {module.partition(".")[0] for module in imported(path)}
     if own == "__init__":
         assert imported_of_en(path) == set()
         return

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.steps import DTYPES, LAYOUTS
 from en.benchmarks.timing import interleaved, median
 from en.norm.kernels import autograd
+from gpu.results import Report, Setup
 
 SHAPES = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 2048, 7, 7))
 SMALL_SHAPES = ((2, 32, 4, 4),)
@@ -16,7 +16,7 @@ TENSORS = {"moments": 1, "affine": 2, "gradient_sums": 2, "input_gradient": 3}
 """How many tensors of the input's size a pass reads and writes."""
 
 
-def bandwidth(setup: Setup, report: Report) -> None:
+def test_bandwidth(setup: Setup, report: Report) -> None:
     """The least share at the first shape, over layouts and types, is the figure with a target."""
     least: dict[str, float] = {}
     shapes = SMALL_SHAPES if setup.tiny else SHAPES

@@ -4,9 +4,8 @@ import math
 import tempfile
 from pathlib import Path
 
-from en.benchmarks.gpu.exactness import wait
-from en.benchmarks.gpu.report import Report, Setup
-from en.benchmarks.gpu.small_run import log_rows, prepared
+from gpu.results import Report, Setup
+from gpu.small_run import log_rows, prepared
 
 RUNS = {
     "float16 with a gradient scaler": ["train.precision=float16"],
@@ -28,7 +27,7 @@ RUNS = {
 TINY = "bfloat16, EMA, accumulation, clipping"
 
 
-def options(setup: Setup, report: Report) -> None:
+def test_options(setup: Setup, report: Report) -> None:
     """All runs at once."""
     with tempfile.TemporaryDirectory() as temporary:
         place = prepared(setup, Path(temporary))
@@ -36,10 +35,9 @@ def options(setup: Setup, report: Report) -> None:
         started = {name: place.train(str(i), *keys) for i, (name, keys) in enumerate(chosen.items())}
         failures = 0
         for number, (name, process) in enumerate(started.items()):
-            wait(process)
-            rows = log_rows(place.run_folder(str(number)))
+            code, rows = process.wait(), log_rows(place.run_folder(str(number)))
             loss = float(rows[-1]["train_loss"]) if rows else math.nan
-            failures += process.code != 0 or not math.isfinite(loss)
-            shown = {"exit code": process.code, "last loss": loss, "last line": process.last_words()[-45:]}
+            failures += code != 0 or not math.isfinite(loss)
+            shown = {"exit code": code, "last loss": loss, "last line": place.last_words(str(number))[-45:]}
             report.row("train.py with EN on generated images", options=name, **shown)
         report.figure("failures", failures)

@@ -1,30 +1,33 @@
-"""What scripts/gpu_check.py finds on a machine: a GPU, packages."""
+"""What scripts/gpu_check.py finds on a machine: a GPU, the card that it is, packages."""
 
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from textwrap import fill
 from typing import Any
 
-from en.benchmarks.gpu.card import card
-from en.benchmarks.gpu.parts import PARTS
 from en.errors import UserError
 from en.machine import git_state, package_version, processor
+from gpu.parts import PARTS
 
 OLDEST_TORCH = (2, 11)
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where it is not the name under which a package is imported
 OPTIONAL = ("triton", "ffcv")
+OF_TESTS = {"pytest": "pytest", "pytest_timeout": "pytest-timeout"}
+FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,power.draw,temperature.gpu"
 
 
-def refuse_unusable(device: str, tiny: bool, fork: bool) -> None:
+def refuse_unusable(device: str, tiny: bool) -> None:
     """Raises UserError unless the parts can run here."""
-    if device == "cuda" and fork:
-        raise UserError("--fork: expected --device cpu, because a process that uses a GPU cannot be forked")
     if device == "cpu" and not tiny:
         raise UserError("--device cpu: expected --tiny too, because the sizes are those of a GPU")
+    for module, name in OF_TESTS.items():
+        if find_spec(module) is None:
+            raise UserError(f"{name}: not installed: expected pytest and pytest-timeout, which run the parts")
     if find_spec("torch") is None:
         raise UserError("torch: expected version 2.11 or later, found none")
     import torch
@@ -84,3 +87,15 @@ def tell_packages(facts: dict[str, Any], names: Sequence[str]) -> None:
     if facts["tiny"]:
         print("--tiny: no figure means anything")
     sys.stdout.flush()
+
+
+def card() -> str:
+    """Name, driver, memory, clocks, power and temperature now; nothing where nvidia-smi is missing."""
+    try:
+        line = ["nvidia-smi", f"--query-gpu={FIELDS}", "--format=csv,noheader"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    values = [value.strip() for value in done.stdout.strip().splitlines()[0].split(",")]
+    names = ["", "driver", "memory", "SM clock", "at most", "memory clock", "power", "temperature"]
+    return ", ".join(f"{name} {value}".strip() for name, value in zip(names, values, strict=False))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Watch the normalizers in the first steps of a training: python scripts/diagnose.py CONFIG [key=value ...] --out DIR
+"""Watch the normalizers in the first steps of a training: experiments/diagnose.py CONFIG [key=value ...] --out DIR
 
 By layer and branch: near-constant cells, ratios, the gain of the values and of the gradient; by step: loss and gradient
 norm. Writes layers.csv and steps.csv, and prints the last look, by size of the map. It runs as one process.
@@ -28,9 +28,9 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     from en.config.reading import load_config
-    from en.diagnosis.gains import Gain
-    from en.diagnosis.table import show_gains
-    from en.diagnosis.trace import trace
+    from experiments.diagnosis.gains import Gain
+    from experiments.diagnosis.table import show_gains
+    from experiments.diagnosis.trace import trace
 
     config = load_config(arguments.config, arguments.overrides)
     arguments.out.mkdir(parents=True, exist_ok=True)

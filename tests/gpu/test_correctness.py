@@ -10,16 +10,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
 from en.benchmarks.forms import FORMS, in_form
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.steps import DTYPES, LAYOUTS, captured
 from en.norm import NORMALIZERS, Normalizer, build_norm
 from en.norm.statistics import instance_moments, moments_dtype
+from gpu.parts import TYPES
+from gpu.results import Report, Setup
 
 SHAPES = ((4, 64, 1, 1), (4, 58, 7, 7), (2, 64, 56, 56))
 BEYOND_INT32 = (2688, 256, 56, 56)
@@ -162,7 +164,8 @@ class Tally:
             self._report.figure(f"beyond {self._what}", wrong)
 
 
-def correctness(dtype: str, setup: Setup, report: Report) -> None:
+@pytest.mark.parametrize("dtype", TYPES)
+def test_type(dtype: str, setup: Setup, report: Report) -> None:
     """All cases of one type, as far as the time goes; en first, because Triton compiles each kernel for each type."""
     tally = Tally(report, dtype, [dtype])
     shapes = SHAPES[1:2] if setup.tiny else SHAPES
@@ -173,12 +176,7 @@ def correctness(dtype: str, setup: Setup, report: Report) -> None:
     tally.finish()
 
 
-bfloat16, float32, float16, float64 = (
-    partial(correctness, name) for name in ("bfloat16", "float32", "float16", "float64")
-)
-
-
-def special(setup: Setup, report: Report) -> None:
+def test_special(setup: Setup, report: Report) -> None:
     """CUDA graphs, unaligned tensors, more than 2^31 elements, torch.compile."""
     tally = Tally(report, "special", [*DTYPES])
     names = [*NORMALIZERS][::-1][: 1 if setup.tiny else None]  # en first: torch.compile takes seconds for each case

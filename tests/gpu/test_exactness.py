@@ -3,20 +3,20 @@
 import tempfile
 import time
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from en.benchmarks.gpu.process import Process
-from en.benchmarks.gpu.report import Report, Setup
-from en.benchmarks.gpu.small_run import Place, log_rows, prepared
+from gpu.results import Report, Setup
+from gpu.small_run import Place, log_rows, prepared
 
 TIMES = ("images_per_second", "data_wait", "seconds")
 PARTS = ("model", "optimizer", "position", "best")  # of a checkpoint
 
 
-def exactness(setup: Setup, report: Report) -> None:
+def test_exactness(setup: Setup, report: Report) -> None:
     """Starts all runs at once, kills one after its first checkpoints, and resumes it."""
     with tempfile.TemporaryDirectory() as temporary:
         place = prepared(setup, Path(temporary))
@@ -25,8 +25,8 @@ def exactness(setup: Setup, report: Report) -> None:
         report.note("one run was killed in its middle" if killed else "the run that was to be killed ended before")
         runs["killed"] = place.train("killed", "deterministic=true", "resume=auto")
         for name, process in runs.items():
-            wait(process)
-            report.row("runs", run=name, **{"exit code": process.code, "last line": process.last_words()[-80:]})
+            code = process.wait()
+            report.row("runs", run=name, **{"exit code": code, "last line": place.last_words(name)[-80:]})
         for name, figure in (("second", "two runs"), ("killed", "killed")):
             found = differences(place, "first", name)
             report.row("deterministic: true", compared=f"first, {name}", differences=len(found), one=(found + [""])[0])
@@ -34,21 +34,17 @@ def exactness(setup: Setup, report: Report) -> None:
                 report.figure(figure, not found)
 
 
-def kill_midway(process: Process, run: Path, checkpoints: int) -> bool:
+def kill_midway(process: Popen[bytes], run: Path, checkpoints: int) -> bool:
     """Kills a run once it has written so many checkpoints. Returns: whether it still ran."""
     seen: set[str] = set()
-    while len(seen) < checkpoints and not process.ended():
+    while len(seen) < checkpoints and process.poll() is None:
         seen |= {path.name for path in (run / "checkpoints").glob("step_*.pt")}
         time.sleep(0.01)
-    if process.ended():
+    if process.poll() is not None:
         return False
-    process.kill(group=False)
+    process.kill()
+    process.wait()
     return True
-
-
-def wait(process: Process) -> None:
-    while not process.ended():
-        time.sleep(0.05)
 
 
 def differences(place: Place, one: str, other: str) -> list[str]:

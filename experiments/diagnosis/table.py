@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from en.diagnosis.gains import Gain
+from experiments.diagnosis.gains import Gain
 
 COLUMNS = ("branch", "flat cells", "ratio", "forward", "backward", "largest")
 

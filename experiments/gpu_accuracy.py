@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Train normalizers on small images on one GPU, every one with every seed at the same time, and compare their top-1."""
+"""Train normalizers on small images on one GPU, every one with every seed at the same time, and compare their top-1.
+
+The trainer is one of its own, in experiments/fleet, not that of train.py: other crops, another schedule.
+"""
 
 import argparse
 import os
@@ -9,7 +12,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from en.benchmarks.gpu.machine import refuse_unusable
 from en.errors import Parser, UserError, exit_on_error, shown, whole_number
 
 
@@ -24,6 +26,15 @@ def not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{shown(text)}: expected a finite number, 0 or more")
     return number
+
+
+def refuse_unusable(device: str, tiny: bool) -> None:
+    import torch
+
+    if device == "cpu" and not tiny:
+        raise UserError("--device cpu: expected --tiny too, because the sizes are those of a GPU")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: expected a GPU, found none (--device cpu --tiny tries it out)")
 
 
 def refuse_unknown_network(name: str) -> None:
@@ -56,13 +67,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    refuse_unusable(options.device, options.tiny, fork=False)
+    refuse_unusable(options.device, options.tiny)
 
-    from en.benchmarks.gpu.accuracy import LABELS, train_all
-    from en.benchmarks.gpu.fleet import Recipe
-    from en.benchmarks.gpu.pictures import read_pictures
-    from en.benchmarks.gpu.report import Printed
     from en.benchmarks.timing import hardware
+    from experiments.fleet.accuracy import LABELS, train_all
+    from experiments.fleet.fleet import Recipe
+    from experiments.fleet.pictures import read_pictures
+    from experiments.fleet.rows import Rows
 
     refuse_unknown_network(options.network)
     labels, statistics = options.normalizers.split(","), options.statistic or [options.batch]
@@ -88,7 +99,7 @@ def main() -> None:
         options.decay,
     )
     print(f"{hardware(options.device, cores)}; images read in {time.monotonic() - began:.0f} s", flush=True)
-    report = Printed(options.jsonl)
+    report = Rows(options.jsonl)
     train_all(report, pictures, recipe, labels, statistics, options.seeds, options.seconds)
     report.show()
 

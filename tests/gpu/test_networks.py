@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import torch
 
 from en.benchmarks.forms import FORMS, step_in_form
-from en.benchmarks.gpu.card import card
-from en.benchmarks.gpu.report import Report, Setup, working
 from en.benchmarks.steps import REFERENCE, SMALL, Setting, Step, captured, peak_memory, step_of
 from en.benchmarks.timing import Row, interleaved, median
+from gpu.machine import card
+from gpu.results import Report, Setup, working
 
 NAMES = (REFERENCE, "en", "sn", "gn", "bn")  # in order of value
 BATCHES = {"resnet50": 256, "shufflenet_v2_x1_0": 512}
@@ -21,7 +21,7 @@ SIDE = 224
 ROUNDS = 10
 
 
-def steps(setup: Setup, report: Report) -> None:
+def test_steps(setup: Setup, report: Report) -> None:
     """Training steps of ResNet50, eager and as CUDA graphs, and their peak memory."""
     setting = setting_of(setup, "resnet50", "train")
     eager_and_graphs(setup, report, setting, "eager")
@@ -41,18 +41,18 @@ def steps(setup: Setup, report: Report) -> None:
             report.figure(f"memory {name}", ratio)
 
 
-def shufflenet(setup: Setup, report: Report) -> None:
+def test_shufflenet(setup: Setup, report: Report) -> None:
     """Training steps of ShuffleNetV2 x1.0."""
     eager_and_graphs(setup, report, setting_of(setup, "shufflenet_v2_x1_0", "train"), "shufflenet eager")
     one_by_one(setup, report, setting_of(setup, "shufflenet_v2_x1_0", "train", compiled=True), "shufflenet compiled")
 
 
-def compiled(setup: Setup, report: Report) -> None:
+def test_compiled(setup: Setup, report: Report) -> None:
     """Training steps of ResNet50 under torch.compile."""
     one_by_one(setup, report, setting_of(setup, "resnet50", "train", compiled=True), "compiled")
 
 
-def inference(setup: Setup, report: Report) -> None:
+def test_inference(setup: Setup, report: Report) -> None:
     """ResNet50 in evaluation mode."""
     setting = setting_of(setup, "resnet50", "infer")
     cases = working(report, "eager", NAMES, lambda name: step_of(setting, name)[0])
@@ -61,7 +61,7 @@ def inference(setup: Setup, report: Report) -> None:
     one_by_one(setup, report, setting_of(setup, "resnet50", "infer", compiled=True), "inference")
 
 
-def caches(setup: Setup, report: Report) -> None:
+def test_caches(setup: Setup, report: Report) -> None:
     """Compiles what later parts measure, so that they find it in torch's caches; a cut costs nothing."""
     for mode in ("train", "infer"):
         for name in NAMES[:1] if setup.tiny else NAMES:

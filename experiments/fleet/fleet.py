@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from en.benchmarks.gpu.pictures import Pictures, Split
 from en.benchmarks.steps import captured
 from en.benchmarks.timing import finish
 from en.errors import UserError
 from en.norm import param_groups, replace_norm
 from en.progress import Progress
+from experiments.fleet.pictures import Pictures, Split
 
 MOMENTUM, WARMUP_EPOCHS = 0.9, 1.0
 EVALUATED = 500  # images at a time

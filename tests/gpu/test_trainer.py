@@ -1,11 +1,11 @@
 """The trainer's images/s against the bare step, with images in memory: ResNet50 with EN, bfloat16, channels_last."""
 
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.memory import MemoryLoader
 from en.benchmarks.train import compare_trainer, recipe
+from gpu.results import Report, Setup
 
 
-def trainer(setup: Setup, report: Report) -> None:
+def test_trainer(setup: Setup, report: Report) -> None:
     model, batch, side = ("shufflenet_v2_x0_5", 4, 64) if setup.tiny else ("resnet50", 256, 224)
     steps, rounds = (1, 1) if setup.tiny else (20, 3)
     precision = {"train": {"precision": "bfloat16"}, "device": setup.device}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from en.build import build_network, build_to_device, check_batch_size, open_loaders
 from en.config.schema import Config
 from en.data import naming_dead_workers
-from en.diagnosis.gains import Gain, gains_of
 from en.distributed.ranks import choose_device, only_process
 from en.errors import RunError
 from en.norm import Normalizer
@@ -21,6 +20,7 @@ from en.training.epoch import accumulate, steps_of
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
 from en.training.schedule import schedule_of
+from experiments.diagnosis.gains import Gain, gains_of
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,13 @@
 """What a part is given, and how it hands back what it finds: a line of JSON each, so that a cut loses nothing."""
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from en.benchmarks.timing import show
 from en.errors import in_one_line
 
 
@@ -23,14 +20,12 @@ class Setup:
         tiny: sizes that mean nothing, for trying the parts out.
         images: where a data set is, see en.data.sources; None for generated images.
         ends: when the part has to be done, by time.monotonic().
-        fork: whether processes are started as forks of the one that starts them.
     """
 
     device: str
     tiny: bool
     images: str | None
     ends: float
-    fork: bool
 
     def left(self) -> float:
         """Seconds."""
@@ -42,10 +37,14 @@ class Report:
 
     Args:
         path: of the file.
+
+    Attributes:
+        failures: errors in what was attempted.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failures: list[str] = []
 
     def row(self, table: str, **values: object) -> None:
         """A row of a table, which stands below those of the same title before it."""
@@ -65,36 +64,12 @@ class Report:
             yield
         except Exception as error:
             traceback.print_exc()
-            self._write({"failure": in_one_line(f"{what}: {type(error).__name__}: {error}")})
+            self.failures.append(in_one_line(f"{what}: {type(error).__name__}: {error}"))
+            self._write({"failure": self.failures[-1]})
 
     def _write(self, line: dict[str, object]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-class Printed(Report):
-    """Prints what is found too: notes at once, tables when asked to.
-
-    Args:
-        path: of the file; None for none.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        super().__init__(path or Path(os.devnull))
-        self._tables: dict[str, list[dict[str, Any]]] = {}
-
-    def row(self, table: str, **values: object) -> None:
-        super().row(table, **values)
-        self._tables.setdefault(table, []).append(values)
-
-    def note(self, text: str) -> None:
-        super().note(text)
-        print(text, flush=True)
-
-    def show(self) -> None:
-        """Prints all tables."""
-        for title, rows in self._tables.items():
-            show(title, rows)
 
 
 def working(

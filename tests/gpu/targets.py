@@ -1,13 +1,14 @@
 """What the figures are to reach on an H200 or alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from en.benchmarks.gpu.parts import PARTS
+from gpu.parts import PARTS, TYPES
 
 Figures = Mapping[str, float | bool]
-TYPES = ("bfloat16", "float32", "float16", "float64", "special")
-OF_RESULTS = (*TYPES, "exactness", "options")
+CORRECT = (*TYPES, "special")
+OF_RESULTS = (*CORRECT, "exactness", "options")
 SHARES = ("moments", "affine", "gradient_sums", "input_gradient")
 
 
@@ -32,7 +33,7 @@ class Target:
 
 
 TARGETS = (
-    *(Target(f"{name}: cases with an error beyond the type's", name, f"beyond {name}", 0) for name in TYPES),
+    *(Target(f"{name}: cases with an error beyond the type's", name, f"beyond {name}", 0) for name in CORRECT),
     Target("ResNet50 training, compiled both: EN / BN", "compiled", "compiled en", 1.05),
     Target("ResNet50 training, compiled both: SN / BN", "compiled", "compiled sn", 1.05),
     Target("ResNet50 training, eager both: EN / BN", "steps", "eager en", 1.10),
@@ -70,3 +71,22 @@ def target_rows(figures: Figures, tiny: bool) -> list[dict[str, object]]:
     """Every target with what was measured."""
     assert all(target.part in PARTS for target in TARGETS)
     return [target.row(figures, tiny) for target in TARGETS]
+
+
+def summary(report: Mapping[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
+    """Returns where the chosen parts ran, how each ended, what was measured of the targets, and what failed."""
+    parts: Mapping[str, Any] = report["parts"]
+    measured = [row for row in report["targets"] if row["measured"] is not None]
+    return {
+        **{key: report[key] for key in ("command", "git_commit", "git_dirty", "hardware", "card", "tiny")},
+        "parts": {name: ended(parts.get(name)) for name in chosen},
+        "targets": {row["figure"]: [row["measured"], row["verdict"]] for row in measured},
+        "failures": [f"{name}: {text}" for name, part in parts.items() for text in part["failures"]],
+    }
+
+
+def ended(part: Mapping[str, Any] | None) -> str:
+    """Returns how a part ended, in a word or two."""
+    if part is None:
+        return "not run"
+    return "cut off" if part["cut off"] else "failed" if part["failures"] else "done"

@@ -1,13 +1,15 @@
 """Short runs of train.py on a few generated class folders: shared by the parts that look at whole runs."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import STDOUT, Popen
 from typing import Any
 
-from en.benchmarks.gpu.process import Process, start
-from en.benchmarks.gpu.report import Setup
 from en.benchmarks.photographs import make_images
+from en.machine import ROOT
+from gpu.results import Setup
 
 RECIPE = """
 model: {{name: {model}}}
@@ -32,10 +34,17 @@ class Place:
     def run_folder(self, name: str) -> Path:
         return self.folder / name
 
-    def train(self, name: str, *options: str) -> Process:
-        """Starts a run."""
-        line = [str(self.folder / "recipe.yaml"), f"run_dir={self.run_folder(name)}", *options]
-        return start("train.py", line, self.folder / f"{name}.log", self.setup.fork, leads_group=False)
+    def train(self, name: str, *options: str) -> Popen[bytes]:
+        """Starts a run, or the same one again."""
+        script, recipe = str(ROOT / "train.py"), str(self.folder / "recipe.yaml")
+        line = [sys.executable, script, recipe, f"run_dir={self.run_folder(name)}", *options]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return Popen(line, stdout=log, stderr=STDOUT)
+
+    def last_words(self, name: str) -> str:
+        """The last line that a run printed."""
+        lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
 
 def prepared(setup: Setup, folder: Path) -> Place:

@@ -8,21 +8,20 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.steps import DTYPES, LAYOUTS, network_of
 from en.norm import build_norm
+from gpu.results import Report, Setup
+from gpu.test_networks import setting_of
 
 NAMES = ("en", "sn", "gn")
 
 
-def kernels(setup: Setup, report: Report) -> None:
+def test_kernels(setup: Setup, report: Report) -> None:
     """Each shape of each normalizer in a process; Triton keeps what it compiles on disk."""
-    from en.benchmarks.gpu.networks import setting_of
-
     setting = setting_of(setup, "resnet50", "train")
     jobs = list(product(NAMES, shapes_in(network_of(setting, "nn.BatchNorm2d"), setting.shape)))
     workers = 1 if setup.tiny else min(len(os.sched_getaffinity(0)), len(jobs))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork" if setup.fork else "spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(run_once, name, shape, setting.dtype, setup.device) for name, shape in jobs]
         for (name, shape), job in zip(jobs, running, strict=True):
             with report.attempt(f"{name} {shape}"):

@@ -5,16 +5,16 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.loader import BATCH, CROP, FFCV, FOLDER, consume, ours
 from en.benchmarks.photographs import make_images
 from en.benchmarks.timing import interleaved, median
 from en.data.sources import read_folders
+from gpu.results import Report, Setup
 
 PER_CORE = 256  # images
 
 
-def loading(setup: Setup, report: Report) -> None:
+def test_loading(setup: Setup, report: Report) -> None:
     """Images/s; what the GPU eats stands in the tables of steps."""
     cores = len(os.sched_getaffinity(0))
     workers, images = (1, BATCH) if setup.tiny else (cores, max(PER_CORE * cores, 4 * BATCH))

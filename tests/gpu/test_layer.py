@@ -4,17 +4,17 @@ from dataclasses import replace
 from itertools import product
 
 from en.benchmarks.forms import step_in_form
-from en.benchmarks.gpu.report import Report, Setup, working
 from en.benchmarks.steps import LAYOUTS, REFERENCE, TORCH_GROUP_NORM, Setting, Step, step_of
 from en.benchmarks.timing import interleaved, median
 from en.norm import NORMALIZERS
+from gpu.results import Report, Setup, working
 
 SHAPE, SMALL_SHAPE = (256, 256, 56, 56), (2, 32, 4, 4)
 NAMES = (REFERENCE, TORCH_GROUP_NORM, *NORMALIZERS)
 OWN_TYPE = "nn.GroupNorm in bfloat16"  # with weights of that type; autocast computes nn.GroupNorm in float32
 
 
-def layer(setup: Setup, report: Report) -> None:
+def test_layer(setup: Setup, report: Report) -> None:
     """channels_last first; the figures with targets are its."""
     shape = SMALL_SHAPE if setup.tiny else SHAPE
     for layout in reversed(LAYOUTS):

@@ -1,22 +1,20 @@
 """Normalizers trained on small images, each with every seed at the same time: top-1, spread, paired differences."""
 
 import math
-import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from en.benchmarks.gpu.fleet import Member, Recipe, Run, fleet_of, lockstep
-from en.benchmarks.gpu.pictures import Pictures, generated, read_pictures
-from en.benchmarks.gpu.report import Report, Setup
 from en.benchmarks.timing import finish
 from en.errors import UserError
 from en.norm import AS_PUBLISHED, NORMALIZERS
 from en.reports.statistics import difference, estimate
+from experiments.fleet.fleet import Member, Recipe, Run, fleet_of, lockstep
+from experiments.fleet.pictures import Pictures
+from experiments.fleet.rows import Report
 
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}_paper": (name, options) for name, options in AS_PUBLISHED.items()
@@ -26,24 +24,6 @@ LABELS = tuple(name for name in (*NORMALIZERS, *PUBLISHED) if name != "ssn")  # 
 BASE = "bn"
 TIMED_STEPS = 5
 RECORDED_STEPS = 3  # are run before a graph is recorded
-PART = Recipe("resnet18", small_stem=True, pixels=32, epochs=10, batch=128, rate=0.1, decay=5e-4)
-PART_LABELS, PART_SEEDS = ("bn", "sn", "en"), 3
-MOST = 12_800  # training images of the part: so that it fits into its time
-
-
-def accuracy(setup: Setup, report: Report) -> None:
-    """The part of scripts/gpu_check.py."""
-    recipe, seeds = PART, PART_SEEDS
-    if setup.tiny:
-        recipe, seeds = replace(PART, network="shufflenet_v2_x0_5", small_stem=False, epochs=1, batch=8), 1
-    if setup.images is None:
-        report.note("no --images: generated ones, which show that training works, and nothing about accuracy")
-        counts = (4 * recipe.batch, recipe.batch) if setup.tiny else (MOST, 4000)
-        pictures = generated(*counts, recipe.pixels, setup.device)
-    else:
-        pictures = read_pictures(setup.images, recipe.pixels, setup.device, len(os.sched_getaffinity(0)))
-        pictures = replace(pictures, train=pictures.train.first(MOST))
-    train_all(report, pictures, recipe, PART_LABELS, (recipe.batch,), seeds, setup.left() - 5)
 
 
 def train_all(
