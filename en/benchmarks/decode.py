@@ -111,7 +111,8 @@ def cases(files: list[bytes], kind: Kind) -> dict[str, Callable[[], None]]:
 
 def boxes_of(crop: Crop, count: int, kind: Kind, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     heights, widths = np.full(count, kind.height), np.full(count, kind.width)
-    return crop(SEED, epoch, np.arange(count), heights, widths)
+    view = crop(SEED, epoch, np.arange(count), heights, widths, SIZE)
+    return view.boxes, view.flips
 
 
 def decode_before(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools.count[int]") -> None:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from en.data.crops import Flips
 from en.data.decoding import to_rgb, words
 from en.data.order import Ints
+from en.data.views import Flips
 from en.native.cache import ALONE, compiled_library
 
 SOURCE = Path(__file__).with_name("jpeg_native") / "jpeg.cpp"
