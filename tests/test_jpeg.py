@@ -150,8 +150,8 @@ def test_training_crops_of_many_images_in_one_call_have_pillows_pixels(way):
     ]
     heights, widths = np.array(sides).T
     for epoch in range(4):
-        boxes, flips = crop(1, epoch, np.arange(5), heights, widths)
-        views = jpeg.crop_resize(boxes, flips, (64, 48 + 16 * epoch))
+        boxes, flips, size = crop(1, epoch, np.arange(5), heights, widths, (64, 48 + 16 * epoch))
+        views = jpeg.crop_resize(boxes, flips, size)
         found = shown(contents, sides, views)
         for row in range(5):
             assert np.array_equal(found[row], cut(contents[row], boxes[row].tolist(), views.size, bool(flips[row])))
