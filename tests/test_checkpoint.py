@@ -120,7 +120,7 @@ def without_momentum(saved: Checkpoint, number: int) -> dict[str, Any]:
 
 
 GAPS: dict[str, tuple[Callable[[Checkpoint], dict[str, object]], str]] = {
-    "a momentum": (lambda saved: {"optimizer": without_momentum(saved, 3)}, r"no momentum of stage2\.0\..*, number 3"),
+    "a momentum": (lambda saved: {"optimizer": without_momentum(saved, 3)}, r"no momentum of layer1\.0\..*, number 3"),
     "all momenta": (lambda saved: {"optimizer": saved.optimizer | {"state": {}}}, r"no momentum of conv1\.0\.weight"),
     "averages": (lambda saved: {"ema": None}, r"ema is None: expected averages by its train\.ema_decay=0\.9"),
     "a step more": (
