@@ -47,6 +47,7 @@ def run(root, *line):
     return done.stdout
 
 
+@pytest.mark.slow(reason="another interpreter tests a copied tree")
 def test_a_normalizer_and_a_task_that_were_added_as_the_page_says_pass_the_tests(copied):
     run(copied, "scripts/document.py")
     assert "larger.py " in (copied / "README.md").read_text()

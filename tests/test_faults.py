@@ -249,6 +249,7 @@ def test_a_rank_whose_weights_or_buffers_drift_by_one_bit_is_named():
     assert done.stdout.count("the weights or buffers of rank 1 differ from rank 0's") == 2 * 3, done.stdout
 
 
+@pytest.mark.slow(reason="torchrun starts three interpreters; a time limit passes")
 def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(folders, betons, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(kill_loop.RECIPE)

@@ -36,6 +36,7 @@ from en.training.signals import StopRequest
 KILLS = {0: 6, 2: 4, 3: 4}  # by ranks: 20 in all
 
 
+@pytest.mark.slow(reason="4 to 6 kills, a start of all ranks for each")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_the_untouched_one(place, untouched, tmp_path, case):
     kills = kill_loop.run_killed(place, case, tmp_path / "run", random.Random(str(case)), KILLS[case.ranks])
@@ -44,6 +45,7 @@ def test_a_run_killed_at_random_moments_ends_bit_for_bit_as_the_untouched_one(pl
     assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]) == kills + 1
 
 
+@pytest.mark.slow(reason="torchrun starts two interpreters twice")
 def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_ends_as_the_untouched_one(place, untouched, tmp_path):
     case, run = CASES[3], tmp_path / "run"
     process = start(line(place, case, run, "resume=auto", launcher=("--standalone", "--max-restarts=2")))

@@ -44,6 +44,7 @@ def test_signals_while_a_process_is_ending_change_nothing(handlers, number):
     assert stop.signal == number.name and signal.getsignal(number) == signal.SIG_IGN
 
 
+@pytest.mark.slow(reason="torchrun and its interpreters start cold")
 @pytest.mark.parametrize(
     ("case", "number"),
     [(CASES[0], signal.SIGUSR1), (CASES[3], signal.SIGTERM), (CASES[3], signal.SIGINT)],
@@ -68,6 +69,7 @@ def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resume
     assert differences(untouched(case), run) == []
 
 
+@pytest.mark.slow(reason="torchrun and its interpreters start cold")
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
 def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, case):
     run, draw = tmp_path / "run", random.Random(str(case))

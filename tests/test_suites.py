@@ -176,6 +176,7 @@ def test_the_time_left_follows_from_the_epochs_done(suite, tmp_path):
     assert seconds_left(runs, some, 2) == (6 * 4.0 + 10 * 3.0) / 2
 
 
+@pytest.mark.slow(reason="a suite starts its runs cold, six in all")
 def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_is_finished(suite, tmp_path):
     out = tmp_path / "out"
     arguments = [suite, "--out", out, "train.epochs=3", "checkpoint.every_steps=1"]
