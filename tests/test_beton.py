@@ -227,7 +227,7 @@ def test_the_digest_depends_on_sizes_labels_and_offsets_and_nothing_else(tmp_pat
     first, second, raw = (samples[:number] for number in (14, 13, 2))
     others = [
         second,
-        [samples[0]._replace(label=7), *samples[1:]],
+        [samples[0]._replace(target=7), *samples[1:]],
         [samples[0], samples[1]._replace(width=samples[1].height, height=samples[1].width), *samples[2:]],
         [*samples[2:], *raw],
     ]
