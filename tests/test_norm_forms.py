@@ -41,6 +41,12 @@ def test_output_gradients_and_buffers_equal_the_plain_form_for_every_shape_type_
             )
 
 
+@pytest.mark.parametrize("ratios", ["correlation", "relative", "pooled", "static"])
+def test_relative_and_pooled_ratios_have_no_code_of_their_own(ratios):
+    layer = randomized("en", 6, ratios=ratios)
+    assert (layer.native_plan(pixels=1024) is None) == (ratios in ("relative", "pooled"))
+
+
 @every_case
 @every_form
 def test_only_the_input_and_small_tensors_are_kept_for_the_backward_pass(case, form):

@@ -98,6 +98,9 @@ def test_output_gradients_averages_and_ratios_are_those_of_the_plain_form(interp
     if name == "bn":  # torch's own kernel, unless the average is one that it does not have
         assert bool(forward) == (training and "momentum" in options)
         return
+    if options.get("ratios") in ("relative", "pooled"):
+        assert forward == ["moments", "affine"] and backward == ["gradient_sums", "input_gradient"]
+        return
     assert {"moments", "coefficients", "affine"} <= set(forward)
     assert {"gradient_sums", "pool_gradients", "moment_gradients", "input_gradient"} <= set(backward)
 
@@ -151,8 +154,6 @@ def compare_in_small_tiles(options) -> None:
     [
         {"reduction": 21},
         {"convolution": False},
-        {"ratios": "relative"},
-        {"ratios": "pooled"},
         {"mix": "statistics", "reduction": 7},
     ],
     ids=str,

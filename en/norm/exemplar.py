@@ -41,7 +41,8 @@ class ExemplarNorm2d(CombinedNormalizer):
         ratios: correlation (the paper's); relative takes v / (trace(v) + eps), which has one size in every layer, so
             that ratios differ more between samples, if two of bn, ln and gn are among the normalizers: else v has one
             entry, and they hardly differ (our choice); pooled takes the gate's input from x instead of v, as
-            conditional normalization does; static learns one vector of ratios for all samples.
+            conditional normalization does; static learns one vector of ratios for all samples. Of relative and pooled
+            only the four passes are native code, and their steps take longer (en/norm/kernels/SPEED.md).
         mix: outputs; statistics mixes the means and variances instead of the normalized maps, as SN does, with EN's
             ratios. There is then one map and so one weight and bias, (C,) (our choice).
         groups: groups of gn; None for gcd(32, C).
@@ -105,7 +106,7 @@ class ExemplarNorm2d(CombinedNormalizer):
         self.add_affine(1 if shared_affine or mix == "statistics" else k, device, dtype)
         if ratios == "static":
             self.ratio_logits = nn.Parameter(torch.zeros(k, device=device, dtype=dtype))
-        if self.is_correlated and convolution:
+        if ratios in ("correlation", "relative") and convolution:
             channels = reduced_channels(num_features, reduction)
             self.reduce = nn.Conv1d(num_features, channels, 1, groups=channels, bias=False, device=device, dtype=dtype)
         if ratios != "static":
@@ -129,11 +130,6 @@ class ExemplarNorm2d(CombinedNormalizer):
             return
         self.gate[2].get_parameter("weight").zero_()
         self.gate[2].get_parameter("bias").copy_(self.first_logits())
-
-    @property
-    def is_correlated(self) -> bool:
-        """Whether the gate's input is v, relative or not."""
-        return self.ratio_source in ("correlation", "relative")
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and files do not hold who is watching the ratios."""
@@ -235,20 +231,19 @@ class ExemplarNorm2d(CombinedNormalizer):
         if self.ratio_source == "static":
             parameters = (self.weight, self.bias, self.ratio_logits)
             return self.plan_with(pixels, parameters, "static", self.mix == "statistics")
-        reduces = self.is_correlated and self.convolution
-        if not self.gate_is_as_made() or (reduces and not is_as_made(self.reduce, nn.Conv1d)):
+        if self.ratio_source != "correlation" or not self.gate_is_as_made():
+            return None
+        if self.convolution and not is_as_made(self.reduce, nn.Conv1d):
             return None
         first, _, last = self.gate
         assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-        gate: tuple[Tensor, ...] = (first.weight, first.bias, last.weight, last.bias)
-        reduced = self.num_features
-        if reduces:
-            gate, reduced = (self.reduce.weight, *gate), self.reduce.groups
-        elif self.is_correlated:
-            gate = (self.weight.new_ones(self.num_features), *gate)
+        if self.convolution:
+            kernel, reduced = self.reduce.weight, self.reduce.groups
+        else:
+            kernel, reduced = self.weight.new_ones(self.num_features), self.num_features
         return self.plan_with(
             pixels,
-            (self.weight, self.bias, *gate),
+            (self.weight, self.bias, kernel, first.weight, first.bias, last.weight, last.bias),
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,

@@ -31,16 +31,12 @@ ROUNDINGS = {"output": 1.0, "input's gradient": 1.0, "parameters' gradients": 0.
 ACCUMULATED = {"output": 64.0, "input's gradient": 128.0, "parameters' gradients": 1024.0, "averages": 128.0}
 """Allowed units of the type of the moments, in addition."""
 
-CASES: dict[str, tuple[str, dict[str, object]]] = {name: (name, {}) for name in NORMALIZERS}
-CASES["en_relative"] = ("en", {"ratios": "relative"})
-"""The normalizers, and EN with ratios that its kernels compute in another way."""
-
 Result = dict[str, list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared: one of CASES on an input, in training or evaluation."""
+    """What is compared: a normalizer on an input, in training or evaluation."""
 
     name: str
     shape: tuple[int, int, int, int]
@@ -51,8 +47,7 @@ class Case:
     def layer(self) -> Normalizer:
         """With random parameters and averages, so that no 0 or 1 hides a term of the formula."""
         generator = torch.Generator().manual_seed(0)
-        name, options = CASES[self.name]
-        layer = build_norm(name, self.shape[1], **options).train(self.training)
+        layer = build_norm(self.name, self.shape[1]).train(self.training)
         with torch.no_grad():
             for key, parameter in layer.named_parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + (key == "weight"))
@@ -170,7 +165,7 @@ def test_type(dtype: str, setup: Setup, report: Report) -> None:
     tally = Tally(report, dtype, [dtype])
     shapes = SHAPES[1:2] if setup.tiny else SHAPES
     for form in (*FORMS, "plain"):
-        for name in reversed(CASES):
+        for name in reversed(NORMALIZERS):
             cases = [Case(name, shape, dtype, t, setup.device) for shape in shapes for t in (True, False)]
             check(setup, report, tally, form, cases, list(LAYOUTS))
     tally.finish()

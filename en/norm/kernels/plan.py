@@ -21,7 +21,7 @@ WORDS = {
 
 # By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
-RATIOS = ("correlation", "pooled", "static", "relative")
+RATIOS = ("correlation", "static")
 ACTIVATIONS = ("tanh", "relu")
 
 Settings = tuple[list[int], list[int], int, int, int, int, bool, float, float]
@@ -51,9 +51,9 @@ class NativePlan:
 
     Attributes:
         normalizers, groups, eps: as for CombinedNormalizer.
-        parameters: weight, bias, then what the ratios need. correlation and relative: the convolution's kernel, weight
-            and bias of the gate's first layer and of its second; pooled: the same without a kernel; static: logits, and
-            those of the variances where they have ratios of their own.
+        parameters: weight, bias, then what the ratios need. correlation: the convolution's kernel, weight and bias of
+            the gate's first layer and of its second; static: logits, and those of the variances where they have ratios
+            of their own.
         ratios: one of RATIOS.
         mix_statistics: as SN does; else the normalized maps are mixed.
         training: batch statistics rather than the running averages.

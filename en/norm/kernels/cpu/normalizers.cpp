@@ -21,8 +21,8 @@
 
 namespace {
 
-// SN's ratios are logits, two sets of them. As `source` of a layer, relative means correlations over their trace.
-enum source : int64_t { from_correlations, from_pooled, from_logits, relative };
+// SN's ratios are logits, two sets of them.
+enum source : int64_t { from_correlations, from_logits };
 
 struct plan {
     int64_t samples, channels, pixels, threads;
@@ -30,7 +30,6 @@ struct plan {
     int64_t kinds, kind[4], groups[4];            // the statistics that are mixed
     int64_t absent;                               // of them, the one whose ratio is 0, or -1
     int64_t source, reduced, hidden, activation;  // where the ratios come from
-    bool relative;                                // correlations over their trace
     bool statistics;                              // mix statistics, not outputs
     int64_t affine_rows;                          // of weight
     double eps, gate_scale;
@@ -49,7 +48,7 @@ struct plan {
         std::copy(groups, groups + 4, s.groups);
         return s;
     }
-    int64_t gate_inputs() const { return source == from_pooled ? channels : kinds * kinds; }
+    int64_t gate_inputs() const { return kinds * kinds; }
 };
 
 // The parts of `saved`, one after the other.
@@ -123,9 +122,8 @@ template <class T> void forward(const plan& m) {
         same_for_all(m, (const A*)m.logits, p.ratios);
         if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
     } else {
-        if (m.source == from_correlations)
-            correlations(s, m.reduced, m.relative, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
-        gate_forward(gate_of<A>(m), m.samples, m.threads, m.source == from_pooled ? mean : p.v, p.hidden, p.ratios);
+        correlations(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
+        gate_forward(gate_of<A>(m), m.samples, m.threads, p.v, p.hidden, p.ratios);
     }
     const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
     if (m.statistics) {
@@ -167,16 +165,12 @@ template <class T> void backward(const plan& m) {
         same_for_all_backward(m, p.ratios, d_ratios, (A*)m.d_logits);
         if (m.var_logits) same_for_all_backward(m, p.var_ratios, d_var_ratios, (A*)m.d_var_logits);
     } else {
-        const A* const gate_input = m.source == from_pooled ? p.stats : p.v;
-        gate_backward(gate_of<A>(m), m.samples, gate_input, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1,
+        gate_backward(gate_of<A>(m), m.samples, p.v, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1,
             (A*)m.d_w2, (A*)m.d_b2, d_inputs);
-        if (m.source == from_correlations)
-            correlations_backward(s, m.reduced, m.relative, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v,
-                d_inputs, d_offset, d_var, (A*)m.d_kernel);
+        correlations_backward(
+            s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, d_inputs, d_offset, d_var, (A*)m.d_kernel);
     }
     statistics_backward(s, p.offset, d_offset, d_var, d_mean, d_cell_var, d_batch);
-    if (m.source == from_pooled)
-        for (int64_t i = 0; i < cells; ++i) d_mean[i] += d_inputs[i];
     if (m.dx)
         map_cells(m.cells(), (const T*)m.x, (const T*)m.dy, (T*)m.dx,
             backward_map<A>{{p.stats, cells}, p.scale, d_shift, d_mean, d_cell_var, A(1) / A(m.pixels)});
@@ -242,8 +236,8 @@ void* data_like(const char* name, const Tensor& part, const Tensor& x) {
     return part.data_ptr();
 }
 
-// How a layer is called: parameters are weight and bias, then the ratios' kernel, w1, b1, w2, b2 (from correlations),
-// w1, b1, w2, b2 (pooled) or logits and, for variances of their own, var_logits (static).
+// How a layer is called: parameters are weight and bias, then the ratios' kernel, w1, b1, w2, b2 (from correlations)
+// or logits and, for variances of their own, var_logits (static).
 struct setting {
     Integers kinds, groups;
     int64_t absent, source, reduced, activation;
@@ -262,7 +256,7 @@ slots slots_of(const plan& m, bool gradients, size_t count) {
         all.push_back({g ? &plan::d_logits : &plan::logits, K});
         if (count > 3) all.push_back({g ? &plan::d_var_logits : &plan::var_logits, K});
     } else {
-        if (m.source == from_correlations) all.push_back({g ? &plan::d_kernel : &plan::kernel, C});
+        all.push_back({g ? &plan::d_kernel : &plan::kernel, C});
         all.push_back({g ? &plan::d_w1 : &plan::w1, H * I});
         all.push_back({g ? &plan::d_b1 : &plan::b1, H});
         all.push_back({g ? &plan::d_w2 : &plan::w2, K * H});
@@ -279,15 +273,13 @@ void place(plan& m, const char* name, const Tensors& parts, bool gradients, Scal
 
 plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
     const shape cells = shape_of(x);
-    const int64_t source = s.source == relative ? int64_t(from_correlations) : s.source;
-    const int64_t K = s.kinds.size(), first = source == from_correlations ? 3 : 2;  // first: of w1
+    const int64_t K = s.kinds.size(), first = 3;  // of w1
+    const bool from_gate = s.source == from_correlations;
     STD_TORCH_CHECK(
         0 < K && K <= 4 && s.groups.size() == s.kinds.size(), "en_norm: expected 1 to 4 kinds and as many groups");
-    STD_TORCH_CHECK(
-        from_correlations <= s.source && s.source <= relative, "en_norm: source ", s.source, ": expected 0 to 3");
+    STD_TORCH_CHECK(from_gate || s.source == from_logits, "en_norm: source ", s.source, ": expected 0 or 1");
     STD_TORCH_CHECK(int64_t(parameters.size()) >= 3 &&
-                        (source == from_logits || int64_t(parameters.size()) > first) &&
-                        (source == from_logits || parameters[first].dim() == 2),
+                        (!from_gate || (int64_t(parameters.size()) > first && parameters[first].dim() == 2)),
         "en_norm: expected more parameters, of which w1 has two axes");
     plan m{};
     m.samples = cells.samples;
@@ -304,19 +296,18 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
         m.kind[k] = s.kinds[k];
         m.groups[k] = s.groups[k];
     }
-    STD_TORCH_CHECK(s.reduced > 0 && (source != from_correlations || m.channels % s.reduced == 0),
+    STD_TORCH_CHECK(s.reduced > 0 && (!from_gate || m.channels % s.reduced == 0),
         "en_norm: expected `reduced` to divide the channels");
     STD_TORCH_CHECK(-1 <= s.absent && s.absent < K, "en_norm: absent ", s.absent, ": expected -1 to ", K - 1);
     m.absent = s.absent;
-    m.source = source;
-    m.relative = s.source == relative;
+    m.source = s.source;
     m.reduced = s.reduced;
     m.activation = s.activation;
     m.statistics = s.statistics;
     m.eps = s.eps;
     m.gate_scale = s.gate_scale;
     m.affine_rows = m.statistics ? 1 : parameters[0].numel() == m.channels ? 1 : K;
-    m.hidden = source == from_logits ? 0 : parameters[first].sizes()[0];
+    m.hidden = from_gate ? parameters[first].sizes()[0] : 0;
     place(m, "a parameter", parameters, false, moments_type(x));
     m.x = x.data_ptr();
     return m;

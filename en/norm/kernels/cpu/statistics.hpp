@@ -150,18 +150,11 @@ template <class A> void statistics_backward(
     }
 }
 
-// ---- correlations: z = grouped sums of kernel * xhat, xhat = offset * rstd; v = z z^T, where relative over its trace
-// plus eps; backward adds to d_offset, d_var ----
+// ---- correlations: z = grouped sums of kernel * xhat, xhat = offset * rstd; v = z z^T; backward adds to d_offset,
+// d_var ----
 
-template <class A> A sum_of_squares(int64_t count, const A* values) {
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) sum += values[i] * values[i];
-    return sum;
-}
-
-template <class A> void correlations(const sizes& s, int64_t groups, bool relative, A eps, const A* offset,
-    const A* var, const A* kernel, A* z, A* v) {
+template <class A> void correlations(
+    const sizes& s, int64_t groups, A eps, const A* offset, const A* var, const A* kernel, A* z, A* v) {
     const int64_t C = s.channels, K = s.kinds, size = C / groups;
     over(s.samples, s.samples * K * C, s.threads, [&](int64_t n) {
         A* zn = z + n * K * groups;
@@ -175,34 +168,26 @@ template <class A> void correlations(const sizes& s, int64_t groups, bool relati
                 zn[k * groups + g] = sum;
             }
         }
-        const A trace = relative ? sum_of_squares(K * groups, zn) + eps : A(1);
         for (int64_t i = 0; i < K; ++i)
             for (int64_t j = 0; j < K; ++j) {
                 A sum = 0;
 #pragma omp simd reduction(+ : sum)
                 for (int64_t g = 0; g < groups; ++g) sum += zn[i * groups + g] * zn[j * groups + g];
-                v[(n * K + i) * K + j] = sum / trace;
+                v[(n * K + i) * K + j] = sum;
             }
     });
 }
 
-template <class A> void correlations_backward(const sizes& s, int64_t groups, bool relative, A eps, const A* offset,
-    const A* var, const A* kernel, const A* z, const A* v, const A* d_v, A* d_offset, A* d_var, A* d_kernel) {
+template <class A> void correlations_backward(const sizes& s, int64_t groups, A eps, const A* offset, const A* var,
+    const A* kernel, const A* z, const A* d_v, A* d_offset, A* d_var, A* d_kernel) {
     const int64_t C = s.channels, K = s.kinds, N = s.samples, size = C / groups;
     std::vector<A> dz(N * K * groups, A(0));
-    for (int64_t n = 0; n < N; ++n) {
-        A trace = 1, along = 0;  // along: the gradient's part in the direction of v, which a change of its size is
-        if (relative) {
-            trace = sum_of_squares(K * groups, z + n * K * groups) + eps;
-            for (int64_t i = n * K * K; i < (n + 1) * K * K; ++i) along += d_v[i] * v[i];
-        }
+    for (int64_t n = 0; n < N; ++n)
         for (int64_t i = 0; i < K; ++i)
             for (int64_t j = 0; j < K; ++j) {
-                const A sum = d_v[(n * K + i) * K + j] + d_v[(n * K + j) * K + i] - (i == j ? 2 * along : A(0));
-                const A both = sum / trace;
+                const A both = d_v[(n * K + i) * K + j] + d_v[(n * K + j) * K + i];
                 for (int64_t g = 0; g < groups; ++g) dz[(n * K + i) * groups + g] += both * z[(n * K + j) * groups + g];
             }
-    }
     std::fill(d_kernel, d_kernel + C, A(0));
     over_channels(s, [&](int64_t, int64_t from, int64_t to) {
         for (int64_t cell = 0; cell < N * K; ++cell) {

@@ -9,7 +9,6 @@ from en.norm.kernels.gpu.sets import (
     GROUP,
     INSTANCE,
     LAYER,
-    POOLED,
     RUNNING,
     STATIC,
     cell_of,
@@ -23,11 +22,10 @@ from en.norm.kernels.gpu.sets import (
 
 @triton.jit
 def ratio_gradients(
-    statistics, sums, weight, w1, w2, ratios, z, v, hidden, d_logits, d_hidden, d_v, kinds, samples, channels,
-    groups, reduced, units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELATIVE: tl.constexpr, RELU: tl.constexpr,
-    GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, APART: tl.constexpr,
-    EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
+    statistics, sums, weight, w1, w2, ratios, hidden, d_logits, d_hidden, d_v, kinds, samples, channels, groups, units,
+    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr,
+    MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, APART: tl.constexpr, EPS: tl.constexpr,
+    CHANNELS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """A sample's gradients of the logits, of the gate's hidden units before activation, and of v plus its transpose.
 
@@ -78,23 +76,11 @@ def ratio_gradients(
             else:
                 d_before = d_before * (1 - after * after)
             tl.store(d_hidden + n * units + unit, d_before, mask=known)
-            if SOURCE == CORRELATION:
-                used = known[:, None, None] & (i < K) & (j < K)
-                weights = tl.load(w1 + unit[:, None, None] * (K * K) + i * K + j, mask=used, other=0)
-                found += tl.sum(d_before[:, None, None] * weights, 0)
-        if SOURCE == CORRELATION:
-            at = n * K * K + k * K + row[None, :]
-            square = (k < K) & (row < K)[None, :]
-            both = found + tl.trans(found)
-            if RELATIVE:  # a change of v's size changes nothing: without the gradient's part along v, over the trace
-                along = tl.sum(found * tl.load(v + at, mask=square, other=0))
-                squares = tl.zeros([CHANNELS], A)
-                for start in range(0, K * reduced, CHANNELS):
-                    place = start + tl.arange(0, CHANNELS)
-                    part = tl.load(z + n * K * reduced + place, mask=place < K * reduced, other=0)
-                    squares += part * part
-                both = (both - tl.where(k == row[None, :], 2 * along, 0)) / (tl.sum(squares) + EPS)
-            tl.store(d_v + at, both, mask=square)
+            used = known[:, None, None] & (i < K) & (j < K)
+            weights = tl.load(w1 + unit[:, None, None] * (K * K) + i * K + j, mask=used, other=0)
+            found += tl.sum(d_before[:, None, None] * weights, 0)
+        square = (k < K) & (row < K)[None, :]
+        tl.store(d_v + n * K * K + k * K + row[None, :], found + tl.trans(found), mask=square)
 
 
 @triton.jit
@@ -230,10 +216,9 @@ def pool_gradients(
 
 @triton.jit
 def moment_gradients(
-    statistics, sums, weight, kernel, ratios, z, d_v, grads, d_hidden, w1, kinds, samples, channels, groups,
-    reduced, units,
+    statistics, sums, weight, kernel, ratios, z, d_v, grads, kinds, samples, channels, groups, reduced,
     K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, MIX_STATISTICS: tl.constexpr,
-    AFFINE_ROWS: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr,
+    AFFINE_ROWS: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A cell's gradients of m and s: with d_offset, d_var and their means over its set in every normalizer k,
     d_m = sum_k d_offset - mean d_offset + 2 mean d_var * offset and d_s = sum_k mean d_var.
@@ -260,12 +245,6 @@ def moment_gradients(
     mean_var = tl.where(alone, d_var, mean_var)
     d_mean = d_offset - tl.where(alone, d_offset, mean_offset) + 2 * mean_var * offset
     total = tl.sum(tl.where(used, d_mean, 0), 0)
-    if SOURCE == POOLED:
-        for start in range(0, units, UNITS):
-            unit = (start + tl.arange(0, UNITS))[:, None]
-            known = (unit < units) & (c < channels)
-            weights = tl.load(w1 + tl.cast(unit, tl.int64) * channels + c, mask=known, other=0)
-            total += tl.sum(weights * tl.load(d_hidden + n * units + unit, mask=unit < units, other=0), 0)
     cell = n * channels + channel
     tl.store(grads + cell, total, mask=channel < channels)
     cells = tl.cast(samples, tl.int64) * channels

@@ -5,7 +5,6 @@ import triton.language as tl
 
 from en.norm.kernels.gpu.sets import (
     BATCH,
-    CORRELATION,
     GROUP,
     LAYER,
     RUNNING,
@@ -114,13 +113,9 @@ def pool(
 @triton.jit
 def correlate(
     statistics, kernel, z, kinds, n, samples, channels, groups, reduced,
-    K: tl.constexpr, ROWS: tl.constexpr, RELATIVE: tl.constexpr, EPS: tl.constexpr, GROUPS: tl.constexpr,
-    SIZE: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, EPS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """v = z z^T of a sample, K x K of (ROWS, ROWS), where RELATIVE over its trace plus EPS.
-
-    z is stored: by group, the sum of kernel * xhat.
-    """
+    """v = z z^T of a sample, K x K of (ROWS, ROWS); stores z: by group, the sum of kernel * xhat."""
     A: tl.constexpr = statistics.dtype.element_ty
     row = tl.arange(0, ROWS)[:, None]
     k = row[:, :, None]
@@ -139,39 +134,26 @@ def correlate(
         used = (row < K) & (group[None, :] < reduced)
         tl.store(z + (n * K + row) * reduced + group[None, :], sums, mask=used)
         v += tl.sum(sums[:, None, :] * sums[None, :, :], 2)
-    if RELATIVE:
-        v = v / (tl.sum(tl.where(row == tl.arange(0, ROWS)[None, :], v, 0)) + EPS)
     return v
 
 
 @triton.jit
 def logits_of(
-    inputs, v, w1, b1, w2, b2, hidden, n, channels, units,
-    K: tl.constexpr, ROWS: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr,
-    CHANNELS: tl.constexpr, UNITS: tl.constexpr,
+    v, w1, b1, w2, b2, hidden, n, units,
+    K: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, GATE_SCALE: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """The gate's output (ROWS,) for a sample, from v or its pooled inputs; stores the hidden units, unscaled."""
-    A: tl.constexpr = hidden.dtype.element_ty
+    """The gate's output (ROWS,) for a sample, from v; stores the hidden units, unscaled."""
     row = tl.arange(0, ROWS)
     out = tl.load(b2 + row, mask=row < K, other=0)
     for start in range(0, units, UNITS):
         unit = start + tl.arange(0, UNITS)
         known = unit < units
         before = tl.load(b1 + unit, mask=known, other=0)
-        if SOURCE == CORRELATION:
-            i = row[None, :, None]
-            j = row[None, None, :]
-            used = known[:, None, None] & (i < K) & (j < K)
-            weights = tl.load(w1 + unit[:, None, None] * (K * K) + i * K + j, mask=used, other=0)
-            before += tl.sum(tl.sum(weights * v[None, :, :], 2), 1)
-        else:
-            sums = tl.zeros([UNITS, CHANNELS], A)
-            for first in range(0, channels, CHANNELS):
-                c = (first + tl.arange(0, CHANNELS))[None, :]
-                used = known[:, None] & (c < channels)
-                weights = tl.load(w1 + tl.cast(unit, tl.int64)[:, None] * channels + c, mask=used, other=0)
-                sums += weights * tl.load(inputs + n * channels + c, mask=c < channels, other=0)
-            before += tl.sum(sums, 1)
+        i = row[None, :, None]
+        j = row[None, None, :]
+        used = known[:, None, None] & (i < K) & (j < K)
+        weights = tl.load(w1 + unit[:, None, None] * (K * K) + i * K + j, mask=used, other=0)
+        before += tl.sum(tl.sum(weights * v[None, :, :], 2), 1)
         if RELU:
             after = tl.maximum(before, 0)
         else:
@@ -187,10 +169,9 @@ def logits_of(
 def coefficients(
     statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, scale,
     shift, kinds, samples, channels, groups, reduced, units,
-    K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELATIVE: tl.constexpr,
-    RELU: tl.constexpr, GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr,
-    COUNT: tl.constexpr, EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr,
-    SIZE: tl.constexpr,
+    K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr,
+    GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr,
+    EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C)."""
     n = tl.cast(tl.program_id(0), tl.int64)
@@ -203,19 +184,12 @@ def coefficients(
         mean_ratio = softmax(tl.load(logits + row, mask=row < K, other=0), present)
         var_ratio = softmax(tl.load(var_logits + row, mask=row < K, other=0), present)
     else:
-        if SOURCE == CORRELATION:
-            found = correlate(
-                statistics, kernel, z, kinds, n, samples, channels, groups, reduced,
-                K, ROWS, RELATIVE, EPS, GROUPS, SIZE,
-            )  # fmt: skip
-            square = (row < K)[:, None] & (row < K)[None, :]
-            tl.store(v + n * K * K + row[:, None] * K + row[None, :], found, mask=square)
-        else:
-            found = 0
-        out = logits_of(
-            statistics, found, w1, b1, w2, b2, hidden, n, channels, units,
-            K, ROWS, SOURCE, RELU, GATE_SCALE, CHANNELS, UNITS,
-        )  # fmt: skip
+        found = correlate(
+            statistics, kernel, z, kinds, n, samples, channels, groups, reduced, K, ROWS, EPS, GROUPS, SIZE
+        )
+        square = (row < K)[:, None] & (row < K)[None, :]
+        tl.store(v + n * K * K + row[:, None] * K + row[None, :], found, mask=square)
+        out = logits_of(found, w1, b1, w2, b2, hidden, n, units, K, ROWS, RELU, GATE_SCALE, UNITS)
         mean_ratio = softmax(out, present)
         var_ratio = mean_ratio
     tl.store(ratios + n * K + row, mean_ratio, mask=row < K)

@@ -42,11 +42,8 @@ class Parameters:
 
 def by_name(small: Small, parameters: Sequence[Tensor]) -> Parameters:
     weight, bias, *rest = parameters
-    match RATIOS[small.source]:
-        case "static":
-            return Parameters(weight, bias, logits=rest[0], var_logits=rest[-1])
-        case "pooled":
-            return Parameters(weight, bias, gate=tuple(rest))
+    if RATIOS[small.source] == "static":
+        return Parameters(weight, bias, logits=rest[0], var_logits=rest[-1])
     return Parameters(weight, bias, rest[0], tuple(rest[1:]))
 
 
@@ -182,8 +179,8 @@ def backward(
         launch(
             backward_kernels.ratio_gradients,
             (small.samples,),
-            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.z, kept.v, kept.hidden),
-            *(d_logits, d_hidden, d_v, small.packed, *sizes, small.reduced, small.units),
+            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden),
+            *(d_logits, d_hidden, d_v, small.packed, *sizes, small.units),
             **small.for_ratio_gradients,
         )
     pooling = small.for_pool_gradients
@@ -204,7 +201,7 @@ def backward(
     launch(
         backward_kernels.moment_gradients,
         (small.samples, ceil_div(small.channels, small.for_moment_gradients["CHANNELS"])),
-        *(*cells, d_hidden, w1, small.packed, *sizes, small.reduced, small.units),
+        *(*cells, small.packed, *sizes, small.reduced),
         **small.for_moment_gradients,
     )
     d_mean, d_var = d_statistics[: 2 * sums[0].numel()].view_as(sums)
@@ -218,14 +215,12 @@ def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor
         sets = 2 if small.apart else 1
         launch(gate_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios)
         return
-    pooled = small.source == RATIOS.index("pooled")
-    width = small.channels if pooled else len(small.kinds) ** 2
-    inputs = kept.statistics if pooled else kept.v
+    width = len(small.kinds) ** 2
     units, block = min(8, power_of_two(small.units)), min(16, power_of_two(width))
     launch(
         gate_kernels.gate_gradients,
         (ceil_div(small.units, units), ceil_div(width, block)),
-        *(inputs, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
+        *(kept.v, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
         **ratios,
         GATE_SCALE=small.gate_scale,
         UNITS=units,

@@ -23,8 +23,7 @@ GROUP = tl.constexpr(4)
 
 # Where ratios come from.
 CORRELATION = tl.constexpr(0)
-POOLED = tl.constexpr(1)
-STATIC = tl.constexpr(2)
+STATIC = tl.constexpr(1)
 
 
 @triton.jit

@@ -27,8 +27,7 @@ class Small:
         kinds: of the statistics, in the order of the ratios.
         absent: place of that whose ratio is 0, or -1.
         groups: of gn.
-        source, relu, mix_statistics, affine_rows, eps, gate_scale: as NativePlan's, by number; relative correlations
-            are correlations, and `relative`.
+        source, relu, mix_statistics, affine_rows, eps, gate_scale: as NativePlan's, by number.
         reduced: G, groups of the convolution.
         units: hidden units of the gate.
         apart: whether the variances have logits of their own.
@@ -41,7 +40,6 @@ class Small:
     absent: int
     groups: int
     source: int
-    relative: bool
     relu: bool
     mix_statistics: bool
     affine_rows: int
@@ -79,7 +77,6 @@ class Small:
         block = min(power_of_two(size), CELLS)
         return self.formula | {
             "ABSENT": self.absent,
-            "RELATIVE": self.relative,
             "RELU": self.relu,
             "GATE_SCALE": self.gate_scale,
             "COUNT": BATCH in self.kinds,
@@ -97,13 +94,13 @@ class Small:
     def for_ratio_gradients(self) -> dict[str, Any]:
         """Constants of the kernel `ratio_gradients`."""
         blocks = {"CHANNELS": self.channel_block(CELLS), "UNITS": self.unit_block}
-        ratios = {"RELATIVE": self.relative, "RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
+        ratios = {"RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
         return self.formula | ratios | blocks
 
     @cached_property
     def for_moment_gradients(self) -> dict[str, Any]:
         """Constants of the kernel `moment_gradients`."""
-        return self.formula | {"CHANNELS": self.channel_block(GRADIENT_CELLS), "UNITS": self.unit_block}
+        return self.formula | {"CHANNELS": self.channel_block(GRADIENT_CELLS)}
 
     @cached_property
     def for_pool_gradients(self) -> "Pooling":
@@ -114,8 +111,8 @@ class Small:
 
     @cached_property
     def unit_block(self) -> int:
-        """Hidden units at a time: few, where each takes a block of channels."""
-        return min(UNITS // 8 if self.source == RATIOS.index("pooled") else UNITS, power_of_two(max(1, self.units)))
+        """Hidden units at a time."""
+        return min(UNITS, power_of_two(max(1, self.units)))
 
     def buffer(self, cell_rows: int) -> int:
         """Values in a buffer of statistics or their gradients."""
@@ -165,7 +162,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
     """The sizes of a layer's small part on x."""
     numbers = {"bn": BATCH if plan.training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
     kinds = tuple(numbers[name] for name in plan.normalizers)
-    static, relative = plan.ratios == "static", plan.ratios == "relative"
+    static = plan.ratios == "static"
     small = Small(
         samples=x.shape[0],
         channels=x.shape[1],
@@ -173,8 +170,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
         kinds=kinds,
         absent=plan.absent,
         groups=plan.groups,
-        source=RATIOS.index("correlation" if relative else plan.ratios),
-        relative=relative,
+        source=RATIOS.index(plan.ratios),
         relu=plan.activation == ACTIVATIONS[1],
         mix_statistics=plan.mix_statistics,
         affine_rows=1 if plan.mix_statistics or plan.parameters[0].numel() == x.shape[1] else len(kinds),
