@@ -130,6 +130,7 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(place, untouched):
     begin(place, untouched(CASES[0]))
 
 
+@pytest.mark.slow(reason="two threads need an interpreter of their own")
 def test_other_changes_of_a_resumed_run_are_reported_recorded_and_shown_in_reports(place, midway, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(midway, run)

@@ -173,6 +173,7 @@ DatasetWriter(sys.argv[1], fields, num_workers=3).from_indexed_dataset(samples, 
 """
 
 
+@pytest.mark.slow(reason="stock FFCV compiles its writer in each worker")
 def test_files_that_stock_ffcv_writes_with_several_workers_are_read(tmp_path):
     subprocess.run([sys.executable, "-c", STOCK_WRITER, tmp_path / "x.beton"], check=True, capture_output=True)
     file = BetonFile(tmp_path / "x.beton")

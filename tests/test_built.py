@@ -226,6 +226,7 @@ def test_a_layer_rebuilt_from_its_options_computes_the_same(name):
     torch.testing.assert_close(list(twin.buffers()), list(model.buffers()))
 
 
+@pytest.mark.slow(reason="a suite starts its runs cold")
 def test_a_suite_goes_on_with_runs_whose_eps_is_their_librarys(recipe, tmp_path):
     config = load_config(recipe("mobilenet_v3_small"), [])
     assert config.norm.options == {}

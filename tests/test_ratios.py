@@ -225,6 +225,7 @@ def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(rat
             assert np.shares_memory(table[f"{name}/{kind}"], column)
 
 
+@pytest.mark.slow(reason="figures are drawn twice")
 def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios, betons):
     done = succeed("scripts/ratios.py", finished, "data.workers=1", "--data", betons)
     out = finished / "ratios"
@@ -345,6 +346,7 @@ def test_a_resumed_run_logs_the_ratios_of_each_epoch_once(train, finished):
     assert [row["epoch"] for row in rows(run)] == [1, 2] and rows(run) == rows(finished)
 
 
+@pytest.mark.slow(reason="a run, its ratios and its report in three states, each with figures")
 def test_a_report_shows_the_ratios_of_a_run_as_it_is_now_alone(train, tmp_path, capsys):
     run = train("grown", "train.epochs=1")
     succeed("scripts/ratios.py", run)

@@ -85,6 +85,7 @@ def test_a_core_of_which_the_system_tells_nothing_counts_as_idle():
     assert idle_of({0, 1, 2}, {}, {}) == 3
 
 
+@pytest.mark.slow(reason="threads need interpreters of their own, one of them on a single core")
 def test_a_resumed_run_goes_on_with_its_threads(folders: Path, tmp_path: Path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE)
