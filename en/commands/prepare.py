@@ -67,7 +67,7 @@ def prepare_data() -> None:
 
 
 def main() -> None:
-    exit_on_error(prepare_data, extras="train,ffcv")
+    exit_on_error(prepare_data)
 
 
 if __name__ == "__main__":

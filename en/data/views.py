@@ -38,6 +38,12 @@ class View(NamedTuple):
     flips: Flips
     size: Size
 
+    def within(self, heights: Ints, widths: Ints) -> NDArray[np.bool_]:
+        """Tells which boxes lie within their images, of (B,) heights and widths in pixels."""
+        top, left, height, width = self.boxes.T
+        inside: NDArray[np.bool_] = (top >= 0) & (left >= 0) & (top + height <= heights) & (left + width <= widths)
+        return inside
+
     def seen(self, row: int, height: int, width: int) -> Seen | None:
         """Cuts a box and its image, `height` x `width` pixels, to one another; None where they do not overlap.
 

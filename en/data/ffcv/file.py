@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, read_jpeg, scale
 from en.data.ffcv.tables import (
     ALLOCATION,
     FIELD,
@@ -29,11 +29,14 @@ from en.data.ffcv.tables import (
     sealed,
     tables_digest,
 )
+from en.data.jpeg import Images, decode
 from en.data.jpeg_kind import unusual_kind
+from en.data.order import Ints
+from en.data.showing import Colour, Decoder, show
 from en.data.sources import SPLITS
 from en.data.sources.source import as_text
 from en.data.targets import BY_FIELD, TARGETS, Field, Stored, Target
-from en.data.views import Box
+from en.data.views import View
 from en.errors import RunError, UserError, shown
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
@@ -137,17 +140,6 @@ class BetonFile:
     def __len__(self) -> int:
         return len(self.heights)
 
-    def largest(self) -> int:
-        """Bytes of the largest decoded image: the size of scratch buffer that `decode` needs."""
-        return int((3 * self.heights * self.widths).max())
-
-    def scratch(self) -> Bytes:
-        """Allocates a scratch buffer for `decode`. Raises RunError when there is no memory for it."""
-        try:
-            return np.empty(self.largest(), np.uint8)
-        except MemoryError as error:
-            raise RunError(f"{self.path}: no memory for its largest image, {self.largest()} bytes") from error
-
     def check_length(self) -> None:
         """Raises RunError if the file was truncated since it was opened: reading the rest would kill the process."""
         length = self._map.size()
@@ -159,43 +151,32 @@ class BetonFile:
         kept = self.targets[sample]
         return int(kept) if self.field is Field.INT else self._map[int(kept["ptr"]) : int(kept["ptr"] + kept["size"])]
 
-    def decode(self, sample: int, box: Box, out: Bytes, scratch: Bytes) -> None:
-        """Decodes one sample and scales a part of it into `out`. Releases the GIL meanwhile.
+    def decode(
+        self, samples: Ints, view: View, out: Tensor, padding: Colour = (0, 0, 0), decoder: Decoder = decode
+    ) -> dict[int, str]:
+        """Decodes what a view shows of some samples, without the GIL.
 
         Args:
-            box: top, left, height, width of the part, pixels.
-            out: (H, W, 3), contiguous; scaled by area averaging, as in FFCV.
-            scratch: at least `largest()` bytes, one buffer per thread.
-        Raises: RunError that names the sample if libjpeg finds it damaged, of a kind that it does not know, or of
-            another size than in the metadata.
+            samples: (N,)
+            out: (N, H, W, 3) uint8 of the view's size, contiguous.
+            padding: the colour of what lies beyond an image.
+            decoder: ours, or FFCV's kernels (see en.data.ffcv.decode).
+        Returns: by row, what is wrong with a sample that is damaged, of a kind that is not decoded, or of another size
+            than in the metadata. Its pixels are undefined then.
         """
-        height, width = int(self.heights[sample]), int(self.widths[sample])
-        pixels = self._address + int(self._offsets[sample])
-        if self._modes[sample] == JPEG:
-            self._decode_jpeg(sample, pixels, (height, width), scratch)
-            pixels = scratch.ctypes.data
-        scale(pixels, height, width, box, out)
+        modes, sizes = self._modes[samples], (self.heights[samples], self.widths[samples])
+        addresses = self._address + self._offsets[samples]
+        images = Images(addresses.astype(np.uint64), self._sizes[samples], *sizes, modes == RAW)
+        refused = show(images, view, padding, out, decoder)
+        return {row: f"{self.path}: {self._refusal(int(samples[row]), reason)}" for row, reason in refused.items()}
 
-    def _decode_jpeg(self, sample: int, content: int, expected: tuple[int, int], scratch: Bytes) -> None:
-        """Decodes the JPEG at an address into `scratch`; checks its size first, since libjpeg would scale it."""
-        size = int(self._sizes[sample])
-        found = jpeg_size(content, size)
-        if found not in (None, expected):
-            raise RunError(
-                f"{self.path}: sample {sample} is damaged: a JPEG of {found[0]} x {found[1]} pixels: "
-                f"expected {expected[0]} x {expected[1]} by the file's metadata"
-            )
-        if found is None or decode_jpeg(content, size, *expected, scratch):
-            raise RunError(f"{self.path}: sample {sample} {self._refusal(sample, expected)}")
-
-    def _refusal(self, sample: int, expected: tuple[int, int]) -> str:
-        """Says why a JPEG was not decoded: it is damaged, or of a kind that libjpeg does not know."""
+    def _refusal(self, sample: int, reason: str) -> str:
+        """Says of a sample that is not decoded whether it is damaged, or of a kind that the decoder does not know."""
         start = int(self._offsets[sample])
-        content = self._map[start : start + int(self._sizes[sample])]
-        kind, (_, complaint, is_error) = unusual_kind(content), read_jpeg(content, *expected)
-        if kind and is_error:
-            return f"is of a kind that this libjpeg does not decode, {kind}: {complaint}: expected it stored raw"
-        return f"is damaged: libjpeg could not decode it: {complaint}"
+        kind = unusual_kind(self._map[start : start + int(self._sizes[sample])])
+        if self._modes[sample] == JPEG and kind and "truncated" not in reason:
+            return f"sample {sample} is of a kind that is not decoded, {kind}: {reason}: expected it stored raw"
+        return f"sample {sample} is damaged: {reason}"
 
 
 def read_classes(root: Path) -> list[str]:

@@ -18,14 +18,15 @@ from types import FrameType
 from typing import NoReturn
 
 import numpy as np
+import torch
 from PIL import Image
 
-from en.data.crops import centre_boxes
 from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks
+from en.data.showing import rows_of
 from en.data.sources import SPLITS, Sample, Source
 from en.data.targets import Stored, Target
 from en.data.views import View
@@ -198,15 +199,19 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
 def verify(path: Path, target: Target, workers: int) -> None:
     """Decodes every sample of a .beton file as training does. Raises RunError that names the first that fails."""
     file = BetonFile(path)
-    boxes = centre_boxes(file.heights, file.widths, 1.0)
-    view = View(boxes, np.zeros(len(file), bool), (8, 8))
+    zeros = np.zeros_like(file.heights)
+    whole = View(np.stack([zeros, zeros, file.heights, file.widths], axis=1), np.zeros(len(file), bool), (8, 8))
 
     def decode(part: range) -> int:
-        scratch, out = np.empty(file.largest(), np.uint8), np.empty((*view.size, 3), np.uint8)
+        samples, rows = np.array(part), slice(part.start, part.stop)
+        refused = file.decode(
+            samples, rows_of(whole, rows), torch.empty((len(part), *whole.size, 3), dtype=torch.uint8)
+        )
+        if refused:
+            raise RunError(refused[min(refused)])
         for sample in part:
-            file.decode(sample, tuple(boxes[sample].tolist()), out, scratch)
             try:
-                target.cut(file.stored(sample), view, sample)
+                target.cut(file.stored(sample), whole, sample)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
         return len(part)
