@@ -1,5 +1,6 @@
 """Preparation and the two loaders on real image files."""
 
+import io
 import json
 import signal
 import threading
@@ -14,7 +15,7 @@ from conftest import CLASSES, PER_CLASS, write_folders
 from PIL import Image
 from readers import CROP, decoded, epoch_pixels, reading
 
-from en.data import LOADERS, ImageLoader, Part, Reading
+from en.data import LOADERS, ImageLoader, Part, Reading, jpeg
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
@@ -114,18 +115,27 @@ def test_the_resolution_may_change_between_epochs(kind, folders, betons):
     loader.close()
 
 
-def test_jpeg_files_are_stored_byte_for_byte_and_stock_ffcv_reads_them(folders, betons):
+@pytest.mark.parametrize("storage", ["jpeg", "as-is"])
+def test_jpeg_files_are_stored_without_loss_or_byte_for_byte_and_stock_ffcv_reads_them(
+    folders, betons, tmp_path, storage
+):
     from ffcv.reader import Reader
 
-    reader = Reader(str(betons / "train.beton"))
-    content = (betons / "train.beton").read_bytes()
+    root = betons
+    if storage == "as-is":
+        root, counts = tmp_path, prepare(read_source(str(folders)), tmp_path, Storage(storage), 2, False)
+        assert counts["as_they_are"] == counts["train"] + counts["val"]
+    reader = Reader(str(root / "train.beton"))
+    content = (root / "train.beton").read_bytes()
     files = [p for c in sorted((folders / "train").iterdir()) for p in sorted(c.iterdir())]
     sizes = {int(row["ptr"]): int(row["size"]) for row in reader.alloc_table}
     for path, image in zip(files, reader.metadata["f0"], strict=True):
         start = int(image["data_ptr"])
-        assert content[start : start + sizes[start]] == path.read_bytes()
-        with Image.open(path) as picture:
+        stored, whole = content[start : start + sizes[start]], path.read_bytes()
+        assert stored == (whole if storage == "as-is" else jpeg.transcode(whole))
+        with Image.open(path) as picture, Image.open(io.BytesIO(stored)) as kept:
             assert (image["width"], image["height"]) == picture.size
+            assert np.array_equal(np.asarray(picture), np.asarray(kept))
     assert reader.field_names == ["image", "label"] and reader.handlers["label"].__class__.__name__ == "IntField"
 
 

@@ -39,9 +39,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         content = jpeg(photograph(number)[:SIDE, :SIDE], "L" if sampling < 0 else "RGB", **options)
         for split in ("train", "val"):
             (root / "folder" / split / "all" / f"{number:03}.jpg").write_bytes(content)
-    for kind in ("jpeg", "raw"):
+    for kind in ("jpeg", "as-is", "raw"):
         prepare(read_source(str(root / "folder")), root / kind, Storage(kind), 2, False)
-    return {name: root / name for name in ("folder", "jpeg", "raw")}
+    return {name: root / name for name in ("folder", "jpeg", "as-is", "raw")}
 
 
 def loader_of(name: str, root: Path, split: str, crop: Crop = WHOLE, decode: str = "own") -> ImageLoader:

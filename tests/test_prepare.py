@@ -77,7 +77,15 @@ def odd_images(root: Path) -> Path:
 def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
     folders = odd_images(tmp_path / "in")
     counts = prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
-    assert counts == {"train": 7, "val": 7, "skipped": 0, "warnings": 0, "warnings_kept": 0, "in_both": 7}
+    assert counts == {
+        "train": 7,
+        "val": 7,
+        "skipped": 0,
+        "warnings": 0,
+        "warnings_kept": 0,
+        "in_both": 7,
+        "as_they_are": 2,
+    }
     loaders = [LOADERS["ffcv"](tmp_path / "out", "val", reading(7)), LOADERS["folder"](folders, "val", reading(7))]
     mine, theirs = (next(iter(loader.eval_epoch((32, 32)))).images for loader in loaders)
     assert torch.equal(mine, theirs)
