@@ -9,14 +9,16 @@ import torch
 from conftest import jpeg
 from PIL import Image
 from readers import CROP, epoch_pixels
+from torchvision.transforms.v2 import functional as transforms
 
 from en.benchmarks.photographs import photograph
 from en.data import LOADERS, ImageLoader, Part, Reading
-from en.data.crops import CentreCrop, Crop
+from en.data.crops import CentreCrop, Crop, ResizeCrop
 from en.data.ffcv.kernels import decode_jpeg
 from en.data.jpeg import show as pillow
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
+from en.data.targets import ClassMap, png_of
 
 SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2, "grey": -1}
 QUALITIES = (60, 80, 90, 96)
@@ -74,6 +76,23 @@ def test_crops_are_the_same_to_the_bit_by_both_loaders_and_stored_as_jpeg_or_raw
             expected = np.asarray(pillow(image, box, size, [0, 0], view.size))
             expected = expected[:, ::-1] if view.flips[number] else expected
             assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+def test_resize_crop_is_torchvisions_resize_and_centre_crop_by_both_loaders_and_of_masks(photographs):
+    seen = {
+        name: next(iter(loader_of(name, root, "val", ResizeCrop(0.875)).eval_epoch((56, 56)))).images
+        for name, root in photographs.items()
+    }
+    other = next(iter(loader_of("raw", photographs["raw"], "val", CentreCrop(0.875)).eval_epoch((56, 56)))).images
+    for name in photographs:
+        assert torch.equal(seen["folder"], seen[name]) and not torch.equal(seen[name], other)
+    for number, path in enumerate(sorted((photographs["folder"] / "val" / "all").iterdir())):
+        image = transforms.resize(Image.open(path).convert("RGB"), [64], antialias=True)
+        assert torch.equal(seen["folder"][number], transforms.pil_to_tensor(transforms.center_crop(image, [56, 56])))
+    sides = np.array([40]), np.array([60])
+    view = ResizeCrop(0.5)(0, 0, np.zeros(1, int), *sides, (20, 20))  # to 40 x 60, as it is
+    numbers = (np.arange(40 * 60) % 250).reshape(40, 60).astype(np.uint8)
+    assert np.array_equal(ClassMap().cut(png_of(numbers), view, 0), numbers[10:30, 20:40])
 
 
 def test_ffcvs_kernels_show_the_same_crops_with_other_pixels_and_the_same_colours_in_the_mean(photographs):

@@ -40,7 +40,9 @@ def rows_of(columns: Any, rows: slice) -> Any:
 
 
 def show_within(images: Images, view: View, padding: Colour, out: Tensor, decoder: Decoder) -> dict[int, str]:
-    return decoder(images, crop_resize(view.boxes, view.flips, view.size), out)
+    if view.windows is None:
+        return decoder(images, crop_resize(view.boxes, view.flips, view.size), out)
+    return decoder(images, Views(view.boxes, view.windows[:, 2:], view.windows[:, :2], view.flips, view.size), out)
 
 
 def show_padded(images: Images, view: View, padding: Colour, out: Tensor, decoder: Decoder) -> dict[int, str]:

@@ -32,11 +32,14 @@ class View(NamedTuple):
         boxes: (B, 4) top, left, height, width, pixels of each image; what lies outside of it is padding.
         flips: (B,) whether each is mirrored.
         size: that the boxes are scaled to.
+        windows: (B, 4) which part of the scaled boxes is shown instead, of that size: top, left; and height, width that
+            the boxes, which lie within their images, are scaled to. None: the scaled boxes themselves.
     """
 
     boxes: Ints
     flips: Flips
     size: Size
+    windows: Ints | None = None
 
     def within(self, heights: Ints, widths: Ints) -> NDArray[np.bool_]:
         """Tells which boxes lie within their images, of (B,) heights and widths in pixels."""
