@@ -19,7 +19,7 @@ from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLES, sealed
-from en.data.targets import Field
+from en.data.targets import Field, png_of
 from en.errors import RunError, UserError
 
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -231,3 +231,50 @@ def test_the_digest_depends_on_sizes_labels_and_offsets_and_nothing_else(tmp_pat
         digests.append(BetonFile(tmp_path / "x.beton").digest)
     assert digests[0] == digests[1] and len(set(digests)) == 1 + len(others)
     assert len(digests[0]) == 64 and int(digests[0], 16)
+
+
+@pytest.mark.parametrize("verify", ["once", "always", "never"])
+@pytest.mark.parametrize("decode", ["own", "ffcv"])
+def test_changed_bytes_that_decode_are_found_by_their_checksum_when_asked_for(tmp_path, verify, decode):
+    samples = pictures()
+    write_beton(tmp_path / "val.beton", iter(samples), 14)
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
+    reading = replace(READING, part=Part(14, 1, 0, 1, 0), verify=verify, decode=decode)
+    loader = LOADERS["ffcv"](tmp_path, "val", reading)
+    at = int(loader._file._offsets[1])  # a raw one
+
+    def change() -> None:
+        with (tmp_path / "val.beton").open("r+b") as file:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
+
+    assert len(list(loader.eval_epoch((16, 16)))) == 1
+    change()
+    for opened, is_found in (
+        (loader, verify == "always"),
+        (LOADERS["ffcv"](tmp_path, "val", reading), verify != "never"),
+    ):
+        if is_found:
+            with pytest.raises(RunError, match=r"val\.beton: sample 1 is damaged: its bytes are not as written"):
+                next(iter(opened.eval_epoch((16, 16))))
+        else:
+            assert len(list(opened.eval_epoch((16, 16)))) == 1
+        opened.close()
+
+
+def test_a_changed_mask_is_found_by_its_checksum_and_files_without_checksums_are_read(tmp_path):
+    path, mask = tmp_path / "val.beton", png_of(np.zeros((20, 30), np.uint8))
+    write_beton(path, [Encoded(1, 30, 20, bytes(1800), mask)], 1, Field.BYTES)
+    file = BetonFile(path)
+    assert isinstance(decoded(file, 0, (0, 0, 20, 30), (8, 8)), np.ndarray)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(mask, mask[:-1] + b"?"))
+    assert "not as written" in str(decoded(BetonFile(path), 0, (0, 0, 20, 30), (8, 8)))
+    without = bytearray(content)  # as earlier versions wrote, but for the bytes before the table
+    place = HEADER.itemsize + FIELD.fields["arguments"][1]
+    without[place : place + 5] = bytes(5)
+    path.write_bytes(without)
+    unseal(path)
+    assert isinstance(decoded(BetonFile(path), 0, (0, 0, 20, 30), (8, 8)), np.ndarray)

@@ -76,6 +76,7 @@ class DataConfig(Section):
     root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
     loader: Literal["ffcv", "folder"] = "ffcv"  # what reads the images
     decode: Literal["own", "ffcv"] = "own"  # what decodes FFCV's files; ffcv: its own kernels, other pixels, to compare
+    verify: Literal["once", "always", "never"] = "once"  # bytes of FFCV's files by checksum; once a process and sample
     resolution: Sides = 224  # of the network's input in training, pixels: a square's side, or height and width
     eval_resolution: Sides | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255

@@ -131,6 +131,7 @@ class Reading:
         skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
         padding: the colour of what a view shows beyond an image, 0 to 255.
         decode: own, or ffcv for FFCV's kernels, by the loader of its files.
+        verify: when that compares a sample with its checksum: once, always, never.
     """
 
     part: Part
@@ -142,3 +143,4 @@ class Reading:
     skip_damaged: bool = False
     padding: tuple[int, int, int] = (0, 0, 0)
     decode: str = "own"
+    verify: str = "once"

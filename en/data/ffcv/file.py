@@ -6,6 +6,7 @@ Stock FFCV reads these files, and this module reads stock files that have an RGB
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from en.data.ffcv.tables import (
     ALLOCATION,
+    CHECKSUM,
+    CHECKSUMS,
     FIELD,
     HEADER,
     IMAGES,
@@ -67,11 +70,12 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Fie
     """
     metadata = np.zeros(at_most, SAMPLES[field])
     places: list[tuple[int, int, int]] = []
+    checksums: list[int] = []
     at = next_page(METADATA + metadata.nbytes)
     count = 0
     with path.open("wb") as file:
         for sample in samples:
-            told = []
+            told, checksum = [], 0
             for content in (sample.content, sample.target):
                 if not isinstance(content, bytes):
                     continue  # a class number, which stands in the metadata
@@ -82,11 +86,15 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Fie
                 places.append((count, at, size))
                 told.append((at, size))
                 at += size
+                checksum = zlib.crc32(content, checksum)
+            checksums.append(checksum)
             target = told[1] if field is Field.BYTES else sample.target
             metadata[count] = ((sample.mode, sample.width, sample.height, told[0][0]), target)
             count += 1
         table = np.array(places, ALLOCATION)
         file.seek(at)
+        file.write(np.array(checksums, CHECKSUM).tobytes())
+        at = file.tell()
         file.write(table.tobytes())
         header, fields = np.array([(VERSION, 2, PAGE, count, at)], HEADER), field_descriptions(field)
         fields = sealed(fields, tables_digest(header, fields, metadata[:count], table))
@@ -103,6 +111,7 @@ def next_page(position: int) -> int:
 
 def field_descriptions(field: Field) -> Table:
     rows = np.zeros(2, FIELD)
+    rows["arguments"][0][: len(CHECKSUMS)] = np.frombuffer(CHECKSUMS, np.uint8)
     for row, (name, number) in zip(rows, {"image": IMAGES, NAMES[field]: field}.items(), strict=True):
         row["type_id"] = number
         row["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
@@ -111,6 +120,9 @@ def field_descriptions(field: Field) -> Table:
 
 class BetonFile:
     """A .beton file open for reading: sizes and labels in memory, images and masks mapped from disk.
+
+    Args:
+        verify: when the bytes of a sample are compared with its checksum, where the file has them: once, always, never.
 
     Attributes:
         path: the file.
@@ -121,8 +133,8 @@ class BetonFile:
     Raises: UserError for a file that is missing, truncated, damaged, of another version or with other fields.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, verify: str = "once") -> None:
+        self.path, self._verify = path, verify
         try:
             if not path.is_file():
                 raise UserError(f"{path}: no such file: expected the output of scripts/prepare_data.py")
@@ -131,9 +143,11 @@ class BetonFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}: expected a readable .beton file") from error
-        self._modes, self.heights, self.widths, self._offsets, self._sizes, self.field, self.targets, self.digest = (
-            tables
-        )
+        self.heights, self.widths, self.digest = tables.heights, tables.widths, tables.digest
+        self.field, self.targets = tables.field, tables.targets
+        self._modes, self._offsets, self._sizes = tables.modes, tables.offsets, tables.sizes
+        self._checksums = tables.checksums
+        self._verified = np.zeros(len(self), bool)
         self._length = len(self._map)
         self._address = np.frombuffer(self._map, np.uint8).ctypes.data
 
@@ -168,7 +182,28 @@ class BetonFile:
         addresses = self._address + self._offsets[samples]
         images = Images(addresses.astype(np.uint64), self._sizes[samples], *sizes, modes == RAW)
         refused = show(images, view, padding, out, decoder)
-        return {row: f"{self.path}: {self._refusal(int(samples[row]), reason)}" for row, reason in refused.items()}
+        said = {row: self._refusal(int(samples[row]), reason) for row, reason in refused.items()}
+        said |= {
+            row: f"sample {samples[row]} is damaged: its bytes are not as written" for row in self._changed(samples)
+        }
+        return {row: f"{self.path}: {reason}" for row, reason in said.items()}
+
+    def _changed(self, samples: Ints) -> list[int]:
+        """Finds the rows of samples whose bytes do not have their checksums, of those that are to be verified."""
+        if self._checksums is None or self._verify == "never":
+            return []
+        changed = []
+        for row, sample in enumerate(samples.tolist()):
+            if self._verified[sample] and self._verify == "once":
+                continue
+            start, size = int(self._offsets[sample]), int(self._sizes[sample])
+            checksum = zlib.crc32(memoryview(self._map)[start : start + size])  # without the GIL
+            if isinstance(target := self.stored(sample), bytes):
+                checksum = zlib.crc32(target, checksum)
+            self._verified[sample] = checksum == self._checksums[sample]
+            if not self._verified[sample]:
+                changed.append(row)
+        return changed
 
     def _refusal(self, sample: int, reason: str) -> str:
         """Says of a sample that is not decoded whether it is damaged, or of a kind that the decoder does not know."""

@@ -76,7 +76,7 @@ class FfcvLoader:
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.classes, self.name = read_classes(root), read_name(root)
-        self._file = BetonFile(root / f"{split}.beton")
+        self._file = BetonFile(root / f"{split}.beton", reading.verify)
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None]
         self._decoder, self.made_by = choose_decoder(reading.decode)
