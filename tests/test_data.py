@@ -108,6 +108,15 @@ def test_a_batch_keeps_its_pixels_while_later_ones_are_made(kind, folders, beton
         assert torch.equal(batch.images, copy) and torch.equal(batch.images, other.images)
 
 
+def test_the_memory_of_batches_is_used_again_once_nobody_holds_them(folders, betons):
+    loader = open_loader("ffcv", folders, betons, batch_size=8)
+    addresses = [batch.images.data_ptr() for batch in loader.train_epoch(0, (32, 32))]
+    assert len(addresses) == 12 and len(set(addresses)) <= 6
+    kept = list(loader.train_epoch(0, (32, 32)))
+    assert len({batch.images.data_ptr() for batch in kept}) == 12
+    loader.close()
+
+
 def test_the_resolution_may_change_between_epochs(kind, folders, betons):
     loader = open_loader(kind, folders, betons)
     for resolution in (16, 40, 24):

@@ -7,6 +7,7 @@ gives the same pixels, and a failure reaches the trainer as an exception.
 """
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from en.data.crops import Crop
@@ -40,6 +42,25 @@ class Job(NamedTuple):
     samples: Ints
     view: View
     epoch: int | None
+
+
+class Memory:
+    """Memory of batches, used again when nothing refers to the batch any more: new pages cost time."""
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=BATCHES_AHEAD + 2)
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """Memory for a batch of that shape, uint8, with anything in it."""
+        while self._free:
+            memory = self._free.pop()
+            if memory.shape == shape:
+                break
+        else:
+            memory = np.empty(shape, np.uint8)
+        lent = memory.view()  # which the tensor and all that look into it keep
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
 
 def choose_decoder(name: str) -> tuple[Decoder, dict[str, str | None]]:
@@ -83,7 +104,7 @@ class FfcvLoader:
         self.target = read_target(self._file)
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
-        self._reading = reading
+        self._reading, self._memory = reading, Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
@@ -127,10 +148,11 @@ class FfcvLoader:
     def _submit(self, job: Job) -> tuple[Batch, list[Future[None]]]:
         self._file.check_length()
         size = len(job.samples)
-        images = torch.empty((size, *job.view.size, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
+        shape, pinned = (size, *job.view.size, 3), self._reading.pinned  # torch itself uses pinned memory again
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else self._memory.take(shape)
         samples = torch.from_numpy(job.samples.copy())
         form = (size, *self.target.shape(job.view.size))
-        targets = torch.empty(form, dtype=self.target.dtype, pin_memory=self._reading.pinned)
+        targets = torch.empty(form, dtype=self.target.dtype, pin_memory=pinned)
         batch = Batch(images.permute(0, 3, 1, 2), targets, samples, [])
         step = -(-size // max(1, self._reading.workers))
         rows = [range(size)[start : start + step] for start in range(0, size, step)]
