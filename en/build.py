@@ -51,6 +51,8 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         pinned=config.device != "cpu" and torch.cuda.is_available(),
         skip_damaged=data.on_error == "skip",
         padding=padding_of(data.mean),
+        decode=data.decode,
+        verify=data.verify,
     )
     loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
     for loader in loaders.values():

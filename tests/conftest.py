@@ -125,7 +125,7 @@ def folders(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def betons(folders: Path, once: Once) -> Path:
-    """The same images prepared by scripts/prepare_data.py, JPEG files as they are."""
+    """The same images prepared by scripts/prepare_data.py, JPEG files without loss."""
     prepare = partial(succeed, "scripts/prepare_data.py", folders)
     return once("betons", lambda place: prepare(place / "clothes", "--workers", 2)) / "clothes"
 

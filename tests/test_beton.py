@@ -13,12 +13,13 @@ import pytest
 from commands import last_json, succeed
 from conftest import jpeg
 from PIL import Image
+from readers import decoded
 
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.ffcv.file import BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLES, sealed
-from en.data.targets import Field
+from en.data.targets import Field, png_of
 from en.errors import RunError, UserError
 
 CROP = RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -128,12 +129,8 @@ def test_a_jpeg_whose_size_differs_from_its_metadata_is_an_error_that_names_both
         tmp_path / "x.beton", iter([Encoded(0, 40, 40, jpeg(pixels), 0), Encoded(0, *sides, jpeg(pixels), 1)]), 2
     )
     file = BetonFile(tmp_path / "x.beton")
-    out = np.full((8, 8, 3), 77, np.uint8)
-    with pytest.raises(
-        RunError, match=f"sample 1 is damaged: a JPEG of 40 x 40 pixels: expected {sides[1]} x {sides[0]}"
-    ):
-        file.decode(1, (0, 0, 8, 8), out, file.scratch())
-    assert (out == 77).all()
+    words = f"sample 1 is damaged: a JPEG of 40 x 40 pixels: expected {sides[1]} x {sides[0]}"
+    assert words in str(decoded(file, 1, (0, 0, 8, 8), (8, 8)))
 
 
 def test_a_jpeg_of_unusual_subsampling_is_decoded(tmp_path):
@@ -142,9 +139,7 @@ def test_a_jpeg_of_unusual_subsampling_is_decoded(tmp_path):
     factors = head.index(b"\xff\xc0") + 11
     head[factors : factors + 7 : 3] = 0x21, 0x12, 0x11  # five blocks, ten bits
     write_beton(tmp_path / "x.beton", iter([Encoded(0, 16, 16, bytes(head) + b"\x00\x3f\xff\xd9", 0)]), 1)
-    file, out = BetonFile(tmp_path / "x.beton"), np.zeros((16, 16, 3), np.uint8)
-    file.decode(0, (0, 0, 16, 16), out, file.scratch())
-    assert (out == 128).all()
+    assert np.all(decoded(BetonFile(tmp_path / "x.beton"), 0, (0, 0, 16, 16), (16, 16)) == 128)
 
 
 def test_a_changed_label_is_refused_in_a_sealed_file(root):
@@ -179,9 +174,7 @@ def test_files_that_stock_ffcv_writes_with_several_workers_are_read(tmp_path):
     file = BetonFile(tmp_path / "x.beton")
     assert file.targets.tolist() == list(range(12)) and set(file._modes) == {0, 1}
     for sample in range(12):
-        out = np.empty((8, 8, 3), np.uint8)
-        file.decode(sample, (3, 5, 8, 8), out, file.scratch())
-        assert np.abs(out.astype(int) - 20 * sample).max() <= 2
+        assert np.abs(decoded(file, sample, (3, 5, 8, 8), (8, 8)).astype(int) - 20 * sample).max() <= 2
 
 
 def test_a_negative_label_is_refused_with_its_value(root):
@@ -239,3 +232,50 @@ def test_the_digest_depends_on_sizes_labels_and_offsets_and_nothing_else(tmp_pat
         digests.append(BetonFile(tmp_path / "x.beton").digest)
     assert digests[0] == digests[1] and len(set(digests)) == 1 + len(others)
     assert len(digests[0]) == 64 and int(digests[0], 16)
+
+
+@pytest.mark.parametrize("verify", ["once", "always", "never"])
+@pytest.mark.parametrize("decode", ["own", "ffcv"])
+def test_changed_bytes_that_decode_are_found_by_their_checksum_when_asked_for(tmp_path, verify, decode):
+    samples = pictures()
+    write_beton(tmp_path / "val.beton", iter(samples), 14)
+    (tmp_path / "classes.json").write_text(json.dumps([str(sample.target) for sample in samples]))
+    reading = replace(READING, part=Part(14, 1, 0, 1, 0), verify=verify, decode=decode)
+    loader = LOADERS["ffcv"](tmp_path, "val", reading)
+    at = int(loader._file._offsets[1])  # a raw one
+
+    def change() -> None:
+        with (tmp_path / "val.beton").open("r+b") as file:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
+
+    assert len(list(loader.eval_epoch((16, 16)))) == 1
+    change()
+    for opened, is_found in (
+        (loader, verify == "always"),
+        (LOADERS["ffcv"](tmp_path, "val", reading), verify != "never"),
+    ):
+        if is_found:
+            with pytest.raises(RunError, match=r"val\.beton: sample 1 is damaged: its bytes are not as written"):
+                next(iter(opened.eval_epoch((16, 16))))
+        else:
+            assert len(list(opened.eval_epoch((16, 16)))) == 1
+        opened.close()
+
+
+def test_a_changed_mask_is_found_by_its_checksum_and_files_without_checksums_are_read(tmp_path):
+    path, mask = tmp_path / "val.beton", png_of(np.zeros((20, 30), np.uint8))
+    write_beton(path, [Encoded(1, 30, 20, bytes(1800), mask)], 1, Field.BYTES)
+    file = BetonFile(path)
+    assert isinstance(decoded(file, 0, (0, 0, 20, 30), (8, 8)), np.ndarray)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(mask, mask[:-1] + b"?"))
+    assert "not as written" in str(decoded(BetonFile(path), 0, (0, 0, 20, 30), (8, 8)))
+    without = bytearray(content)  # as earlier versions wrote, but for the bytes before the table
+    place = HEADER.itemsize + FIELD.fields["arguments"][1]
+    without[place : place + 5] = bytes(5)
+    path.write_bytes(without)
+    unseal(path)
+    assert isinstance(decoded(BetonFile(path), 0, (0, 0, 20, 30), (8, 8)), np.ndarray)

@@ -36,7 +36,7 @@ assert others == ["en"], others
 EXTRAS = {  # of each command
     "train recipe.yaml": "train",
     "eval run": "train",
-    "prepare fashion-mnist out": "train,ffcv",
+    "prepare fashion-mnist out": "train",
     "ablate suite.yaml": "train",
     "ratios run": "train,report",
     "report run --out report": "train,report",

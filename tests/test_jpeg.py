@@ -58,13 +58,13 @@ def noise(height: int, width: int, seed: int) -> np.ndarray:
     return (np.stack(waves, -1) + rng.normal(0, 25, (height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
-def stored(contents: list[bytes | np.ndarray], sides: list[tuple[int, int]]) -> tuple[jpeg.Stored, list[np.ndarray]]:
+def stored(contents: list[bytes | np.ndarray], sides: list[tuple[int, int]]) -> tuple[jpeg.Images, list[np.ndarray]]:
     """Files, or pixels, as they lie in memory; and what keeps them there."""
     kept = [np.frombuffer(bytes(one), np.uint8) for one in contents]
     heights, widths = np.array(sides).T
     raw = np.array([isinstance(one, np.ndarray) for one in contents])
     lengths = np.array([len(one) for one in kept])
-    return jpeg.Stored(np.array([one.ctypes.data for one in kept], np.uint64), lengths, heights, widths, raw), kept
+    return jpeg.Images(np.array([one.ctypes.data for one in kept], np.uint64), lengths, heights, widths, raw), kept
 
 
 def shown(contents: list[bytes | np.ndarray], sides: list[tuple[int, int]], views: jpeg.Views) -> np.ndarray:
@@ -136,9 +136,11 @@ def test_colours_are_guessed_as_libjpeg_guesses_them(way):
         segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"), *(segment(0xEE, b"Adobe\0\x64\0\0\0\0" + t) for t in (b"\1", b"\0"))
     )  # fmt: skip
     for content in (letters, others):
-        for markers in (b"", jfif, ycc, rgb, jfif + rgb, jfif[:-1] + b"\0" * 4):
+        for markers in (b"", jfif, ycc, rgb, jfif + rgb):
             marked = content[:2] + markers + content[2:]
             assert differing(marked, (20, 20), rng, 1) == 0, markers
+        longer = content[:2] + jfif[:-1] + b"\0" * 4 + content[2:]  # of which libjpeg warns
+        assert "3 extraneous bytes" in refusals(longer, (20, 20), (0, 0, 20, 20))[0]
 
 
 def test_training_crops_of_many_images_in_one_call_have_pillows_pixels(way):
@@ -150,7 +152,7 @@ def test_training_crops_of_many_images_in_one_call_have_pillows_pixels(way):
     ]
     heights, widths = np.array(sides).T
     for epoch in range(4):
-        boxes, flips, size = crop(1, epoch, np.arange(5), heights, widths, (64, 48 + 16 * epoch))
+        boxes, flips, size, _ = crop(1, epoch, np.arange(5), heights, widths, (64, 48 + 16 * epoch))
         views = jpeg.crop_resize(boxes, flips, size)
         found = shown(contents, sides, views)
         for row in range(5):

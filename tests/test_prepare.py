@@ -1,19 +1,22 @@
 """What preparation stores of intact images."""
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, PER_CLASS, jpeg
+import torch
+from conftest import CLASSES, PER_CLASS, ended, jpeg
 from PIL import Image
-from readers import reading
+from readers import decoded, epoch_pixels, reading
 
 from en.data import LOADERS
 from en.data.ffcv.file import BetonFile, Encoded
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
-from en.errors import RunError
+from en.errors import RunError, UserError
 
 TRAIN = PER_CLASS["train"] * CLASSES
 
@@ -24,9 +27,7 @@ def test_raw_storage_decodes_to_the_pixels_of_the_files(folders, tmp_path):
     paths = [p for c in sorted((folders / "val").iterdir()) for p in sorted(c.iterdir())]
     for sample, path in enumerate(paths):
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        out = np.empty((20, 20, 3), np.uint8)
-        file.decode(sample, (3, 5, 20, 20), out, np.empty(0, np.uint8))
-        assert np.array_equal(out, pixels[3:23, 5:25])
+        assert np.array_equal(decoded(file, sample, (3, 5, 20, 20), (20, 20)), pixels[3:23, 5:25])
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,8 @@ def test_scaled_and_reencoded_images_still_show_the_same(folders, tmp_path, stor
         original = np.asarray(
             Image.open(source[sample].image).convert("RGB").resize((24, 24), Image.Resampling.BOX), np.float32
         )
-        out = np.empty((24, 24, 3), np.uint8)
         box = (0, 0, int(file.heights[sample]), int(file.widths[sample]))
-        file.decode(sample, box, out, np.empty(file.largest(), np.uint8))
-        assert np.abs(out - original).mean() < 8
+        assert np.abs(decoded(file, sample, box, (24, 24)) - original).mean() < 8
 
 
 def test_the_same_source_gives_the_same_bytes_with_any_number_of_workers(folders, tmp_path):
@@ -78,10 +77,40 @@ def odd_images(root: Path) -> Path:
 def test_grey_cmyk_and_other_images_become_rgb_in_both_loaders(tmp_path):
     folders = odd_images(tmp_path / "in")
     counts = prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
-    assert counts == {"train": 7, "val": 7, "skipped": 0, "warnings": 0, "warnings_kept": 0, "in_both": 7}
+    assert counts == {
+        "train": 7,
+        "val": 7,
+        "skipped": 0,
+        "warnings": 0,
+        "warnings_kept": 0,
+        "in_both": 7,
+        "as_they_are": 2,
+    }
     loaders = [LOADERS["ffcv"](tmp_path / "out", "val", reading(7)), LOADERS["folder"](folders, "val", reading(7))]
-    mine, theirs = (next(iter(loader.eval_epoch((32, 32)))).images.float() for loader in loaders)
-    assert (mine - theirs).abs().mean() < 6
+    mine, theirs = (next(iter(loader.eval_epoch((32, 32)))).images for loader in loaders)
+    assert torch.equal(mine, theirs)
+
+
+def test_neither_preparing_nor_loading_needs_the_package_ffcv(folders, betons, tmp_path, forked):
+    expected = epoch_pixels(LOADERS["ffcv"](betons, "train", reading()), 0)
+
+    def without() -> None:
+        for name in [name for name in sys.modules if name.startswith("en.data")]:
+            del sys.modules[name]
+        sys.modules |= {"ffcv": None, "cv2": None}  # as if they were not installed
+        from en.data import LOADERS as ANEW
+        from en.data.decoding import HAS_LIBJPEG_WARNINGS
+        from en.data.preparation.prepare import Storage, prepare
+        from en.data.sources import read_source
+
+        assert not HAS_LIBJPEG_WARNINGS
+        prepare(read_source(str(folders)), tmp_path / "out", Storage(), 2, False)
+        found = epoch_pixels(ANEW["ffcv"](tmp_path / "out", "train", reading()), 0)
+        assert all(torch.equal(found[sample], pixels) for sample, pixels in expected.items())
+        with pytest.raises(UserError, match=r"data\.decode=ffcv: expected the package ffcv"):
+            ANEW["ffcv"](tmp_path / "out", "train", replace(reading(), decode="ffcv"))
+
+    assert ended(forked(without)) == 0
 
 
 def test_a_worker_that_dies_ends_preparation_in_one_line(folders, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def damaged(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize("storage", ["jpeg", "reencode", "raw"])
+@pytest.mark.parametrize("storage", ["jpeg", "as-is", "reencode", "raw"])
 def test_damaged_files_are_all_listed_and_nothing_is_written(damaged, tmp_path, storage):
     out = tmp_path / "out"
     done = command("scripts/prepare_data.py", damaged, out, "--storage", storage)
@@ -89,7 +89,7 @@ def test_a_warning_is_refused_skipped_or_kept_and_always_listed(warned, tmp_path
         prepare(read_source(str(warned)), tmp_path / "refuse", Storage(), 1, False)
     for choice, stored in (("skip", 7), ("keep", 8)):
         counts = prepare(read_source(str(warned)), tmp_path / choice, Storage(), 1, False, choice)
-        told = {"skipped": 8 - stored, "warnings": 2, "warnings_kept": stored - 6, "in_both": 0}
+        told = {"skipped": 8 - stored, "warnings": 2, "warnings_kept": stored - 6, "in_both": 0, "as_they_are": 0}
         assert counts == {"train": stored, "val": 4} | told
         output = capsys.readouterr().out
         assert f"kept {padded}: 40 bytes of padding" in output

@@ -135,7 +135,7 @@ def decode_now(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools.co
     arrays = [np.frombuffer(file, np.uint8) for file in files]
     addresses = np.array([array.ctypes.data for array in arrays], np.uint64)
     sides = np.full(count, kind.height), np.full(count, kind.width)
-    images = jpeg.Stored(addresses, np.array([len(file) for file in files]), *sides, np.zeros(count, bool))
+    images = jpeg.Images(addresses, np.array([len(file) for file in files]), *sides, np.zeros(count, bool))
     out = torch.empty((count, *SIZE, 3), dtype=torch.uint8)
     refused = jpeg.decode(images, jpeg.crop_resize(boxes, flips, SIZE), out)
     assert not refused, refused

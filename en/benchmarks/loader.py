@@ -1,5 +1,8 @@
-"""The FFCV loader against the folder loader, timm's and FFCV's own: the same JPEGs, the same number of workers."""
+"""The loader of FFCV's files against FFCV's kernels, the folder loader, timm's and FFCV's own: images a second."""
 
+import itertools
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,14 +23,15 @@ from en.errors import UserError
 from en.progress import tell
 
 CROP, RAW_SIDE, BATCH = 224, 256, 64
-FFCV, RAW, FOLDER = "ffcv", f"ffcv, raw {RAW_SIDE}", "folder"
+FFCV, AS_IS, RAW, FOLDER = "ffcv", "ffcv, without markers", f"ffcv, raw {RAW_SIDE}", "folder"
+KERNELS = "ffcv, FFCV's kernels"
 TIMM, TIMM_DEFAULT, STOCK = "timm, same augmentation", "timm, its own augmentation", "FFCV's own, unseeded"
-RATIOS = ((FFCV, FOLDER), (FFCV, TIMM), (FFCV, TIMM_DEFAULT), (RAW, FOLDER), (FFCV, STOCK))
+STORED = {"jpeg": ("jpeg", None), "as-is": ("as-is", None), "raw": ("raw", RAW_SIDE)}
 
 
 def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -> None:
-    """Prints images/s of a whole epoch by loader, the ratios that are claimed, and the time to the first batch."""
-    from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
+    """Prints images/s of whole epochs by loader, also by CPU time, and the time to the first batch."""
+    from en.data.preparation.prepare import Storage, prepare
 
     if images < BATCH:
         raise UserError(f"--images {images}: expected at least one batch of {BATCH}")
@@ -37,36 +41,58 @@ def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -
         size = make_images(root / "folder", images, workers)
         print(
             f"{images} JPEGs of {WIDTH} x {HEIGHT} pixels, {size / images / 1000:.0f} kB each, "
-            f"quality {QUALITY}; {where}"
+            f"quality {QUALITY}; {where}; load {os.getloadavg()[0]:.1f}"
         )
-        storages = {"jpeg": Storage("jpeg"), "raw": Storage("raw", max_side=RAW_SIDE)}
-        for name, storage in storages.items():
-            prepare(read_folders(root / "folder"), root / name, storage, workers, skip_corrupt=False)
-        cases = epochs(root, workers)
-        seconds = interleaved(cases, rounds, "loaders", warmups=1)
-        speeds = {name: images / median(values) for name, values in seconds.items()}
-        show(
-            f"images/s, crop {CROP}, batches of {BATCH}",
-            [{"loader": name, "images/s": speed} for name, speed in speeds.items()],
-        )
-        ratios: list[Row] = [{"ratio": f"{a} / {b}", "value": speeds[a] / speeds[b]} for a, b in RATIOS if b in speeds]
-        show("ratios", ratios)
-        starts = [{"loader": name, "seconds to the first batch": first_batch(name, root, workers)} for name in speeds]
+        for name, (kind, side) in STORED.items():
+            prepare(read_folders(root / "folder"), root / name, Storage(kind, side), workers, skip_corrupt=False)
+        cpu: dict[str, list[float]] = {}
+        seconds = interleaved(epochs(root, workers, cpu), rounds, "loaders", warmups=1)
+        rows = [row_of(name, images, seconds, {name: one[1:] for name, one in cpu.items()}) for name in seconds]
+        show(f"crop {CROP}, batches of {BATCH}; load {os.getloadavg()[0]:.1f}", rows)
+        starts = [{"loader": name, "seconds to the first batch": first_batch(name, root, workers)} for name in seconds]
         show("from construction to the first batch, in a second process", starts)
-    report = {"hardware": where, "images": images, "bytes": size, "speeds": speeds, "ratios": ratios, "starts": starts}
-    write(out, report)
+    write(out, {"hardware": where, "images": images, "bytes": size, "rows": rows, "starts": starts})
 
 
-def epochs(root: Path, workers: int) -> dict[str, Callable[[], object]]:
-    """What runs an epoch of each loader that is installed, made once, so that workers are warm."""
-    cases: dict[str, Callable[[], object]] = {
-        name: partial(consume, make()) for name, make in makers(root, workers).items() if name != STOCK
-    }
-    try:
-        cases[STOCK] = partial(consume, makers(root, workers)[STOCK]())
-    except ImportError as error:
-        tell(f"{STOCK}: left out: {error}")
+def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[str, list[float]]) -> Row:
+    """Speeds of a loader, and the medians over the rounds of FFCV's over its own."""
+    row: Row = {"loader": name}
+    for unit, taken in (("s", seconds), ("CPU s", cpu)):
+        row[f"images/{unit}"] = images / median(taken[name])
+        row[f"ffcv / it by {unit}"] = median([a / b for a, b in zip(taken[name], taken[FFCV], strict=True)])
+    return row
+
+
+def epochs(root: Path, workers: int, cpu: dict[str, list[float]]) -> dict[str, Callable[[], object]]:
+    """What runs an epoch of each loader that is installed, made once, so that workers are warm.
+
+    Args:
+        cpu: gets the seconds of processors that each epoch has taken.
+    """
+    cases: dict[str, Callable[[], object]] = {}
+    for name, make in makers(root, workers).items():
+        try:
+            cases[name] = partial(measured, make(), cpu.setdefault(name, []))
+        except (ImportError, UserError) as error:
+            tell(f"{name}: left out: {error}")
     return cases
+
+
+def measured(epoch: Callable[[], Iterable[Any]], cpu: list[float]) -> None:
+    """Goes through an epoch and notes the processors' seconds of it, in this process and its children."""
+    before = processors_seconds()
+    consume(epoch)
+    cpu.append(processors_seconds() - before)
+
+
+def processors_seconds() -> float:
+    """Seconds that this process, its children that have ended and those that live have computed."""
+    times, ticks = os.times(), os.sysconf("SC_CLK_TCK")
+    total = times.user + times.system + times.children_user + times.children_system
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / ticks  # utime, stime: proc(5)
+    return total
 
 
 def consume(epoch: Callable[[], Iterable[Any]]) -> int:
@@ -78,15 +104,18 @@ def makers(root: Path, workers: int) -> dict[str, Callable[[], Callable[[], Iter
     """By loader, what constructs it and returns what begins an epoch."""
     return {
         FFCV: partial(ours, "ffcv", root / "jpeg", workers),
+        AS_IS: partial(ours, "ffcv", root / "as-is", workers),
+        KERNELS: partial(ours, "ffcv", root / "as-is", workers, decode="ffcv"),
+        RAW: partial(ours, "ffcv", root / "raw", workers),
         FOLDER: partial(ours, "folder", root / "folder", workers),
         TIMM: partial(timms, root / "folder" / "train", workers, color_jitter=0.0, interpolation="bilinear"),
         TIMM_DEFAULT: partial(timms, root / "folder" / "train", workers),
-        RAW: partial(ours, "ffcv", root / "raw", workers),
-        STOCK: partial(stock, root / "jpeg" / "train.beton", workers),
+        STOCK: partial(stock, root / "as-is" / "train.beton", workers),
     }
 
 
-def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
+def ours(kind: str, root: Path, workers: int, decode: str = "own") -> Callable[[], Iterable[Any]]:
+    """Epochs of other crops each time, since a processor learns those that return."""
     reading = Reading(
         part=Part(BATCH, 1, 0, 1, 0),
         training_crop=RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5),
@@ -94,9 +123,10 @@ def ours(kind: str, root: Path, workers: int) -> Callable[[], Iterable[Any]]:
         workers=workers,
         timeout_s=60,
         pinned=False,
+        decode=decode,
     )
-    loader = LOADERS[kind](root, "train", reading)
-    return lambda: loader.train_epoch(0, (CROP, CROP))
+    loader, numbers = LOADERS[kind](root, "train", reading), itertools.count()
+    return lambda: loader.train_epoch(next(numbers), (CROP, CROP))
 
 
 def timms(root: Path, workers: int, **augmentation: Any) -> Callable[[], Iterable[Any]]:

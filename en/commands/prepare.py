@@ -19,9 +19,9 @@ def prepare_data() -> None:
                         "list file with lines `train|val path class`; Fashion-MNIST's folder; or the word "
                         "fashion-mnist")  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="the output folder")
-    parser.add_argument("--storage", choices=("jpeg", "reencode", "raw"), default="jpeg",
-                        help="JPEG files as they are and others as raw pixels (default); all as new JPEGs; "
-                        "all as raw pixels")  # fmt: skip
+    parser.add_argument("--storage", choices=("jpeg", "as-is", "reencode", "raw"), default="jpeg",
+                        help="JPEG files with restart markers, without loss, and others as raw pixels (default); "
+                        "the same, but JPEG files as they are; all as new JPEGs; all as raw pixels")  # fmt: skip
     parser.add_argument("--max-side", type=int, help="pixels; scale larger images down (reencode and raw)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality of reencode, default 90")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, default one per core")
@@ -32,7 +32,7 @@ def prepare_data() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in OUT")
     arguments = parser.parse_args()
 
-    if arguments.max_side is not None and (arguments.max_side < 1 or arguments.storage == "jpeg"):
+    if arguments.max_side is not None and (arguments.max_side < 1 or arguments.storage in ("jpeg", "as-is")):
         raise UserError(
             f"--max-side {arguments.max_side}: expected at least 1, together with --storage reencode or raw"
         )
@@ -62,12 +62,13 @@ def prepare_data() -> None:
     print(
         f"{arguments.out}: {counts['train']} images for training and {counts['val']} for evaluation, "
         f"{len(source.classes)} classes, {counts['skipped']} skipped, {counts['warnings']} with warnings "
-        f"({counts['warnings_kept']} of them kept), {time.monotonic() - started:.0f} s"
+        f"({counts['warnings_kept']} of them kept), {counts['as_they_are']} JPEG files as they are, "
+        f"{time.monotonic() - started:.0f} s"
     )
 
 
 def main() -> None:
-    exit_on_error(prepare_data, extras="train,ffcv")
+    exit_on_error(prepare_data)
 
 
 if __name__ == "__main__":

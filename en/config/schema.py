@@ -75,6 +75,8 @@ class NormConfig(Section):
 class DataConfig(Section):
     root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
     loader: Literal["ffcv", "folder"] = "ffcv"  # what reads the images
+    decode: Literal["own", "ffcv"] = "own"  # what decodes FFCV's files; ffcv: its own kernels, other pixels, to compare
+    verify: Literal["once", "always", "never"] = "once"  # bytes of FFCV's files by checksum; once a process and sample
     resolution: Sides = 224  # of the network's input in training, pixels: a square's side, or height and width
     eval_resolution: Sides | None = None  # the same in evaluation; null: resolution
     mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
@@ -82,6 +84,12 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0, le=256)] | None = None  # of each rank; null: its cores, half of them on a CPU
     timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
     on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
+
+    @model_validator(mode="after")
+    def _decodes(self) -> "DataConfig":
+        if self.loader == "folder" and self.decode != "own":
+            raise ValueError(f"decode={self.decode} with loader=folder: expected decode=own")
+        return self
 
     @field_validator("mean", "std")
     @classmethod

@@ -1,7 +1,4 @@
-"""Images from class folders or FFCV files, behind one small protocol.
-
-The FFCV modules are imported when asked for, so that data.loader=folder works where FFCV cannot be built.
-"""
+"""Images from class folders or FFCV files, behind one small protocol. Each loader is imported when asked for."""
 
 import multiprocessing
 import signal
@@ -11,17 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from en.data.loader import Batch, ImageLoader, Part, Reading
-from en.errors import RunError, UserError
+from en.errors import RunError
 
 
 def open_ffcv(root: Path, split: str, reading: Reading) -> ImageLoader:
-    try:
-        from en.data.ffcv.loader import FfcvLoader
-    except ImportError as error:
-        raise UserError(
-            f"data.loader=ffcv: expected the package ffcv, which does not import ({error}): "
-            "install exemplar-norm[ffcv], or try folder"
-        ) from error
+    from en.data.ffcv.loader import FfcvLoader
+
     return FfcvLoader(root, split, reading)
 
 

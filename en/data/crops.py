@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from en.data.jpeg import resize_crop
 from en.data.order import Ints
 from en.data.views import View
 from en.size import Size
@@ -80,6 +81,20 @@ class CentreCrop:
         return View(centre_boxes(heights, widths, self.share, size), np.zeros(len(heights), bool), size)
 
 
+@dataclass(frozen=True)
+class ResizeCrop:
+    """Whole images, scaled until their shorter side is the size's longer one / `share`, of which the centre is shown.
+
+    Of a square, torchvision's Resize(round(R / share)) and CenterCrop(R). Never mirrored.
+    """
+
+    share: float
+
+    def __call__(self, seed: int, epoch: int, samples: Ints, heights: Ints, widths: Ints, size: Size) -> View:
+        shown = resize_crop(heights, widths, round(max(size) / self.share), size)
+        return View(shown.boxes, shown.flips, size, np.concatenate([shown.windows, shown.resized], axis=1))
+
+
 def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> Ints:
     """The largest central crops whose width / height lies within the limits: (B, 4)."""
     w = np.minimum(widths, np.rint(heights * ratio[1]).astype(np.int64)).clip(1)
@@ -90,8 +105,8 @@ def fallback_boxes(heights: Ints, widths: Ints, ratio: tuple[float, float]) -> I
 def centre_boxes(heights: Ints, widths: Ints, share: float, size: Size = (1, 1)) -> Ints:
     """The largest central boxes of the size's form, their sides times `share`: (B, 4) as top, left, height, width.
 
-    Squares whose side is `share` of the shorter side, scaled to R pixels, are Resize(R / share) and CenterCrop(R) in
-    one step.
+    Squares whose side is `share` of the shorter side, scaled to R pixels, show what Resize(R / share) and CenterCrop(R)
+    show, but not the same pixels: the filter lies elsewhere and ends at the box (see ResizeCrop).
     """
     form = size[1] / size[0]
     largest = np.minimum(heights, widths / form)

@@ -44,8 +44,8 @@ class Picture:
 
     Attributes:
         image: the pixels, mode RGB.
-        jpeg: the file itself without padding, if it is an RGB or grey JPEG that libjpeg decodes without a warning, or
-            empty.
+        jpeg: the file itself without padding, if it is an RGB or grey JPEG that libjpeg decodes without a warning (none
+            is seen where FFCV's library is not installed), or empty.
         warning: libjpeg's warning that some of these pixels are wrong; empty for an intact image.
         note: what is odd about the file but changes no pixel; mostly empty.
     """
@@ -90,6 +90,8 @@ def decode_image(content: bytes) -> Picture:
 
 def refusal(content: bytes, error: Exception) -> UnusableImage:
     """Makes of Pillow's error what it says of the file."""
+    if isinstance(error, UnusableImage):
+        return error
     unknown, kind = isinstance(error, UnidentifiedImageError), unusual_kind(content)
     reason = words(error)
     if isinstance(error, Image.DecompressionBombError):
@@ -107,10 +109,13 @@ def words(error: Exception) -> str:
 
 
 def decode(content: bytes) -> Picture:
+    """Decodes as `decode_image` does, in any thread; warnings and errors are Pillow's own."""
     content = without_text(content)
     image = Image.open(io.BytesIO(content))
     if HAS_LIBJPEG_WARNINGS and image.format in ("JPEG", "MPO") and image.mode in (*JPEG_MODES, "CMYK"):
         return decode_jpeg(content, image)
+    if image.format in ("JPEG", "MPO") and image.mode in JPEG_MODES and not unusual_kind(content):
+        return Picture(to_rgb(image), content)
     if image.format == "PNG":  # Pillow's decoder ignores the checksums
         Image.open(io.BytesIO(content)).verify()
     return Picture(to_rgb(image))
@@ -187,10 +192,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def pillows() -> dict[str, str | None]:
+    """Names Pillow and its libjpeg, with versions; None: unknown."""
+    return {"pillow": package_version("pillow"), "pillow_libjpeg_turbo": features.version("libjpeg_turbo")}
+
+
 def decoders() -> dict[str, str | None]:
     """Names what decodes image files here, each with its version; None: not installed, or unknown."""
-    return {
-        "pillow": package_version("pillow"),
-        "pillow_libjpeg_turbo": features.version("libjpeg_turbo"),
-        "libjpeg_turbo": libjpeg_version() if HAS_LIBJPEG_WARNINGS else None,
-    }
+    return pillows() | {"libjpeg_turbo": libjpeg_version() if HAS_LIBJPEG_WARNINGS else None}

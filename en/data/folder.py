@@ -1,4 +1,4 @@
-"""The folder loader: image files read by a torch DataLoader, for machines where FFCV cannot be built."""
+"""The folder loader: image files read by a torch DataLoader, without preparation."""
 
 import hashlib
 import os
@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transforms
 
 from en.data.decoding import (
     HAS_LIBJPEG_WARNINGS,
@@ -32,10 +30,11 @@ from en.data.decoding import (
     read_file,
 )
 from en.data.foreign import refuse_foreign
+from en.data.jpeg import RESAMPLING, library_or_none, of_pixels
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
+from en.data.showing import show
 from en.data.sources import Sample, Source, as_text, read_folders, read_form
-from en.data.views import View
 from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
 from en.size import Size
@@ -53,7 +52,7 @@ Item = (
 
 
 class Images(Dataset[Item]):
-    """Image files, decoded as preparation does and cropped by torchvision to the boxes of (seed, epoch, sample)."""
+    """Image files, decoded as preparation does and cropped to the boxes of (seed, epoch, sample)."""
 
     def __init__(self, source: Source, split: str, reading: Reading) -> None:
         self._samples, self._reading = source.splits[split], reading
@@ -88,23 +87,9 @@ class Images(Dataset[Item]):
         heights, widths = np.array([image.height]), np.array([image.width])
         crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
         view = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths, size)
-        image = shown(image, view, self._reading.padding)
-        return transforms.pil_to_tensor(image), self._target.cut(target, view, 0), index
-
-
-def shown(image: Image.Image, view: View, padding: tuple[int, int, int]) -> Image.Image:
-    """Shows an image as the one row of a view has it, what lies beyond the image in the colour of the padding."""
-    height, width = view.size
-    seen = view.seen(0, image.height, image.width)
-    if seen is None:
-        return Image.new("RGB", (width, height), padding)
-    inner = [seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start]
-    part: Image.Image = transforms.resized_crop(image, *seen.box, size=inner, antialias=True)
-    if inner != [height, width]:
-        whole = Image.new("RGB", (width, height), padding)
-        whole.paste(part, (seen.columns.start, seen.rows.start))
-        part = whole
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flips[0] else part
+        pixels, out = np.ascontiguousarray(image), torch.empty((1, *size, 3), dtype=torch.uint8)
+        show(of_pixels(pixels), view, self._reading.padding, out)
+        return out[0].permute(2, 0, 1), self._target.cut(target, view, 0), index
 
 
 def collate(items: list[Item]) -> Batch | str:
@@ -180,7 +165,7 @@ def warn_of_silent_libjpeg() -> None:
 
 def made_by() -> dict[str, str | None]:
     """Names the libraries that draw crops, decode and resize here, with their versions (see ImageLoader)."""
-    return {name: package_version(name) for name in ("numpy", "torchvision")} | decoders()
+    return {"numpy": package_version("numpy"), "resampling": RESAMPLING} | decoders()
 
 
 def read_files(root: Path) -> Source:
@@ -211,6 +196,7 @@ class FolderLoader:
         self.target = source.target
         self.digest = names_digest(root, samples)
         self.made_by: Mapping[str, str | None] = made_by()
+        library_or_none()  # compiled before workers ask for it
         self._root, self._reading = root, reading
         self._keys, self._asked_at = Keys(), 0.0
         workers = reading.workers

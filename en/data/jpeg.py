@@ -1,15 +1,15 @@
 """Parts of images, resized, at the price of the part: JPEG files and pixels in memory to RGB, Pillow's to the bit.
 
 A JPEG file of one sequential Huffman-coded scan is decoded by jpeg_native/, compiled when first used: its coefficients
-from the last restart marker before the part on, the DCT of the part alone. All others are decoded by Pillow. Where
-there is no compiler, Pillow does all of it: the same pixels, later, and with less said of what is damaged.
+from the last restart marker before the part on, the DCT of the part alone. All others are decoded by Pillow, or by
+FFCV's libjpeg where that is installed, which tells what it is not sure of (see en.data.decoding). Where there is no
+compiler, they do all of it: the same pixels, later, and with less said of what is damaged.
 
 Which pixels: those of the whole image as libjpeg decodes it (exact DCT, interpolated chroma), then RESAMPLING.
 """
 
 import ctypes
 import functools
-import io
 import subprocess
 import warnings
 from pathlib import Path
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from en.data.decoding import to_rgb, words
+from en.data.decoding import decode as decode_file
+from en.data.decoding import pillows
+from en.data.decoding import refusal as refusal_of
 from en.data.order import Ints
 from en.data.views import Flips
 from en.native.cache import ALONE, compiled_library
@@ -46,7 +48,7 @@ DAMAGE = {
 }
 
 
-class Stored(NamedTuple):
+class Images(NamedTuple):
     """Images as they lie in memory.
 
     Attributes:
@@ -60,6 +62,13 @@ class Stored(NamedTuple):
     heights: Ints
     widths: Ints
     raw: NDArray[np.bool_]
+
+
+def of_pixels(pixels: NDArray[np.uint8]) -> Images:
+    """One image in memory, (H, W, 3) contiguous, which the caller keeps there."""
+    (height, width), count = pixels.shape[:2], np.ones(1, np.int64)
+    address = np.array([pixels.ctypes.data], np.uint64)
+    return Images(address, pixels.size * count, height * count, width * count, np.ones(1, bool))
 
 
 class Views(NamedTuple):
@@ -102,7 +111,7 @@ def resize_crop(heights: Ints, widths: Ints, shorter: int, size: tuple[int, int]
     return Views(boxes, resized, windows, np.zeros(len(heights), bool), size)
 
 
-def decode(images: Stored, views: Views, out: Tensor) -> dict[int, str]:
+def decode(images: Images, views: Views, out: Tensor) -> dict[int, str]:
     """Decodes what is shown of N images into `out`, (N, height, width, 3) uint8, without the GIL.
 
     The caller's threads each take a part of a batch; pixels do not depend on how many there are.
@@ -129,7 +138,7 @@ def decode(images: Stored, views: Views, out: Tensor) -> dict[int, str]:
     return refused
 
 
-def run(library: ctypes.CDLL, images: Stored, views: Views, out: int, statuses: NDArray[np.int32]) -> None:
+def run(library: ctypes.CDLL, images: Images, views: Views, out: int, statuses: NDArray[np.int32]) -> None:
     """Calls the decoder of jpeg_native/ once for all images; `out` is an address."""
     table = np.concatenate([views.boxes, views.resized, views.windows], axis=1)
     arrays: list[NDArray[Any]] = [
@@ -145,7 +154,7 @@ def run(library: ctypes.CDLL, images: Stored, views: Views, out: int, statuses: 
     )
 
 
-def refusal(images: Stored, views: Views, row: int, status: int) -> str:
+def refusal(images: Images, views: Views, row: int, status: int) -> str:
     """Says what is wrong with an image. Raises: ValueError for a box that is not within it."""
     expected = int(images.heights[row]), int(images.widths[row])
     if status == BAD_BOX:
@@ -206,22 +215,31 @@ def library_or_none() -> ctypes.CDLL | None:
     return library
 
 
+def decoded_by() -> dict[str, str | None]:
+    """Names what these pixels depend on, with versions: Pillow is of it where it decodes all files."""
+    return {"resampling": RESAMPLING} | (pillows() if library_or_none() is None else {})
+
+
 # ---- by Pillow ----
 
 
-def decode_by_pillow(images: Stored, views: Views, row: int, out: Tensor) -> str:
+def decode_by_pillow(images: Images, views: Views, row: int, out: Tensor) -> str:
     """Decodes one row of the batch; says what is wrong, or nothing."""
     expected = int(images.heights[row]), int(images.widths[row])
     content = ctypes.string_at(int(images.addresses[row]), int(images.lengths[row]))
+    reason = ""
     try:
         if images.raw[row]:
             image = Image.fromarray(
                 np.frombuffer(content, np.uint8)[: 3 * expected[0] * expected[1]].reshape(*expected, 3)
             )
         else:
-            image = to_rgb(Image.open(io.BytesIO(content)))
+            picture = decode_file(content)
+            image, reason = picture.image, picture.warning
     except Exception as error:  # Pillow raises many kinds of error for damaged files
-        return words(error)
+        return str(refusal_of(content, error))
+    if reason:
+        return reason
     if (image.height, image.width) != expected:
         return f"an image of {image.height} x {image.width} pixels: expected {expected[0]} x {expected[1]}"
     box, resized, window = (array[row].tolist() for array in (views.boxes, views.resized, views.windows))

@@ -130,6 +130,8 @@ class Reading:
         pinned: batches in page-locked memory, for a GPU.
         skip_damaged: in training, the next whole image of the set stands in for a damaged one, instead of an error.
         padding: the colour of what a view shows beyond an image, 0 to 255.
+        decode: own, or ffcv for FFCV's kernels, by the loader of its files.
+        verify: when that compares a sample with its checksum: once, always, never.
     """
 
     part: Part
@@ -140,3 +142,5 @@ class Reading:
     pinned: bool
     skip_damaged: bool = False
     padding: tuple[int, int, int] = (0, 0, 0)
+    decode: str = "own"
+    verify: str = "once"

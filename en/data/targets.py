@@ -141,9 +141,16 @@ class ClassMap:
         pixels = map_of(stored)
         shown = np.full(view.size, IGNORE, np.uint8)
         seen = view.seen(row, *pixels.shape)
-        if seen is not None:
+        if view.windows is not None:
+            window, scaled = view.windows[row, :2].tolist(), view.windows[row, 2:].tolist()
+            places = [slice(start, start + count) for start, count in zip(window, view.size, strict=True)]
+            lines, dots = (nearest(*axis) for axis in zip(pixels.shape, scaled, places, strict=True))
+            shown[:] = pixels[np.ix_(lines, dots)]
+        elif seen is not None:
             top, left, height, width = seen.box
-            lines, dots = top + nearest(height, seen.rows), left + nearest(width, seen.columns)
+            count = seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start
+            lines = top + nearest(height, count[0], slice(count[0]))
+            dots = left + nearest(width, count[1], slice(count[1]))
             shown[seen.rows, seen.columns] = pixels[np.ix_(lines, dots)]
         return shown[:, ::-1] if view.flips[row] else shown
 
@@ -156,10 +163,9 @@ class ClassMap:
         return table
 
 
-def nearest(length: int, place: slice) -> NDArray[np.int64]:
-    """Which of `length` pixels is shown by each in a place of the view: the one under its centre."""
-    count = place.stop - place.start
-    centres: NDArray[np.int64] = (2 * np.arange(count) + 1) * length // (2 * count)
+def nearest(length: int, count: int, place: slice) -> NDArray[np.int64]:
+    """Which of `length` pixels, scaled to `count`, is shown by each of those in a place: the one under its centre."""
+    centres: NDArray[np.int64] = (2 * np.arange(count)[place] + 1) * length // (2 * count)
     return centres
 
 

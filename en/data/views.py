@@ -32,11 +32,20 @@ class View(NamedTuple):
         boxes: (B, 4) top, left, height, width, pixels of each image; what lies outside of it is padding.
         flips: (B,) whether each is mirrored.
         size: that the boxes are scaled to.
+        windows: (B, 4) which part of the scaled boxes is shown instead, of that size: top, left; and height, width that
+            the boxes, which lie within their images, are scaled to. None: the scaled boxes themselves.
     """
 
     boxes: Ints
     flips: Flips
     size: Size
+    windows: Ints | None = None
+
+    def within(self, heights: Ints, widths: Ints) -> NDArray[np.bool_]:
+        """Tells which boxes lie within their images, of (B,) heights and widths in pixels."""
+        top, left, height, width = self.boxes.T
+        inside: NDArray[np.bool_] = (top >= 0) & (left >= 0) & (top + height <= heights) & (left + width <= widths)
+        return inside
 
     def seen(self, row: int, height: int, width: int) -> Seen | None:
         """Cuts a box and its image, `height` x `width` pixels, to one another; None where they do not overlap.

@@ -21,7 +21,7 @@ from en.runs.summary import Name, Summary
 
 NOT_RECIPE = ("norm", "seed", "run_dir", "resume", "device")  # config keys in which runs of one recipe may differ
 OPERATION = ("checkpoint", "distributed")  # sections that change no step
-NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s")
+NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s", "verify")
 OF_ONE_RUN = ("seed", "run_dir", "resume")  # keys that each run has a value of its own for
 A_RUN = "a run with at least one finished epoch"
 DEPTH = 2  # folders between a path that is given and a run

@@ -1,5 +1,6 @@
 """Naming images: one class for each."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchvision.transforms import v2
 
-from en.data.crops import CentreCrop, Crop, RandomResizedCrop
+from en.data.crops import CentreCrop, Crop, RandomResizedCrop, ResizeCrop
 from en.machine import package_version
 from en.models import build_model
 from en.norm import Normalizer
@@ -19,6 +20,7 @@ from en.tasks.base import Label, Task
 Probability = Annotated[float, Field(ge=0, le=1)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 Shares = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=2, max_length=2)]
+EVALUATION: dict[str, Callable[[float], Crop]] = {"centre": CentreCrop, "resize_crop": ResizeCrop}
 Ratios = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_length=2, max_length=2)]
 
 
@@ -37,6 +39,9 @@ class Classification(Task):
     crop_scale: Shares = Field(default=[0.08, 1.0])  # training crop's area / image's
     crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
     flip: Probability = 0.5  # of a horizontal flip in training
+    evaluation: Literal["centre", "resize_crop"] = (
+        "centre"  # cut the box, then resize; or torchvision's resize, then cut
+    )
     centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's sides / the largest crop's
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target given to all classes
     mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
@@ -65,7 +70,7 @@ class Classification(Task):
 
     def crop(self, training: bool) -> Crop:
         if not training:
-            return CentreCrop(self.centre_share)
+            return EVALUATION[self.evaluation](self.centre_share)
         return RandomResizedCrop(
             (self.crop_scale[0], self.crop_scale[1]), (self.crop_ratio[0], self.crop_ratio[1]), self.flip
         )

@@ -6,15 +6,18 @@ Stock FFCV reads these files, and this module reads stock files that have an RGB
 import json
 import mmap
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from en.data.ffcv.kernels import Bytes, decode_jpeg, jpeg_size, read_jpeg, scale
 from en.data.ffcv.tables import (
     ALLOCATION,
+    CHECKSUM,
+    CHECKSUMS,
     FIELD,
     HEADER,
     IMAGES,
@@ -29,11 +32,14 @@ from en.data.ffcv.tables import (
     sealed,
     tables_digest,
 )
+from en.data.jpeg import Images, decode
 from en.data.jpeg_kind import unusual_kind
+from en.data.order import Ints
+from en.data.showing import Colour, Decoder, show
 from en.data.sources import SPLITS
 from en.data.sources.source import as_text
 from en.data.targets import BY_FIELD, TARGETS, Field, Stored, Target
-from en.data.views import Box
+from en.data.views import View
 from en.errors import RunError, UserError, shown
 
 PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a page boundary
@@ -64,11 +70,12 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Fie
     """
     metadata = np.zeros(at_most, SAMPLES[field])
     places: list[tuple[int, int, int]] = []
+    checksums: list[int] = []
     at = next_page(METADATA + metadata.nbytes)
     count = 0
     with path.open("wb") as file:
         for sample in samples:
-            told = []
+            told, checksum = [], 0
             for content in (sample.content, sample.target):
                 if not isinstance(content, bytes):
                     continue  # a class number, which stands in the metadata
@@ -79,11 +86,15 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Fie
                 places.append((count, at, size))
                 told.append((at, size))
                 at += size
+                checksum = zlib.crc32(content, checksum)
+            checksums.append(checksum)
             target = told[1] if field is Field.BYTES else sample.target
             metadata[count] = ((sample.mode, sample.width, sample.height, told[0][0]), target)
             count += 1
         table = np.array(places, ALLOCATION)
         file.seek(at)
+        file.write(np.array(checksums, CHECKSUM).tobytes())
+        at = file.tell()
         file.write(table.tobytes())
         header, fields = np.array([(VERSION, 2, PAGE, count, at)], HEADER), field_descriptions(field)
         fields = sealed(fields, tables_digest(header, fields, metadata[:count], table))
@@ -100,6 +111,7 @@ def next_page(position: int) -> int:
 
 def field_descriptions(field: Field) -> Table:
     rows = np.zeros(2, FIELD)
+    rows["arguments"][0][: len(CHECKSUMS)] = np.frombuffer(CHECKSUMS, np.uint8)
     for row, (name, number) in zip(rows, {"image": IMAGES, NAMES[field]: field}.items(), strict=True):
         row["type_id"] = number
         row["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
@@ -108,6 +120,9 @@ def field_descriptions(field: Field) -> Table:
 
 class BetonFile:
     """A .beton file open for reading: sizes and labels in memory, images and masks mapped from disk.
+
+    Args:
+        verify: when the bytes of a sample are compared with its checksum, where the file has them: once, always, never.
 
     Attributes:
         path: the file.
@@ -118,8 +133,8 @@ class BetonFile:
     Raises: UserError for a file that is missing, truncated, damaged, of another version or with other fields.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, verify: str = "once") -> None:
+        self.path, self._verify = path, verify
         try:
             if not path.is_file():
                 raise UserError(f"{path}: no such file: expected the output of scripts/prepare_data.py")
@@ -128,25 +143,16 @@ class BetonFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}: expected a readable .beton file") from error
-        self._modes, self.heights, self.widths, self._offsets, self._sizes, self.field, self.targets, self.digest = (
-            tables
-        )
+        self.heights, self.widths, self.digest = tables.heights, tables.widths, tables.digest
+        self.field, self.targets = tables.field, tables.targets
+        self._modes, self._offsets, self._sizes = tables.modes, tables.offsets, tables.sizes
+        self._checksums = tables.checksums
+        self._verified = np.zeros(len(self), bool)
         self._length = len(self._map)
         self._address = np.frombuffer(self._map, np.uint8).ctypes.data
 
     def __len__(self) -> int:
         return len(self.heights)
-
-    def largest(self) -> int:
-        """Bytes of the largest decoded image: the size of scratch buffer that `decode` needs."""
-        return int((3 * self.heights * self.widths).max())
-
-    def scratch(self) -> Bytes:
-        """Allocates a scratch buffer for `decode`. Raises RunError when there is no memory for it."""
-        try:
-            return np.empty(self.largest(), np.uint8)
-        except MemoryError as error:
-            raise RunError(f"{self.path}: no memory for its largest image, {self.largest()} bytes") from error
 
     def check_length(self) -> None:
         """Raises RunError if the file was truncated since it was opened: reading the rest would kill the process."""
@@ -159,43 +165,53 @@ class BetonFile:
         kept = self.targets[sample]
         return int(kept) if self.field is Field.INT else self._map[int(kept["ptr"]) : int(kept["ptr"] + kept["size"])]
 
-    def decode(self, sample: int, box: Box, out: Bytes, scratch: Bytes) -> None:
-        """Decodes one sample and scales a part of it into `out`. Releases the GIL meanwhile.
+    def decode(
+        self, samples: Ints, view: View, out: Tensor, padding: Colour = (0, 0, 0), decoder: Decoder = decode
+    ) -> dict[int, str]:
+        """Decodes what a view shows of some samples, without the GIL.
 
         Args:
-            box: top, left, height, width of the part, pixels.
-            out: (H, W, 3), contiguous; scaled by area averaging, as in FFCV.
-            scratch: at least `largest()` bytes, one buffer per thread.
-        Raises: RunError that names the sample if libjpeg finds it damaged, of a kind that it does not know, or of
-            another size than in the metadata.
+            samples: (N,)
+            out: (N, H, W, 3) uint8 of the view's size, contiguous.
+            padding: the colour of what lies beyond an image.
+            decoder: ours, or FFCV's kernels (see en.data.ffcv.decode).
+        Returns: by row, what is wrong with a sample that is damaged, of a kind that is not decoded, or of another size
+            than in the metadata. Its pixels are undefined then.
         """
-        height, width = int(self.heights[sample]), int(self.widths[sample])
-        pixels = self._address + int(self._offsets[sample])
-        if self._modes[sample] == JPEG:
-            self._decode_jpeg(sample, pixels, (height, width), scratch)
-            pixels = scratch.ctypes.data
-        scale(pixels, height, width, box, out)
+        modes, sizes = self._modes[samples], (self.heights[samples], self.widths[samples])
+        addresses = self._address + self._offsets[samples]
+        images = Images(addresses.astype(np.uint64), self._sizes[samples], *sizes, modes == RAW)
+        refused = show(images, view, padding, out, decoder)
+        said = {row: self._refusal(int(samples[row]), reason) for row, reason in refused.items()}
+        said |= {
+            row: f"sample {samples[row]} is damaged: its bytes are not as written" for row in self._changed(samples)
+        }
+        return {row: f"{self.path}: {reason}" for row, reason in said.items()}
 
-    def _decode_jpeg(self, sample: int, content: int, expected: tuple[int, int], scratch: Bytes) -> None:
-        """Decodes the JPEG at an address into `scratch`; checks its size first, since libjpeg would scale it."""
-        size = int(self._sizes[sample])
-        found = jpeg_size(content, size)
-        if found not in (None, expected):
-            raise RunError(
-                f"{self.path}: sample {sample} is damaged: a JPEG of {found[0]} x {found[1]} pixels: "
-                f"expected {expected[0]} x {expected[1]} by the file's metadata"
-            )
-        if found is None or decode_jpeg(content, size, *expected, scratch):
-            raise RunError(f"{self.path}: sample {sample} {self._refusal(sample, expected)}")
+    def _changed(self, samples: Ints) -> list[int]:
+        """Finds the rows of samples whose bytes do not have their checksums, of those that are to be verified."""
+        if self._checksums is None or self._verify == "never":
+            return []
+        changed = []
+        for row, sample in enumerate(samples.tolist()):
+            if self._verified[sample] and self._verify == "once":
+                continue
+            start, size = int(self._offsets[sample]), int(self._sizes[sample])
+            checksum = zlib.crc32(memoryview(self._map)[start : start + size])  # without the GIL
+            if isinstance(target := self.stored(sample), bytes):
+                checksum = zlib.crc32(target, checksum)
+            self._verified[sample] = checksum == self._checksums[sample]
+            if not self._verified[sample]:
+                changed.append(row)
+        return changed
 
-    def _refusal(self, sample: int, expected: tuple[int, int]) -> str:
-        """Says why a JPEG was not decoded: it is damaged, or of a kind that libjpeg does not know."""
+    def _refusal(self, sample: int, reason: str) -> str:
+        """Says of a sample that is not decoded whether it is damaged, or of a kind that the decoder does not know."""
         start = int(self._offsets[sample])
-        content = self._map[start : start + int(self._sizes[sample])]
-        kind, (_, complaint, is_error) = unusual_kind(content), read_jpeg(content, *expected)
-        if kind and is_error:
-            return f"is of a kind that this libjpeg does not decode, {kind}: {complaint}: expected it stored raw"
-        return f"is damaged: libjpeg could not decode it: {complaint}"
+        kind = unusual_kind(self._map[start : start + int(self._sizes[sample])])
+        if self._modes[sample] == JPEG and kind and "truncated" not in reason:
+            return f"sample {sample} is of a kind that is not decoded, {kind}: {reason}: expected it stored raw"
+        return f"sample {sample} is damaged: {reason}"
 
 
 def read_classes(root: Path) -> list[str]:

@@ -1,30 +1,32 @@
-"""The FFCV loader: FFCV's file and C kernels, driven by threads of our own.
+"""The FFCV loader: FFCV's file, decoded by threads of our own.
 
 Stock FFCV compiles its pipeline at each start, draws crops from unseeded generators, ignores the decoder's return code
-and leaves the trainer waiting when its thread dies. Here threads call the libraries that it calls (libjpeg's decoder
-and OpenCV's area resize, both without the GIL) on boxes drawn beforehand from (seed, epoch, sample), so that nothing is
-compiled, any number of threads gives the same pixels, and a failure reaches the trainer as an exception.
+and leaves the trainer waiting when its thread dies. Here each thread decodes a part of a batch in one call without the
+GIL, of boxes drawn beforehand from (seed, epoch, sample), so that nothing is compiled at a start, any number of threads
+gives the same pixels, and a failure reaches the trainer as an exception.
 """
 
-import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from en.data.crops import Crop
 from en.data.decoding import UnusableImage
 from en.data.ffcv.file import BetonFile, read_classes, read_name, read_target
-from en.data.ffcv.kernels import Bytes, libjpeg_version, opencv_version
+from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
+from en.data.showing import Decoder, rows_of
 from en.data.targets import Field
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -42,10 +44,41 @@ class Job(NamedTuple):
     epoch: int | None
 
 
-def made_by() -> dict[str, str | None]:
-    """Names the libraries that draw crops, decode and resize here, with their versions (see ImageLoader)."""
-    packages = {name: package_version(name) for name in ("numpy", "ffcv")}
-    return packages | {"opencv": opencv_version(), "libjpeg_turbo": libjpeg_version()}
+class Memory:
+    """Memory of batches, used again when nothing refers to the batch any more: new pages cost time."""
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=BATCHES_AHEAD + 2)
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """Memory for a batch of that shape, uint8, with anything in it."""
+        while self._free:
+            memory = self._free.pop()
+            if memory.shape == shape:
+                break
+        else:
+            memory = np.empty(shape, np.uint8)
+        lent = memory.view()  # which the tensor and all that look into it keep
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)
+
+
+def choose_decoder(name: str) -> tuple[Decoder, dict[str, str | None]]:
+    """Chooses by data.decode. Returns: the decoder, and what its pixels depend on, with versions.
+
+    Raises: UserError where FFCV's kernels are asked for and not installed.
+    """
+    numpy = {"numpy": package_version("numpy")}  # draws the crops
+    if name == "own":
+        return decode, numpy | decoded_by()
+    try:
+        from en.data.ffcv import decode as kernels
+    except ImportError as error:
+        raise UserError(
+            f"data.decode=ffcv: expected the package ffcv, which does not import ({error}): "
+            "install exemplar-norm[ffcv], or leave it at own"
+        ) from error
+    return kernels.decode, numpy | kernels.made_by()
 
 
 def refuse_unknown_labels(file: BetonFile, classes: int) -> None:
@@ -64,15 +97,15 @@ class FfcvLoader:
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.classes, self.name = read_classes(root), read_name(root)
-        self._file = BetonFile(root / f"{split}.beton")
+        self._file = BetonFile(root / f"{split}.beton", reading.verify)
         self.samples, self.digest = len(self._file), self._file.digest
-        self.made_by: Mapping[str, str | None] = made_by()
+        self.made_by: Mapping[str, str | None]
+        self._decoder, self.made_by = choose_decoder(reading.decode)
         self.target = read_target(self._file)
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
-        self._reading = reading
+        self._reading, self._memory = reading, Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
-        self._local = threading.local()
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)
@@ -115,62 +148,48 @@ class FfcvLoader:
     def _submit(self, job: Job) -> tuple[Batch, list[Future[None]]]:
         self._file.check_length()
         size = len(job.samples)
-        images = torch.empty((size, *job.view.size, 3), dtype=torch.uint8, pin_memory=self._reading.pinned)
+        shape, pinned = (size, *job.view.size, 3), self._reading.pinned  # torch itself uses pinned memory again
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else self._memory.take(shape)
         samples = torch.from_numpy(job.samples.copy())
         form = (size, *self.target.shape(job.view.size))
-        targets = torch.empty(form, dtype=self.target.dtype, pin_memory=self._reading.pinned)
+        targets = torch.empty(form, dtype=self.target.dtype, pin_memory=pinned)
         batch = Batch(images.permute(0, 3, 1, 2), targets, samples, [])
         step = -(-size // max(1, self._reading.workers))
         rows = [range(size)[start : start + step] for start in range(0, size, step)]
-        return batch, [self._pool.submit(self._decode, job, part, images.numpy(), batch) for part in rows]
+        return batch, [self._pool.submit(self._decode, job, part, images, batch) for part in rows]
 
-    def _decode(self, job: Job, rows: range, images: Bytes, batch: Batch) -> None:
-        scratch = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = self._file.scratch()
-        for row in rows:
+    def _decode(self, job: Job, rows: range, images: Tensor, batch: Batch) -> None:
+        """Decodes a part of a batch, and stand-ins for what is damaged there, in training if they are asked for."""
+        part = slice(rows.start, rows.stop)
+        refused = self._read(job.samples[part], rows_of(job.view, part), images[part], batch.targets[part])
+        for row, reason in refused.items():
+            if job.epoch is None or not self._reading.skip_damaged:
+                raise RunError(reason)
+            self._stand_in(job.epoch, rows[row], images, batch, reason)
+
+    def _read(self, samples: Ints, view: View, images: Tensor, targets: Tensor) -> dict[int, str]:
+        """Reads samples into rows of a batch. Returns: what is wrong with those that are damaged, by their rows."""
+        refused = self._file.decode(samples, view, images, self._reading.padding, self._decoder)
+        for row, sample in enumerate(samples.tolist()):
             try:
-                batch.targets.numpy()[row] = self._decode_one(job, row, images[row], scratch)
-            except RunError as error:
-                if job.epoch is None or not self._reading.skip_damaged:
-                    raise
-                self._stand_in(job.epoch, row, images[row], scratch, batch, error)
+                targets.numpy()[row] = self.target.cut(self._file.stored(sample), view, row)
+            except UnusableImage as error:
+                refused.setdefault(row, f"{self._file.path}: sample {sample} is damaged: {error}")
+        return dict(sorted(refused.items()))
 
-    def _decode_one(self, job: Job, row: int, out: Bytes, scratch: Bytes) -> NDArray[Any]:
-        """Decodes an image into `out`. Returns: its target. Raises: RunError for either that is damaged."""
-        sample = int(job.samples[row])
-        seen = job.view.seen(row, int(self._file.heights[sample]), int(self._file.widths[sample]))
-        if seen is None:
-            out[:] = self._reading.padding
-        elif (inner := out[seen.rows, seen.columns]).shape == out.shape:
-            self._file.decode(sample, seen.box, out, scratch)
-        else:
-            out[:] = self._reading.padding
-            part = np.empty(inner.shape, np.uint8)  # in one piece, as the decoder writes
-            self._file.decode(sample, seen.box, part, scratch)
-            inner[:] = part
-        if job.view.flips[row]:
-            out[:] = out[:, ::-1].copy()
-        try:
-            return self.target.cut(self._file.stored(sample), job.view, row)
-        except UnusableImage as error:
-            raise RunError(f"{self._file.path}: sample {sample} is damaged: {error}") from error
-
-    def _stand_in(self, epoch: int, row: int, out: Bytes, scratch: Bytes, batch: Batch, error: RunError) -> None:
+    def _stand_in(self, epoch: int, row: int, images: Tensor, batch: Batch, reason: str) -> None:
         """The next sample of the set that is whole, in the place of a damaged one."""
-        batch.damaged.append(str(error))
-        damaged = int(batch.samples[row])
+        batch.damaged.append(reason)
+        damaged, place = int(batch.samples[row]), slice(row, row + 1)
         for distance in range(1, min(STAND_INS, self.samples)):
             sample = (damaged + distance) % self.samples
-            try:
-                job = self._train_job(np.array([sample]), epoch, out.shape[:2])
-                target = self._decode_one(job, 0, out, scratch)
-            except RunError as other:
-                error = other
-                continue
-            batch.samples[row], batch.targets.numpy()[row] = sample, target
-            return
-        raise RunError(too_many_damaged(str(error)))
+            job = self._train_job(np.array([sample]), epoch, (images.shape[1], images.shape[2]))
+            refused = self._read(job.samples, job.view, images[place], batch.targets[place])
+            if not refused:
+                batch.samples[row] = sample
+                return
+            reason = refused[0]
+        raise RunError(too_many_damaged(reason))
 
     def _finished(self, batch: Batch, parts: list[Future[None]]) -> Batch:
         deadline = time.monotonic() + self._reading.timeout_s

@@ -4,6 +4,9 @@ The layout is that of FFCV 1.0.2, file version 2: header, field descriptions, on
 pages, allocation table; all little-endian. The allocation table ends the file and has one row per sample, and one more
 per target that is kept as bytes, in any order.
 
+Before the allocation table stand checksums of our own, one CRC-32 a sample of the bytes of its image and of its target;
+the image field's arguments, which stock FFCV ignores as well, say so. Files by stock FFCV have none.
+
 The seal is the SHA-256 of all of these, kept among the target field's arguments, which stock FFCV leaves at zero and
 ignores: it exposes any change of a target or size. Files by stock FFCV have none.
 """
@@ -26,6 +29,7 @@ NAMES = {Field.INT: "label", Field.BYTES: "mask"}  # of the targets' fields
 LARGEST_SIDE = 65_535  # sizes have 16 bits
 LARGEST_AREA = 178_956_970  # pixels; Pillow, with which preparation reads images, refuses larger ones
 SEAL = b"sha256:"
+CHECKSUMS, CHECKSUM = b"crc32", np.dtype("<u4")
 HEADER = np.dtype(
     [
         ("version", "<u2"),
@@ -49,7 +53,8 @@ Table = NDArray[np.void]
 class Tables(NamedTuple):
     """A file's columns, (samples,) each: mode, size in pixels, and offset and size of the bytes; target.
 
-    The targets are class numbers, int64, or where their bytes lie; the digest is the hex SHA-256 of all tables.
+    The targets are class numbers, int64, or where their bytes lie; the digest is the hex SHA-256 of all tables; not
+    every file has checksums.
     """
 
     modes: NDArray[np.uint8]
@@ -60,6 +65,7 @@ class Tables(NamedTuple):
     field: Field
     targets: NDArray[Any]
     digest: str
+    checksums: NDArray[np.uint32] | None
 
 
 def read_tables(file: BinaryIO, path: Path) -> Tables:
@@ -78,14 +84,17 @@ def read_tables(file: BinaryIO, path: Path) -> Tables:
     table = read_rows(file, ALLOCATION, count * allocations, table_at)
     check_images(path, metadata["f0"])
     places = by_sample(table, metadata["f0"]["data_ptr"], allocations)
-    check_offsets(path, metadata, places, pages, table_at)
+    has_checksums = fields["arguments"][0].tobytes().rstrip(b"\0") == CHECKSUMS
+    end = table_at - has_checksums * count * CHECKSUM.itemsize
+    check_offsets(path, metadata, places, pages, end)
+    checksums = read_rows(file, CHECKSUM, count, end) if has_checksums else None
     digest = tables_digest(header, fields, metadata, table)
     if fields["arguments"][-1].any() and fields[-1:].tobytes() != sealed(fields, digest)[-1:].tobytes():
         raise UserError(f"{path}: damaged: its sizes, labels or offsets are not as written; prepare it again")
     image, sizes = metadata["f0"], places[:, 0]["size"].astype(np.int64)
     heights, widths, offsets = (image[name].astype(np.int64) for name in ("height", "width", "data_ptr"))
     targets = metadata["f1"].astype(np.int64) if field is Field.INT else metadata["f1"].copy()
-    return Tables(image["mode"].copy(), heights, widths, offsets, sizes, field, targets, digest)
+    return Tables(image["mode"].copy(), heights, widths, offsets, sizes, field, targets, digest, checksums)
 
 
 def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
@@ -103,7 +112,7 @@ def read_header(file: BinaryIO, path: Path) -> tuple[Table, Table]:
     return header, fields
 
 
-def read_rows(file: BinaryIO, kind: np.dtype[np.void], count: int, start: int) -> Table:
+def read_rows(file: BinaryIO, kind: np.dtype[Any], count: int, start: int) -> NDArray[Any]:
     """Reads up to `count` rows from byte `start` on; fewer if the file ends."""
     file.seek(start)
     content = file.read(count * kind.itemsize)

@@ -11,28 +11,30 @@ from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import numpy as np
+import torch
 from PIL import Image
 
-from en.data.crops import centre_boxes
 from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import LARGEST_SIDE
+from en.data.jpeg import library_or_none, transcode
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks
+from en.data.showing import rows_of
 from en.data.sources import SPLITS, Sample, Source
 from en.data.targets import Stored, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress
 
-STORAGES = ("jpeg", "reencode", "raw")
+FILES = ("jpeg", "as-is")  # kinds of storage that keep JPEG files as such
 CHUNK = 16
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -42,9 +44,11 @@ class Storage:
     """How images are stored.
 
     Attributes:
-        kind: jpeg keeps RGB and grey JPEG files byte for byte (except padding before their end), if the loader's
-            libjpeg decodes them, and all others as raw pixels, so that nothing is lost; reencode makes every image a
-            JPEG; raw stores every image's pixels.
+        kind: jpeg keeps RGB and grey JPEG files, if libjpeg decodes them, and all others as raw pixels, so that nothing
+            is lost. Sequential files are written anew with restart markers and optimized tables, with the same
+            coefficients, which is verified; others, such as progressive ones, stay byte for byte. as-is keeps all those
+            files byte for byte (except padding before their end); reencode makes every image a JPEG; raw stores every
+            image's pixels.
         max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
         quality: JPEG quality of re-encoded images, 1 to 100.
     """
@@ -86,11 +90,12 @@ def prepare(
         overwrite: whether to replace a data set in `out`.
     Returns: how many samples were stored, by split; under "skipped" how many were skipped, under "warnings" how many
         files had a warning, under "warnings_kept" how many of these were stored, under "in_both" how many of val are,
-        byte for byte, in train too, of which it warns.
+        byte for byte, in train too, of which it warns; under "as_they_are" how many are JPEG files byte for byte.
     Raises: UserError that lists every file that is damaged or not decoded, unless skip_corrupt is set, and for an `out`
         that is in use or holds a data set; RunError if a worker died.
     """
     folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
+    library_or_none()  # compiled before the workers ask for it
     try:
         with folder.locked(overwrite):
             counts = {split: write_split(source, split, folder, storage, workers, remarks) for split in SPLITS}
@@ -100,7 +105,7 @@ def prepare(
                     raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
                 verify(folder.partial(f"{split}.beton"), source.target, workers)
             counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
-            counts["in_both"] = len(remarks.in_both)
+            counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
             described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
             folder.write_json("dataset.json", described)
             folder.write_json("classes.json", source.classes)
@@ -170,13 +175,32 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
     if max(image.size) > LARGEST_SIDE:
         return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
     digest = hashlib.sha256(content).digest()
+    picture, is_as_it_is = transcoded(picture, storage)
     encoded = encode_picture(picture, storage, kept)
     encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
-    return Checked(sample.name, encoded, picture.warning, picture.note, digest)
+    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is)
+
+
+def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
+    """Writes a picture's JPEG file anew, without loss, where it is stored so.
+
+    A file that libjpeg decodes without a warning and our decoder finds damaged has a warning then.
+
+    Returns: the picture, and whether its file is stored as it is.
+    """
+    if storage.kind not in FILES or not picture.jpeg:
+        return picture, False
+    try:
+        written = transcode(picture.jpeg)
+    except ValueError as error:
+        return replace(picture, jpeg=b"", warning=str(error)), False
+    if written is None or storage.kind == "as-is":
+        return picture, True
+    return replace(picture, jpeg=written), False
 
 
 def encode_picture(picture: Picture, storage: Storage, target: Stored) -> Encoded:
-    if storage.kind == "jpeg" and picture.jpeg:
+    if storage.kind in FILES and picture.jpeg:
         return Encoded(JPEG, *picture.image.size, picture.jpeg, target)
     pixels = scaled(picture.image, storage.max_side)
     if storage.kind != "reencode":
@@ -198,15 +222,19 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
 def verify(path: Path, target: Target, workers: int) -> None:
     """Decodes every sample of a .beton file as training does. Raises RunError that names the first that fails."""
     file = BetonFile(path)
-    boxes = centre_boxes(file.heights, file.widths, 1.0)
-    view = View(boxes, np.zeros(len(file), bool), (8, 8))
+    zeros = np.zeros_like(file.heights)
+    whole = View(np.stack([zeros, zeros, file.heights, file.widths], axis=1), np.zeros(len(file), bool), (8, 8))
 
     def decode(part: range) -> int:
-        scratch, out = np.empty(file.largest(), np.uint8), np.empty((*view.size, 3), np.uint8)
+        samples, rows = np.array(part), slice(part.start, part.stop)
+        refused = file.decode(
+            samples, rows_of(whole, rows), torch.empty((len(part), *whole.size, 3), dtype=torch.uint8)
+        )
+        if refused:
+            raise RunError(refused[min(refused)])
         for sample in part:
-            file.decode(sample, tuple(boxes[sample].tolist()), out, scratch)
             try:
-                target.cut(file.stored(sample), view, sample)
+                target.cut(file.stored(sample), whole, sample)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
         return len(part)

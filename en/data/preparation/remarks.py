@@ -16,6 +16,7 @@ class Checked(NamedTuple):
         complaint: why that is so, or libjpeg's warning; empty for an intact image.
         note: what is odd about an intact image's file; mostly empty.
         digest: of the file, or of the pixels that stand for it.
+        is_as_it_is: the sample is a JPEG file byte for byte.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Checked(NamedTuple):
     complaint: str = ""
     note: str = ""
     digest: bytes = b""
+    is_as_it_is: bool = False
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Remarks:
     Attributes:
         on_warning, skip_corrupt: as in prepare.
         warned: how many files libjpeg or Pillow warned about, skipped or kept.
+        as_they_are: how many JPEG files are stored byte for byte.
         in_both: images that are stored for evaluation and, byte for byte, for training too, with the name there.
     """
 
@@ -42,6 +45,7 @@ class Remarks:
     kept: list[str] = field(default_factory=list)
     in_both: list[str] = field(default_factory=list)
     warned: int = 0
+    as_they_are: int = 0
     _trained: dict[bytes, str] = field(default_factory=dict)  # names of the stored training images, by their digests
 
     def accept(self, checked: Checked, split: str) -> bool:
@@ -53,6 +57,7 @@ class Remarks:
             skip = self.skip_corrupt or (self.on_warning == "skip" and not unusable)
             (self.skipped if skip else self.refused).append(line)
             return False
+        self.as_they_are += checked.is_as_it_is
         if checked.complaint or checked.note:
             self.kept.append(line)
         if split == "train":
