@@ -1,10 +1,12 @@
 """Orders, shares and crops as pure functions of (seed, epoch, sample)."""
 
+import itertools
 import numpy as np
 import pytest
 
 from en.data.crops import CentreCrop, RandomResizedCrop, uniform
 from en.data.order import epoch_order, rank_batches
+from en.runs.position import Position
 
 SQUARE = (224, 224)
 IMAGENET = RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
@@ -93,3 +95,8 @@ def test_draws_are_uniform_and_independent():
     assert np.abs(draws.mean(0) - 0.5).max() < 0.01 and np.abs(draws.std(0) - 12**-0.5).max() < 0.01
     assert np.abs(np.corrcoef(draws.T) - np.eye(8)).max() < 0.03
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.03
+
+
+def test_each_step_epoch_rank_and_seed_draws_numbers_of_its_own():
+    places = list(itertools.product(range(3), repeat=4))
+    assert len({Position(epoch=epoch, step=step).seed(seed, rank) for epoch, step, seed, rank in places}) == len(places)
