@@ -1,6 +1,7 @@
 """Orders, shares and crops as pure functions of (seed, epoch, sample)."""
 
 import itertools
+
 import numpy as np
 import pytest
 
@@ -40,9 +41,9 @@ def test_crops_depend_on_seed_epoch_and_sample_and_not_on_the_batch():
     n = 500
     heights, widths = sizes(n)
     samples = np.arange(n)
-    boxes, flips, _ = IMAGENET(3, 5, samples, heights, widths, SQUARE)
+    boxes, flips, *_ = IMAGENET(3, 5, samples, heights, widths, SQUARE)
     for part in np.array_split(np.random.default_rng(1).permutation(n), 7):
-        alone, alone_flips, _ = IMAGENET(3, 5, part, heights[part], widths[part], SQUARE)
+        alone, alone_flips, *_ = IMAGENET(3, 5, part, heights[part], widths[part], SQUARE)
         assert (alone == boxes[part]).all() and (alone_flips == flips[part]).all()
     for seed, epoch in [(4, 5), (3, 6)]:
         other = IMAGENET(seed, epoch, samples, heights, widths, SQUARE).boxes
@@ -52,7 +53,7 @@ def test_crops_depend_on_seed_epoch_and_sample_and_not_on_the_batch():
 def test_crops_lie_in_the_image_and_keep_the_limits_of_area_and_ratio():
     n = 20_000
     heights, widths = np.full(n, 375), np.full(n, 500)
-    boxes, flips, _ = IMAGENET(0, 0, np.arange(n), heights, widths, SQUARE)
+    boxes, flips, *_ = IMAGENET(0, 0, np.arange(n), heights, widths, SQUARE)
     top, left, h, w = boxes.T
     assert (top >= 0).all() and (left >= 0).all() and (top + h <= 375).all() and (left + w <= 500).all()
     area, ratio = h * w / (375 * 500), w / h
@@ -85,7 +86,7 @@ def test_extreme_images_have_a_crop_inside_them(height, width):
 
 
 def test_the_centre_crop_is_resize_and_centre_crop():
-    boxes, flips, _ = CentreCrop(0.875)(0, 0, np.arange(2), np.array([256, 512]), np.array([400, 256]), (9, 9))
+    boxes, flips, *_ = CentreCrop(0.875)(0, 0, np.arange(2), np.array([256, 512]), np.array([400, 256]), (9, 9))
     assert boxes.tolist() == [[16, 88, 224, 224], [144, 16, 224, 224]] and not flips.any()
 
 
