@@ -41,6 +41,12 @@ def were_chosen() -> bool:
     return _chosen
 
 
+def keep_others() -> None:
+    """Notes that the number of threads is no longer `choose_threads`'s."""
+    global _chosen
+    _chosen = False
+
+
 def waiting() -> dict[str, str]:
     """The variables of the environment that say how threads wait for one another; none: as the library does."""
     return {name: os.environ[name] for name in WAITING if name in os.environ}

@@ -192,10 +192,8 @@ def test_averages_and_a_scaler_that_are_new_in_a_resumed_run_are_told(place, unt
     assert "train.precision=float16: the scaler of the gradients begins anew" in lines
 
 
-MAKERS = {
-    "ffcv": {"numpy", "resampling", "torchvision"},  # torchvision mixes
-    "folder": {"numpy", "resampling", "torchvision", "pillow", "pillow_libjpeg_turbo", "libjpeg_turbo"},
-}
+EVERY = {"numpy", "resampling", "torchvision", "pillow", "pillow_libjpeg_turbo", "libjpeg_turbo"}  # torchvision mixes
+MAKERS = {"ffcv": EVERY, "folder": EVERY}
 
 
 @pytest.mark.parametrize("case", CASES[:2], ids=str)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, environment_of
+from kill_loop import CASES
 
 from en.threads import VARIABLE, idle_of
 
@@ -85,14 +86,33 @@ def test_a_core_of_which_the_system_tells_nothing_counts_as_idle():
     assert idle_of({0, 1, 2}, {}, {}) == 3
 
 
-@pytest.mark.slow(reason="threads need interpreters of their own, one of them on a single core")
-def test_a_resumed_run_goes_on_with_its_threads(folders: Path, tmp_path: Path):
+RESUMED = """
+import sys
+from pathlib import Path
+from en.threads import choose_threads
+choose_threads()
+import torch
+from en.runs import checkpoint
+from en.runs.start import keep_threads
+saved = checkpoint.load(Path(sys.argv[1]))
+for threads in map(int, sys.argv[2:]):
+    keep_threads(saved.model_copy(update={"circumstances": {**saved.circumstances, "threads": threads}}))
+    print(torch.get_num_threads())
+"""
+
+
+def test_a_resumed_run_goes_on_with_its_threads_unless_they_are_more_than_the_cores(untouched):
+    last = untouched(CASES[0]) / "last.pt"
+    with busy_cores():  # so that others would be chosen
+        found = on_cores(["-c", RESUMED, str(last), "64", str(len(CORES))]).stdout.split()
+    assert found == [str(max(1, len(CORES) // 2)), str(len(CORES))]
+
+
+def test_provenance_keeps_threads_workers_and_how_threads_wait(folders: Path, tmp_path: Path):
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE)
     line = [str(ROOT / "train.py"), str(recipe), f"data.root={folders}", f"run_dir={run}"]
-    on_cores(line, OMP_NUM_THREADS=str(len(CORES)), OMP_WAIT_POLICY="passive")
-    resumed = on_cores([*line, "train.epochs=2", "--resume", "auto"], CORES[:1])
-    first, second = json.loads((run / "provenance.json").read_text())["starts"]
-    assert first["threads"] == second["threads"] == len(CORES) and "not bit for bit" not in resumed.stderr
-    assert first["waiting"] == {"OMP_WAIT_POLICY": "passive"} and first["workers"] == max(1, len(CORES) // 2)
-    assert f"{len(CORES)} threads on 1 core of" in resumed.stderr
+    done = on_cores(line, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    (start,) = json.loads((run / "provenance.json").read_text())["starts"]
+    assert (start["threads"], start["workers"]) == (1, max(1, len(CORES) // 2))
+    assert start["waiting"] == {"OMP_WAIT_POLICY": "passive"} and "1 thread on " in done.stderr

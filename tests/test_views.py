@@ -328,3 +328,10 @@ def test_a_task_of_masks_trains_is_killed_resumes_to_the_bit_and_is_scored_and_r
             assert found["iou"] == last["iou"] and found["images"] == COUNTS["val"]
     write_report([str(whole)], tmp_path / "report")
     assert "| mIoU % |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_map_of_another_size_than_its_image_is_refused():
+    kept = png_of(np.zeros((3, 5), np.uint8))
+    ClassMap().check(kept, (3, 5))
+    with pytest.raises(DamagedImage, match=r"^a map of 3 x 5 pixels: expected 5 x 3, as the image"):
+        ClassMap().check(kept, (5, 3))

@@ -66,6 +66,10 @@ def read_file(path: Path) -> bytes:
         raise DamagedImage(f"cannot be read: {error.strerror}") from error
 
 
+# Preparation records it as a note; a loader, in whose threads no filter can be set, would tell of it at each decode.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def decode_image(content: bytes) -> Picture:
     """Decodes the first frame of an image file and ignores its EXIF orientation, as is usual for ImageNet.
 

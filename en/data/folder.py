@@ -88,7 +88,8 @@ class Images(Dataset[Item]):
         crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
         view = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths, size)
         pixels, out = np.ascontiguousarray(image), torch.empty((1, *size, 3), dtype=torch.uint8)
-        show(of_pixels(pixels), view, self._reading.padding, out)
+        if refused := show(of_pixels(pixels), view, self._reading.padding, out):
+            return f"{sample.name}: {refused[0]}"
         return out[0].permute(2, 0, 1), self._target.cut(target, view, 0), index
 
 

@@ -11,7 +11,6 @@ Which pixels: those of the whole image as libjpeg decodes it (exact DCT, interpo
 import ctypes
 import functools
 import subprocess
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from en.data.decoding import decode as decode_file
-from en.data.decoding import pillows
+from en.data.decoding import decoders
 from en.data.decoding import refusal as refusal_of
 from en.data.order import Ints
 from en.data.views import Flips
+from en.errors import warn
 from en.native.cache import ALONE, compiled_library
 
 SOURCE = Path(__file__).with_name("jpeg_native") / "jpeg.cpp"
@@ -204,8 +204,9 @@ def library_or_none() -> ctypes.CDLL | None:
     try:
         library = compiled_library(SOURCE, "en_jpeg_decode", ALONE)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        warnings.warn(f"Pillow decodes JPEG files, which is slower: {reason}", RuntimeWarning, stacklevel=2)
+        said = str(getattr(error, "stderr", None) or error).splitlines()
+        reason = next((line for line in said if "error" in line), *said[:1] or ["no word"])
+        warn(f"Pillow decodes JPEG files, which is slower: {reason}")
         return None
     address, integer = ctypes.c_void_p, ctypes.c_int64
     library.en_jpeg_decode.argtypes = [integer, *[address] * 6, integer, integer, address, address]
@@ -216,8 +217,8 @@ def library_or_none() -> ctypes.CDLL | None:
 
 
 def decoded_by() -> dict[str, str | None]:
-    """Names what these pixels depend on, with versions: Pillow is of it where it decodes all files."""
-    return {"resampling": RESAMPLING} | (pillows() if library_or_none() is None else {})
+    """Names what these pixels depend on, with versions: others decode the files that are not handled here."""
+    return {"resampling": RESAMPLING} | decoders()
 
 
 # ---- by Pillow ----

@@ -61,6 +61,10 @@ class Target(Protocol):
         """The target of the same image scaled to a size."""
         ...
 
+    def check(self, stored: Stored, size: Size) -> None:
+        """Raises DamagedImage for one that belongs to no image of a size, as a foreign file may have it."""
+        ...
+
     def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
         """What a row of a view shows of it, of the `shape` for the view's size. Raises: DamagedImage."""
         ...
@@ -84,6 +88,9 @@ class ClassIndex:
 
     def scaled(self, stored: Stored, size: Size) -> Stored:
         return stored
+
+    def check(self, stored: Stored, size: Size) -> None:
+        return
 
     def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
         return np.array(stored, np.int64)
@@ -136,6 +143,15 @@ class ClassMap:
         height, width = map_of(stored).shape
         whole = View(np.array([[0, 0, height, width]]), np.zeros(1, bool), size)
         return stored if (height, width) == size else png_of(self.cut(stored, whole, 0))
+
+    def check(self, stored: Stored, size: Size) -> None:
+        assert isinstance(stored, bytes)
+        try:
+            width, height = Image.open(io.BytesIO(stored)).size
+        except Exception:  # `cut` says what is wrong with it
+            return
+        if (height, width) != size:
+            raise DamagedImage(f"a map of {height} x {width} pixels: expected {size[0]} x {size[1]}, as the image")
 
     def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
         pixels = map_of(stored)

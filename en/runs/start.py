@@ -13,6 +13,7 @@ from en.config.schema import Config, completed
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
+from en.machine import processor
 from en.norm.built import layers_as_built, rebuild
 from en.norm.registry import norm_defaults
 from en.progress import tell
@@ -22,7 +23,7 @@ from en.runs.completeness import refuse_incomplete
 from en.runs.course import course_of
 from en.runs.folder import new_run_path
 from en.runs.position import Position
-from en.threads import were_chosen
+from en.threads import keep_others, were_chosen
 
 # What a resumed run has to share with its beginning, sections and keys.
 FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation")
@@ -89,10 +90,15 @@ def find_start(config: Config, config_path: str) -> Start:
 
 
 def keep_threads(saved: Checkpoint | None) -> None:
-    """Goes on with the threads of the checkpoint, on which the bits of a step depend, where nobody asked for others."""
-    threads = saved.circumstances.get("threads") if saved else None
-    if were_chosen() and isinstance(threads, int):
+    """Goes on with the threads of the checkpoint, on which the bits of a step depend, where nobody asked for others.
+
+    Not on another processor, where the bits are others anyway, nor with more threads than there are cores.
+    """
+    then = saved.circumstances if saved else {}
+    threads, cores = then.get("threads"), len(os.sched_getaffinity(0))
+    if were_chosen() and isinstance(threads, int) and threads <= cores and then.get("processor") == processor():
         torch.set_num_threads(threads)
+        keep_others()
 
 
 def run_of(path: Path) -> Path:

@@ -172,7 +172,9 @@ class FfcvLoader:
         refused = self._file.decode(samples, view, images, self._reading.padding, self._decoder)
         for row, sample in enumerate(samples.tolist()):
             try:
-                targets.numpy()[row] = self.target.cut(self._file.stored(sample), view, row)
+                stored = self._file.stored(sample)
+                self.target.check(stored, (int(self._file.heights[sample]), int(self._file.widths[sample])))
+                targets.numpy()[row] = self.target.cut(stored, view, row)
             except UnusableImage as error:
                 refused.setdefault(row, f"{self._file.path}: sample {sample} is damaged: {error}")
         return dict(sorted(refused.items()))

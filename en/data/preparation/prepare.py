@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress
 
 FILES = ("jpeg", "as-is")  # kinds of storage that keep JPEG files as such
+SILENT = 8  # bytes that libjpeg takes into its buffer, the most on 64 bits
 CHUNK = 16
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -191,12 +192,30 @@ def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
     if storage.kind not in FILES or not picture.jpeg:
         return picture, False
     try:
-        written = transcode(picture.jpeg)
+        written = transcode_padded(picture.jpeg)
     except ValueError as error:
         return replace(picture, jpeg=b"", warning=str(error)), False
     if written is None or storage.kind == "as-is":
         return picture, True
     return replace(picture, jpeg=written), False
+
+
+def transcode_padded(content: bytes) -> bytes | None:
+    """Transcodes a JPEG file without the few bytes of padding at its scan's end that libjpeg reads in silence.
+
+    They are one byte repeated, zero if there is only one. More of it libjpeg reports: see `padding_of`.
+    Raises: ValueError for a damaged file, with what is wrong.
+    """
+    try:
+        return transcode(content)
+    except ValueError as error:
+        end = content.rfind(b"\xff\xd9")
+        for count in range(1, min(SILENT, end) + 1):
+            filler = content[end - count : end]
+            if len(set(filler)) == 1 and (count > 1 or filler == b"\0"):
+                with suppress(ValueError):
+                    return transcode(content[: end - count] + content[end:])
+        raise error
 
 
 def encode_picture(picture: Picture, storage: Storage, target: Stored) -> Encoded:
