@@ -101,6 +101,7 @@ for threads in map(int, sys.argv[2:]):
 """
 
 
+@pytest.mark.slow(reason="an interpreter starts beside busy programs")
 def test_a_resumed_run_goes_on_with_its_threads_unless_they_are_more_than_the_cores(untouched):
     last = untouched(CASES[0]) / "last.pt"
     with busy_cores():  # so that others would be chosen
