@@ -8,9 +8,13 @@ import sys
 import pytest
 from commands import ROOT, environment_of
 
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", "__pycache__", "runs", "data", "*.egg-info", "build", "dist"
-)
+LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist"}  # of the top of the tree: en/ has runs and data, too
+
+
+def left_out(folder, names):
+    """What is not copied of a folder of the tree, for shutil.copytree."""
+    generated = {name for name in names if name.endswith(("_cache", "__pycache__", ".egg-info"))}
+    return generated | (LEFT_OUT & {*names} if folder == str(ROOT) else set())
 
 
 def insert(path, before, *lines):
@@ -24,7 +28,7 @@ def insert(path, before, *lines):
 def copied(tmp_path_factory):
     """A copy of the tree with a normalizer and a task more, as the page says."""
     root = tmp_path_factory.mktemp("extended") / "en"
-    shutil.copytree(ROOT, root, ignore=LEFT_OUT)
+    shutil.copytree(ROOT, root, ignore=left_out)
     layer, literal = re.findall(r"^```python\n(.*?)^```$", (root / "docs/extending.md").read_text(), re.M | re.S)
     (root / "en/norm/larger.py").write_text(layer)
     registry = root / "en/norm/registry.py"

@@ -57,6 +57,7 @@ def test_torchrun_restarts_a_run_whose_rank_was_killed_and_it_ends_as_the_untouc
     assert differences(untouched(case), run) == []
 
 
+@pytest.mark.slow(reason="torchrun starts two nodes cold")
 def test_two_nodes_train_what_one_node_trains(place, untouched, tmp_path):
     case, run = CASES[3], tmp_path / "run"
     with socket.socket() as free:
