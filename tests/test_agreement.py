@@ -130,6 +130,24 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(place, untouched):
     begin(place, untouched(CASES[0]))
 
 
+@pytest.mark.parametrize(
+    ("override", "anew"),
+    [
+        ("task.evaluation=resize_crop", True),
+        ("task.centre_share=0.5", True),
+        ("data.decode=ffcv", True),
+        ("data.eval_resolution=64", True),
+        ("data.mean=[100.0, 100.0, 100.0]", True),
+        ("data.eval_resolution=48", False),  # what it is anyway
+        ("task.flip=0.0", False),
+        ("train.check_every=7", False),
+    ],
+)
+def test_the_best_score_begins_anew_where_evaluation_sees_other_pixels(place, untouched, override, anew):
+    run = begin(place, untouched(CASES[0]), "train.epochs=6", override)
+    assert (run.best is None) == anew
+
+
 @pytest.mark.slow(reason="two threads need an interpreter of their own")
 def test_other_changes_of_a_resumed_run_are_reported_recorded_and_shown_in_reports(place, midway, tmp_path):
     run = tmp_path / "run"

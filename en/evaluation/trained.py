@@ -19,7 +19,8 @@ from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.completeness import averages
 
-SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "train.precision")
+SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "data.decode",
+         "train.precision")  # fmt: skip
 """Keys, and sections of keys, on which the scores of a network depend besides its data."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from en.config.reading import flatten
+from en.config.reading import flatten, validate
 from en.config.schema import Config, completed
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
@@ -55,9 +55,9 @@ class Start:
         """Where the last evaluation was."""
         return self.saved.last_evaluation if self.saved else Position()
 
-    def best(self, data: Data) -> Best | None:
-        """The best score so far, if there is one that is of as many evaluation images as `data` has."""
-        return self.saved.best if self.saved and not fewer_to_evaluate(self.saved, data) else None
+    def best(self, config: Config, data: Data) -> Best | None:
+        """Returns the best score so far, if there is one that compares with those to come; see `best_begins_anew`."""
+        return self.saved.best if self.saved and not best_begins_anew(self.saved, config, data) else None
 
 
 def find_start(config: Config, config_path: str) -> Start:
@@ -214,6 +214,18 @@ def fewer_to_evaluate(saved: Checkpoint, data: Data) -> dict[str, tuple[int, int
     return {EVALUATION_IMAGES: (then, now)} if now < then else {}
 
 
+def best_begins_anew(saved: Checkpoint, config: Config, data: Data) -> bool:
+    """Tells whether scores do not compare with those before: of fewer images, or of other pixels of them."""
+    then = validate(saved.config, "the checkpoint")
+    return bool(fewer_to_evaluate(saved, data)) or evaluated_pixels(then) != evaluated_pixels(config)
+
+
+def evaluated_pixels(config: Config) -> tuple[Any, ...]:
+    """Lists what decides which pixels of an image the network sees in evaluation."""
+    data = config.data
+    return config.task.crop(training=False), config.eval_resolution, data.decode, data.mean, data.std
+
+
 def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
     """What a checkpoint keeps of the images of both splits.
 
@@ -235,7 +247,8 @@ def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any
         data: the images of this start.
         now: the circumstances of this process.
     Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now, under
-        "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now.
+        "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now, under
+        "best_anew" whether the best score begins anew.
     """
     then = saved.circumstances
     other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
@@ -244,14 +257,17 @@ def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any
         "changed": {**changes(saved, config), **fewer_to_evaluate(saved, data)},
         "not_bit_for_bit": other,
         "not_known": {key: value for key, value in now.items() if key not in then},
+        "best_anew": best_begins_anew(saved, config, data),
     }
 
 
 def differences(resumed: dict[str, Any]) -> list[str]:
     """What a resumed run does differently from before, a line each."""
     lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
-    if EVALUATION_IMAGES in resumed["changed"]:
-        lines.append("resumes with best.pt begun anew: scores of other images do not compare with those before")
+    if resumed["best_anew"]:
+        lines.append(
+            "resumes with best.pt begun anew: scores of other images or pixels do not compare with those before"
+        )
     other = [
         f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
     ]

@@ -91,7 +91,7 @@ class Run:
         check_batch_statistics(config, self.ranks, self.model)
         self.cost = complexity(self.model, config.eval_resolution)
         self.device = choose_device(config.device, self.ranks)
-        self.best: Best | None = self.start.best(self.data)
+        self.best: Best | None = self.start.best(config, self.data)
 
     def train(self) -> None:
         """Trains to the last step and leaves the run folder complete.
