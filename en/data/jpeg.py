@@ -36,7 +36,7 @@ vertical pass first where that is less work; up to Pillow 12 the horizontal one 
 RESTART_INTERVAL = 4  # MCUs between restart markers of transcoded files: measured in docs/measurements.md
 
 # jpeg_native/file.hpp's Status
-DONE, NOT_HANDLED, OTHER_SIZE, BAD_BOX, NO_ROOM = 0, 1, 8, 9, 10
+DONE, NOT_HANDLED, OTHER_SIZE, BAD_BOX, NO_ROOM, NO_MEMORY = 0, 1, 8, 9, 10, 11
 DAMAGE = {
     2: "a header that is malformed",
     3: "a table that is malformed",
@@ -44,7 +44,6 @@ DAMAGE = {
     5: "a coefficient past the 64th of its block",
     6: "an interval that does not end at its restart marker",
     7: "data that ends too early",
-    11: "no memory for its pixels",
 }
 
 
@@ -155,8 +154,13 @@ def run(library: ctypes.CDLL, images: Images, views: Views, out: int, statuses: 
 
 
 def refusal(images: Images, views: Views, row: int, status: int) -> str:
-    """Says what is wrong with an image. Raises: ValueError for a box that is not within it."""
+    """Says what is wrong with an image.
+
+    Raises: ValueError for a box that is not within it; MemoryError, which is no fault of the image.
+    """
     expected = int(images.heights[row]), int(images.widths[row])
+    if status == NO_MEMORY:
+        raise MemoryError(f"no memory for the pixels of an image of {expected[0]} x {expected[1]}")
     if status == BAD_BOX:
         box = ", ".join(map(str, views.boxes[row]))
         raise ValueError(f"box {box}: expected top, left, height, width within {expected[0]} x {expected[1]} pixels")
@@ -193,6 +197,8 @@ def transcode(content: bytes, interval: int = RESTART_INTERVAL) -> bytes | None:
         if status != NO_ROOM:
             break
         capacity = written.value
+    if status == NO_MEMORY:
+        raise MemoryError("no memory to transcode an image")
     if status in DAMAGE:
         raise ValueError(DAMAGE[status])
     return buffer.raw[: written.value] if status == DONE else None
