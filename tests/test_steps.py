@@ -186,7 +186,7 @@ def test_a_finished_run_goes_on_to_more_steps(train, whole, tmp_path):
     ("overrides", "words"),
     [
         (["train.epochs=3"], "train.epochs=3 and steps=11: expected a number of one of them"),
-        (["train.steps=null"], "train.epochs=None and steps=None: expected a number of one of them"),
+        (["train.steps=null"], "train.epochs=null and steps=null: expected a number of one of them"),
         (["schedule.warmup_epochs=3"], "schedule.warmup_epochs=3.0: expected at most 2.75 epochs"),
     ],
 )

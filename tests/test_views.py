@@ -335,3 +335,12 @@ def test_a_map_of_another_size_than_its_image_is_refused():
     ClassMap().check(kept, (3, 5))
     with pytest.raises(DamagedImage, match=r"^a map of 3 x 5 pixels: expected 5 x 3, as the image"):
         ClassMap().check(kept, (5, 3))
+
+
+@pytest.mark.parametrize("sides", ["[]", "[48]", "[48, 48, 48]", "[48, 0]", "[48, 9000]", "48.0", "true", "[48, null]"])
+def test_a_size_is_a_side_or_height_and_width(tmp_path, sides):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(
+        UserError, match=r"data.resolution=.*: expected an integer from 1 to 8192, or two, height and w"
+    ):
+        load_config(str(tmp_path / "recipe.yaml"), [f"data.resolution={sides}"])

@@ -125,7 +125,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _length(self) -> "TrainConfig":
         if (self.epochs is None) == (self.steps is None):
-            found = f"epochs={self.epochs} and steps={self.steps}"
+            found = (
+                "epochs=null and steps=null" if self.epochs is None else f"epochs={self.epochs} and steps={self.steps}"
+            )
             raise ValueError(f"{found}: expected a number of one of them, and the other null or left out")
         return self
 

@@ -35,10 +35,10 @@ def path_name(text: str) -> str:
 
 def sides(value: object) -> int | list[int]:
     """A key for a size: the side of a square, or height and width; of two that are equal, one."""
-    pair: list[Any] = value if isinstance(value, list) else [value]
-    if len(pair) > 2 or not pair or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in pair):
+    pair: list[Any] = value if isinstance(value, list) else [value, value]
+    if len(pair) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in pair):
         raise ValueError(f"expected an integer from 1 to {LARGEST_SIDE}, or two, height and width")
-    return as_key(size_of(pair if len(pair) == 2 else pair[0]))
+    return as_key(size_of(pair))
 
 
 def is_plain(value: object) -> bool:
