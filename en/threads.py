@@ -37,7 +37,7 @@ def choose_threads() -> None:
 
 
 def were_chosen() -> bool:
-    """Whether the number of threads is `choose_threads`'s."""
+    """Tells whether the number of threads is `choose_threads`'s."""
     return _chosen
 
 

@@ -12,7 +12,7 @@ LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist"}  # of the top of t
 
 
 def left_out(folder, names):
-    """What is not copied of a folder of the tree, for shutil.copytree."""
+    """Lists what is not copied of a folder of the tree, for shutil.copytree."""
     generated = {name for name in names if name.endswith(("_cache", "__pycache__", ".egg-info"))}
     return generated | (LEFT_OUT & {*names} if folder == str(ROOT) else set())
 

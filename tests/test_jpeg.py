@@ -69,7 +69,7 @@ def stored(contents: list[bytes | np.ndarray], sides: list[tuple[int, int]]) -> 
 
 
 def shown(contents: list[bytes | np.ndarray], sides: list[tuple[int, int]], views: jpeg.Views) -> np.ndarray:
-    """What is decoded of images without damage."""
+    """Decodes images without damage."""
     images, _kept = stored(contents, sides)
     out = torch.zeros((len(contents), *views.size, 3), dtype=torch.uint8)
     assert jpeg.decode(images, views, out) == {}

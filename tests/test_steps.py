@@ -95,7 +95,7 @@ def rows(run: Path, name: str = "log.jsonl") -> list[dict[str, object]]:
 
 
 def same(run: Path, other: Path) -> bool:
-    """Whether two runs have the same weights at the end, and the same logs."""
+    """Compares weights at the end and logs of two runs."""
     ours, theirs = (checkpoint.load(each / "last.pt") for each in (run, other))
     weights = all(torch.equal(value, theirs.model[name]) for name, value in ours.model.items())
     return weights and all(rows(run, name) == rows(other, name) for name in ("log.jsonl", "ratios.jsonl"))

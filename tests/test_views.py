@@ -106,7 +106,7 @@ def views(task_crop, kind, roots, split="val", size=(24, 40)):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_box_beyond_the_image_shows_what_padding_cropping_and_torchs_resizing_do(kind, roots, flip):
-    """Of boxes and sizes whose ends meet: each pixel of the view is two of the image, or a whole one of padding."""
+    """Takes boxes and sizes whose ends meet: each pixel of the view is two of the image, or a whole one of padding."""
 
     def crop(seed, epoch, samples, heights, widths, size):
         boxes = np.stack([samples * 0 - 10, samples * 0 - 8, samples * 0 + 80, samples * 0 + 96], 1)
@@ -183,7 +183,7 @@ def test_stock_ffcv_opens_a_file_with_masks(roots):
 @pytest.mark.parametrize("name", ["ptr", "size"])
 @pytest.mark.parametrize("both", [False, True], ids=["metadata", "metadata and table"])
 def test_a_mask_that_lies_elsewhere_than_it_is_told_is_refused(roots, tmp_path, name, both):
-    """Of files without a seal, as stock FFCV writes them."""
+    """Takes files without a seal, as stock FFCV writes them."""
     content = bytearray((roots["ffcv"] / "val.beton").read_bytes())
     header = np.frombuffer(content, HEADER, 1)
     count, kind = int(header["num_samples"][0]), SAMPLES[Field.BYTES]

@@ -97,7 +97,7 @@ def encode(image: Image.Image, kind: Kind) -> bytes:
 
 
 def cases(files: list[bytes], kind: Kind) -> dict[str, Callable[[], None]]:
-    """What decodes all files once, by way and crop; each time at other crops, the same for every way."""
+    """Makes what decodes all files once, by way and crop; each time at other crops, the same for every way."""
     stored = {"as it is": files}
     for name, interval in INTERVALS.items():
         stored[name] = [jpeg.transcode(file, interval) or file for file in files]

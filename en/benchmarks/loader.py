@@ -64,7 +64,7 @@ def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[st
 
 
 def epochs(root: Path, workers: int, cpu: dict[str, list[float]]) -> dict[str, Callable[[], object]]:
-    """What runs an epoch of each loader that is installed, made once, so that workers are warm.
+    """Makes what runs an epoch of each loader that is installed, once, so that workers are warm.
 
     Args:
         cpu: gets the seconds of processors that each epoch has taken.

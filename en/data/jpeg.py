@@ -71,7 +71,7 @@ def of_pixels(pixels: NDArray[np.uint8]) -> Images:
 
 
 class Views(NamedTuple):
-    """What is shown of each image: a box is cut out and resized, and of that a window of the batch's size is shown.
+    """Views of images: a box of each is cut out and resized, and of that a window of the batch's size is shown.
 
     Attributes:
         boxes: (N, 4) top, left, height, width; the filter does not see beyond it.

@@ -13,7 +13,7 @@ from en.data.views import View
 
 Colour = tuple[int, int, int]
 Decoder = Callable[[Images, Views, Tensor], dict[int, str]]
-"""What decodes boxes that lie within their images: see en.data.jpeg.decode."""
+"""Decodes boxes that lie within their images: see en.data.jpeg.decode."""
 
 
 def show(images: Images, view: View, padding: Colour, out: Tensor, decoder: Decoder = decode) -> dict[int, str]:

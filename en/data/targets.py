@@ -1,4 +1,4 @@
-"""What a data set says of an image, its target: a class number, or one for each pixel."""
+"""Targets, which a data set says of its images: a class number, or one for each pixel."""
 
 import io
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Target(Protocol):
         ...
 
     def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
-        """What a row of a view shows of it, of the `shape` for the view's size. Raises: DamagedImage."""
+        """Cuts what a row of a view shows of it, of the `shape` for the view's size. Raises: DamagedImage."""
         ...
 
 
@@ -206,4 +206,4 @@ def png_of(numbers: Pixels) -> bytes:
 
 TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (ClassIndex, ClassMap)}
 BY_FIELD: dict[Field, type[Target]] = {Field.INT: ClassIndex, Field.BYTES: ClassMap}
-"""What the files of others, which do not tell, are taken to hold."""
+"""Kinds that the files of others, which do not tell, are taken to hold."""

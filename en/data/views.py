@@ -1,4 +1,4 @@
-"""What is seen of images: boxes, which may reach beyond them, mirrored or not, scaled to one size."""
+"""Views of images: boxes, which may reach beyond them, mirrored or not, scaled to one size."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ Flips = NDArray[np.bool_]
 
 
 class Seen(NamedTuple):
-    """What of a view shows the image; all around it is padding.
+    """The part of a view that shows the image; all around it is padding.
 
     Attributes:
         box: of the image, within it.
@@ -26,7 +26,7 @@ class Seen(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is seen of some images.
+    """A view of some images.
 
     Attributes:
         boxes: (B, 4) top, left, height, width, pixels of each image; what lies outside of it is padding.

@@ -1,4 +1,4 @@
-"""What is watched of a network while it is evaluated, besides the task's metrics."""
+"""Observers, which watch a network while it is evaluated, besides the task's metrics."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

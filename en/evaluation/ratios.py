@@ -115,7 +115,7 @@ def put(ratios: Ratios, batch: Batch, record: dict[str, Tensor]) -> None:
 
 
 def read_pictures(loader: ImageLoader, samples: Sequence[int], size: Size) -> dict[int, Pixels]:
-    """What the network sees of some images, by their indices: (H, W, 3) uint8 RGB."""
+    """Reads some images by their indices, as the network sees them: (H, W, 3) uint8 RGB."""
     chosen = np.array(sorted(set(samples)), np.int64)
     pictures: dict[int, Pixels] = {}
     with naming_dead_workers():

@@ -52,7 +52,7 @@ class Losses(TypedDict):
 
 
 class RankState(TypedDict):
-    """What one rank has of its own between evaluations: its losses, and the buffers of the network and its averages."""
+    """Gathers what one rank has of its own between evaluations: losses, and buffers of the network and its averages."""
 
     losses: Losses
     buffers: list[Weights]

@@ -28,7 +28,7 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """Of the whole run."""
+        """Counts those of the whole run."""
         return round(self.epochs * self.epoch_steps)
 
     def done(self, at: Position) -> int:
@@ -50,7 +50,7 @@ class Course:
         return round(done / self.epoch_steps, DIGITS) if self.by_step else done // self.epoch_steps
 
     def key(self, done: int) -> dict[str, Any]:
-        """What a row of a log that is written after so many steps is keyed by."""
+        """Returns the keys of a log's row that is written after so many steps."""
         return {"step": done, "epoch": self.epoch(done)} if self.by_step else {"epoch": self.epoch(done)}
 
     def words(self, done: int) -> str:

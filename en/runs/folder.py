@@ -229,7 +229,7 @@ def whole_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def axis(key: Row) -> int:
-    """What TensorBoard draws a row over: steps, or else epochs."""
+    """Returns what TensorBoard draws a row over: steps, or else epochs."""
     return int(key["step"] if "step" in key else key["epoch"])
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: a number for each metric, and lists of numbers, such as one for each class."""
+"""Scores of an evaluation: a number for each metric, and lists of numbers, such as one for each class."""
 
 import math
 from collections.abc import Mapping

@@ -94,7 +94,7 @@ class Task(BaseModel, ABC):
         """
 
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
-        """What the network, in evaluation mode, predicts of (B, 3, H, W) images; by default, its output."""
+        """Predicts (B, 3, H, W) images by the network, in evaluation mode; by default, its output."""
         output: Tensor = network(images).float()
         return output
 

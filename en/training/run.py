@@ -208,7 +208,7 @@ class Run:
         return finished
 
     def label(self, end: int) -> tuple[str, int]:
-        """What the progress up to an evaluation is of, and after how many steps of the run it begins."""
+        """Returns what the progress up to an evaluation is of, and after how many steps of the run it begins."""
         first = self.course.done(self.evaluated)
         if self.course.by_step:
             return f"steps {first + 1} to {end} of {self.course.steps}", first

@@ -1,4 +1,4 @@
-"""What a comparison finds: told as it comes, and shown as tables at the end."""
+"""Findings of a comparison: told as they come, and shown as tables at the end."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from en.benchmarks.timing import show
 
 
 class Report(Protocol):
-    """What takes the findings."""
+    """Takes the findings."""
 
     def row(self, table: str, **values: object) -> None: ...
 

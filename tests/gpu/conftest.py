@@ -1,4 +1,4 @@
-"""What the parts are given, and where and how long each runs; see parts.py."""
+"""Gives the parts their options, and says where and how long each runs; see parts.py."""
 
 import time
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def seconds_of(item: pytest.Item) -> float:
-    """What a test may take: until the end that was given, or as long as its part."""
+    """Returns the seconds of a test: until the end that was given, or as long as its part."""
     ends = item.config.getoption("ends")
     if ends is not None:
         return max(0.1, float(ends) - time.time())

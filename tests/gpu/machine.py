@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.py finds on a machine: a GPU, the card that it is, packages."""
+"""Finds a machine's GPU, the card that it is, and packages, for scripts/gpu_check.py."""
 
 import os
 import platform

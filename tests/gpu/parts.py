@@ -64,7 +64,7 @@ PARTS = {
     "loading": Part("JPEGs a second with all cores", "test_loading.py::test_loading", 40, LOADING),
 }
 MINUTES = 10
-"""What all parts may take together: the longest of those that are not timed, and the timed ones one after another."""
+"""Seconds of all parts together: the longest of those that are not timed, and the timed ones one after another."""
 
 
 def stages(names: list[str], parts: Mapping[str, Part] = PARTS) -> list[list[str]]:

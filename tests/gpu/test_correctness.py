@@ -36,7 +36,7 @@ Result = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """What is compared: a normalizer on an input, in training or evaluation."""
+    """A comparison: a normalizer on an input, in training or evaluation."""
 
     name: str
     shape: tuple[int, int, int, int]
