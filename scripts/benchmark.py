@@ -30,7 +30,10 @@ def main() -> None:
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     loader = parser.add_argument_group("loader, decode")
     loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
-    loader.add_argument("--photos", metavar="DIR", type=Path, help="decode: JPEGs to make mosaics of, not noise")
+    loader.add_argument("--photos", metavar="DIR", type=Path, help="JPEGs to make mosaics of, not noise")
+    loader.add_argument("--sizes", nargs="+", type=whole_number(1, 4096), default=[224], help="loader: sides of crops")
+    loader.add_argument("--peers", metavar="PYTHON", help="loader: of an environment with tensorflow, nvidia-dali, "
+                        "spdl or simplejpeg and opencv, whichever it has")  # fmt: skip
     train = parser.add_argument_group("train")
     train.add_argument("--norm", default="en", help="normalizer of the ResNet50")
     train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
@@ -63,7 +66,8 @@ def main() -> None:
             )
             benchmark_norm(*options, arguments.rounds, arguments.json)
         case "loader":
-            benchmark_loader(arguments.images, arguments.threads, arguments.rounds, arguments.json)
+            source = (arguments.images, arguments.photos, arguments.sizes, arguments.peers)
+            benchmark_loader(*source, arguments.threads, arguments.rounds, arguments.json)
         case "decode":
             benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
         case _:

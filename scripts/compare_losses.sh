@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -eq 1 ] || { echo "error: scripts/compare_losses.sh: expected one commit, e.g. HEAD" >&2; exit 2; }
 commit=$(git rev-parse --verify --quiet "$1^{commit}") ||
     { echo "error: scripts/compare_losses.sh: $1: expected a commit of this repository" >&2; exit 2; }
-bash scripts/setup.sh
+bash scripts/setup.sh --tests
 source .venv/bin/activate
 work=$(mktemp -d)
 trap 'git worktree remove --force "$work/then"; rm -rf "$work"' EXIT

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv with everything that the project needs, system packages included. A second run ends at once.
+# Sets up .venv with what training and reports need, system packages included; with --tests, also with what the tests
+# need: FFCV (and OpenCV, which it builds against), checkers, peers and a browser. A second run ends at once.
 # Called by quickstart.sh and test.sh. PYTHON=... chooses an interpreter other than python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,29 +10,41 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 python=${PYTHON:-python3}
 stamp=.venv/installed-for
-wanted() { "$python" -VV; cat constraints.txt pyproject.toml; }
-if [ -f "$stamp" ] && command -v "$python" >/dev/null && wanted | cmp -s - "$stamp"; then
-    say "set-up: .venv is up to date"
-    exit 0
-fi
+all=train,report,ffcv,dev
+case "$*" in
+    "") extras=train,report ;;
+    --tests) extras=$all ;;
+    *) fail "scripts/setup.sh $*: expected --tests or nothing" ;;
+esac
+wanted() { "$python" -VV; cat constraints.txt pyproject.toml; echo "$1"; }
+for installed in "$extras" "$all"; do
+    if [ -f "$stamp" ] && command -v "$python" >/dev/null && wanted "$installed" | cmp -s - "$stamp"; then
+        say "set-up: .venv is up to date"
+        exit 0
+    fi
+done
+# What has been set up for the tests stays so.
+if [ -f "$stamp" ] && [ "$(tail -n 1 "$stamp")" = "$all" ]; then extras=$all; fi
 
 missing=()
 if ! command -v "$python" >/dev/null; then
-    missing+=(python3 python3-venv python3-dev)
+    missing+=(python3 python3-venv)
 else
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         fail "$("$python" -V): expected Python 3.10 or newer; set PYTHON=..."
     "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
-    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
-        missing+=(python3-dev)
 fi
 command -v g++ >/dev/null || missing+=(g++)
-command -v pkg-config >/dev/null || missing+=(pkg-config)
-pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
-pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
 optional=()
 [ -d /usr/share/datasets/fashion-mnist ] || optional+=(dataset-fashion-mnist) # else torchvision downloads it
-command -v chromium >/dev/null || optional+=(chromium)                        # the tests open the report in it
+if [ "$extras" = "$all" ]; then # FFCV is built, and a report is opened
+    "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+        missing+=(python3-dev)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
+    pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
+    command -v chromium >/dev/null || optional+=(chromium)
+fi
 
 install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq)
 as_root=()
@@ -66,6 +79,6 @@ if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>&1)" != "$("$python" -
     clear=(--clear)
 fi
 "$python" -m venv ${clear[@]+"${clear[@]}"} .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[train,ffcv,report,dev]'
-wanted >"$stamp"
+.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$extras]"
+wanted "$extras" >"$stamp"
 say "set-up: done; to use it by hand: source .venv/bin/activate"

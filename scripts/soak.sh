@@ -8,7 +8,7 @@ if ! [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ && $seed =~ ^[0-9]+$ ]]; then
     echo "error: scripts/soak.sh $*: expected a number of minutes and a whole number as the seed" >&2
     exit 2
 fi
-bash scripts/setup.sh
+bash scripts/setup.sh --tests
 source .venv/bin/activate
 printf '== %s\n' "killing runs for $minutes minutes, seed $seed"
 PYTHONPATH=.:tests python tests/soak.py "$minutes" "$seed"

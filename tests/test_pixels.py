@@ -11,7 +11,7 @@ from PIL import Image
 from readers import CROP, epoch_pixels
 from torchvision.transforms.v2 import functional as transforms
 
-from en.benchmarks.photographs import photograph
+from en.benchmarks.photographs import noise
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.crops import CentreCrop, Crop, ResizeCrop
 from en.data.ffcv.kernels import decode_jpeg
@@ -38,7 +38,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         sampling = list(SAMPLINGS.values())[number % len(SAMPLINGS)]
         quality = QUALITIES[number // len(SAMPLINGS) % len(QUALITIES)]
         options = {"quality": quality, "subsampling": sampling}
-        content = jpeg(photograph(number)[:SIDE, :SIDE], "L" if sampling < 0 else "RGB", **options)
+        content = jpeg(noise(number, 384, 512)[:SIDE, :SIDE], "L" if sampling < 0 else "RGB", **options)
         for split in ("train", "val"):
             (root / "folder" / split / "all" / f"{number:03}.jpg").write_bytes(content)
     for kind in ("jpeg", "as-is", "raw"):
@@ -114,7 +114,7 @@ def without_segments(content: bytes, marker: int) -> bytes:
 
 
 def test_no_file_is_decoded_with_the_tables_of_the_file_before():
-    whole = jpeg(photograph(0)[:64, :64], quality=90)
+    whole = jpeg(noise(0, 384, 512)[:64, :64], quality=90)
     out = np.empty(3 * 64 * 64, np.uint8)
 
     def code(content: bytes) -> int:

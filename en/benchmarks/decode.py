@@ -1,24 +1,20 @@
 """JPEG files to crops of 224 pixels on one thread: our decoder against libjpeg's whole image and OpenCV's resize."""
 
-import io
 import itertools
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from en.benchmarks.photographs import photograph
+from en.benchmarks.photographs import KINDS, Kind, encode, picture
 from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
 from en.data import jpeg
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
 from en.data.ffcv.kernels import decode_jpeg, scale
-from en.errors import UserError
 
 SIZE = (224, 224)
 SEED = 1
@@ -28,22 +24,6 @@ SMALL, WHOLE = (RandomResizedCrop((share, share), RATIO, 0.5) for share in (0.08
 EVALUATION = CentreCrop(224 / 256)
 BEFORE = "whole image by libjpeg, INTER_AREA"
 INTERVALS = {"markers every 4 MCUs": 4, "markers every 8 MCUs": 8, "a marker each row": 0}
-
-
-class Kind(NamedTuple):
-    """How the photographs are stored: height, width, quality, and Pillow's number of the chroma subsampling."""
-
-    height: int
-    width: int
-    quality: int
-    subsampling: int
-
-    def __str__(self) -> str:
-        sampling = ("4:4:4", "4:2:2", "4:2:0")[self.subsampling]
-        return f"{self.width} x {self.height}, quality {self.quality}, {sampling}"
-
-
-KINDS = (Kind(375, 500, 90, 2), Kind(387, 470, 96, 0))
 
 
 def benchmark_decode(images: int, photos: Path | None, rounds: int, out: Path | None) -> None:
@@ -68,32 +48,6 @@ def benchmark_decode(images: int, photos: Path | None, rounds: int, out: Path | 
         size = sum(map(len, files)) / images / 1000
         show(f"{kind}, {images} files of {size:.0f} kB; load {os.getloadavg()[0]:.1f}", rows)
     write(out, {"hardware": where, "images": images, "photos": str(photos), "rows": report})
-
-
-def picture(photos: Path | None, index: int, kind: Kind) -> Image.Image:
-    """Makes the photograph of an index: noise, or a mosaic of those in a folder. Raises: UserError for an empty one."""
-    if photos is None:
-        return Image.fromarray(photograph(index)).crop((0, 0, kind.width, kind.height))
-    paths = sorted(photos.rglob("*.jpg"))
-    if not paths:
-        raise UserError(f"--photos {photos}: expected a folder with .jpg files")
-    canvas = Image.new("RGB", (kind.width, kind.height))
-    draw = itertools.count(9 * index)
-    top = 0
-    while top < kind.height:
-        left, lowest = 0, kind.height
-        while left < kind.width:
-            tile = Image.open(paths[next(draw) % len(paths)]).convert("RGB")
-            canvas.paste(tile, (left, top))
-            left, lowest = left + tile.width, min(lowest, tile.height)
-        top += lowest
-    return canvas
-
-
-def encode(image: Image.Image, kind: Kind) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=kind.quality, subsampling=kind.subsampling)
-    return buffer.getvalue()
 
 
 def cases(files: list[bytes], kind: Kind) -> dict[str, Callable[[], None]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import Any
 
-from en.benchmarks.photographs import make_images
+from en.benchmarks.photographs import KINDS, make_images
 from en.machine import ROOT
 from gpu.results import Setup
 
@@ -50,7 +50,7 @@ class Place:
 def prepared(setup: Setup, folder: Path) -> Place:
     """Writes images and recipe."""
     images = 8 if setup.tiny else 256
-    make_images(folder / "images", images, 1 if setup.tiny else 4)
+    make_images(folder / "images", KINDS[0], None, images, 1 if setup.tiny else 4)
     size: dict[str, Any] = {"model": "resnet18", "epochs": 3, "batch": 32}
     if setup.tiny:
         size = {"model": "shufflenet_v2_x0_5", "epochs": 2, "batch": 4}

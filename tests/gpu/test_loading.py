@@ -5,13 +5,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from en.benchmarks.loader import BATCH, CROP, FFCV, FOLDER, consume, ours
-from en.benchmarks.photographs import make_images
+from en.benchmarks.loader import BATCH, FFCV, FOLDER, ours, timed
+from en.benchmarks.photographs import KINDS, make_images
 from en.benchmarks.timing import interleaved, median
 from en.data.sources import read_folders
 from gpu.results import Report, Setup
 
-PER_CORE = 256  # images
+PER_CORE, CROP = 256, 224  # images a core, pixels a side
 
 
 def test_loading(setup: Setup, report: Report) -> None:
@@ -20,11 +20,11 @@ def test_loading(setup: Setup, report: Report) -> None:
     workers, images = (1, BATCH) if setup.tiny else (cores, max(PER_CORE * cores, 4 * BATCH))
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        size = make_images(root / "folder", images, workers)
-        makers = {FOLDER: partial(ours, "folder", root / "folder", workers)}
+        size = make_images(root / "folder", KINDS[0], None, images, workers)
+        makers = {FOLDER: partial(ours, "folder", root / "folder", CROP, workers)}
         if prepared(root, workers, report):
-            makers[FFCV] = partial(ours, "ffcv", root / "jpeg", workers)
-        cases = {name: partial(consume, make()) for name, make in makers.items()}
+            makers[FFCV] = partial(ours, "ffcv", root / "jpeg", CROP, workers)
+        cases = {name: partial(timed, make()) for name, make in makers.items()}
         seconds = interleaved(cases, 1 if setup.tiny else 3, "loaders", warmups=1)
     title = f"{images} JPEGs of {size / images / 1000:.0f} kB, crop {CROP}, {workers} workers"
     for name, values in seconds.items():
