@@ -1,5 +1,6 @@
-// Decodes and transcodes damaged files: fuzz COUNT SEED FILE... prints how often each status came.
-// Compiled with sanitizers; files lie in memory of their exact size, so that a byte read past the end is noticed.
+// Decodes and transcodes damaged files: fuzz COUNT SEED FILE... prints how often each status came. With -DLIBFUZZER it
+// is what clang's libFuzzer calls. Compiled with sanitizers; files lie in memory of their exact size, so that a byte
+// read past the end is noticed. scripts/fuzz.sh runs both.
 
 #include <cstdio>
 #include <cstdlib>
@@ -60,6 +61,15 @@ static int decode(const uint8_t* file, int64_t size) {
     return statuses[0];
 }
 
+#ifdef LIBFUZZER
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* file, size_t size) {
+    uint32_t seed = uint32_t(size);  // of the part that is decoded: the same for the same file
+    for (size_t i = 0; i < size; ++i) seed = seed * 31 + file[i];
+    random_number.seed(seed);
+    decode(file, int64_t(size));
+    return 0;
+}
+#else
 int main(int count, char** words) {
     std::vector<Bytes> files;
     for (int i = 3; i < count; ++i) {
@@ -76,3 +86,4 @@ int main(int count, char** words) {
     }
     for (const auto& [status, times] : counts) printf("%d %d\n", status, times);
 }
+#endif
