@@ -16,7 +16,7 @@ source .venv/bin/activate
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 mkdir "$made/seeds"
-PYTHONPATH=.:tests python -c "import jpeg_files, pathlib; jpeg_files.write_seeds(pathlib.Path('$made/seeds'))"
+PYTHONPATH=.:tests python tests/fuzz_seeds.py "$made/seeds"
 options=(-std=c++17 -O1 -g -march=native -ffp-contract=off -fno-sanitize-recover=all -Ien/data/jpeg_native)
 if [ -n "${libfuzzer:-}" ]; then
     found=runs/fuzz # what libFuzzer has found stays, and is begun with the next time

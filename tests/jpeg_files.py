@@ -5,7 +5,6 @@ import random
 import struct
 from collections.abc import Iterator
 from ctypes import POINTER, byref, c_int, c_ulong, c_void_p, string_at
-from pathlib import Path
 
 import numpy as np
 from conftest import jpeg
@@ -181,15 +180,3 @@ def packed(bits: str) -> bytes:
     """Bits as a scan has them: ones fill the last byte, a zero byte follows each 0xFF."""
     bits += "1" * (-len(bits) % 8)
     return int(bits or "0", 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
-
-
-def write_seeds(folder: Path) -> list[Path]:
-    """Writes small whole files of many samplings and sizes, with and without restart markers, to be damaged."""
-    contents = list(whole_jpegs(0, 20))
-    for number, sides in enumerate([(1, 1), (9, 17), (40, 33), (70, 90)]):
-        for sampling in ("4:4:4", "4:2:0", "4:1:1", "grey"):
-            contents.append(sampled(*sides, FACTORS[sampling], np.random.default_rng(number), number))
-    paths = [folder / f"{number}.jpg" for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    return paths
