@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs all checks: ruff, mypy, all tests.
+# Sets up and runs all checks: ruff, mypy, all tests, and beside them damaged JPEG files under sanitizers.
+# Arguments go to pytest, and nothing runs beside it then.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,6 +14,20 @@ ruff format --check .
 say "mypy"
 mypy
 say "tests"
+if [ $# = 0 ]; then # in the time that the tests leave idle
+    said=$(mktemp)
+    set -m # a process group of its own, which is ended whole
+    nice -n 19 bash scripts/fuzz.sh >"$said" 2>&1 &
+    set +m
+    fuzz=$!
+    trap 'kill -- -$fuzz 2>/dev/null || true; rm -f "$said"' EXIT
+fi
 cores=$(nproc)
 # worksteal: neighbours, which share what they set up, stay in one process.
 python -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal --durations-to test-durations.tsv "$@"
+if [ $# = 0 ]; then
+    found=0
+    wait $fuzz || found=$?
+    cat "$said"
+    [ $found = 0 ] || { echo "error: scripts/fuzz.sh ended with $found" >&2; exit 1; }
+fi

@@ -12,6 +12,21 @@ from conftest import jpeg
 from en.data.decoding import UnusableImage, decode_image
 from en.data.ffcv.kernels import LIBRARY
 
+FACTORS = {  # of libjpeg's names; the others are odd but upsampled
+    "4:4:4": [(1, 1)] * 3,
+    "4:2:2": [(2, 1), (1, 1), (1, 1)],
+    "4:4:0": [(1, 2), (1, 1), (1, 1)],
+    "4:2:0": [(2, 2), (1, 1), (1, 1)],
+    "4:1:1": [(4, 1), (1, 1), (1, 1)],
+    "4:1:0": [(4, 2), (1, 1), (1, 1)],
+    "4:4:1": [(1, 4), (1, 1), (1, 1)],
+    "tall and wide": [(2, 2), (2, 1), (1, 2)],
+    "wide chroma": [(2, 1), (2, 2), (1, 1)],
+    "subsampled luma": [(1, 1), (2, 2), (2, 1)],
+    "thirds": [(3, 1), (1, 1), (3, 1)],
+    "grey": [(2, 2)],
+}
+
 
 def whole_jpegs(seed: int, count: int) -> Iterator[bytes]:
     """JPEG files of noise and flat parts: baseline, optimized, progressive, with restarts, grey and CMYK."""

@@ -1,5 +1,6 @@
-// Decodes and transcodes damaged files: fuzz COUNT SEED FILE... prints how often each status came.
-// Compiled with sanitizers; files lie in memory of their exact size, so that a byte read past the end is noticed.
+// Decodes and transcodes damaged files: fuzz COUNT SEED FILE... prints how often each status came, and a digest of all
+// pixels, which every processor shares. With -DLIBFUZZER it is what clang's libFuzzer calls. scripts/fuzz.sh runs both,
+// with sanitizers: files lie in memory of their exact size, so that a byte read past the end is noticed.
 
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +15,8 @@
 using Bytes = std::vector<uint8_t>;
 
 static std::mt19937 random_number;
+
+static uint64_t digest = 0xCBF29CE484222325;  // FNV-1a
 
 static int below(int64_t limit) { return int(random_number() % uint64_t(limit)); }
 
@@ -52,14 +55,27 @@ static int decode(const uint8_t* file, int64_t size) {
     }
     const bool same = statuses[0] == statuses[1] && (statuses[0] || pixels[0] == pixels[1]);
     if (!same) std::abort();
-    if (below(4) == 0 && sides[0] * sides[1] < 40000) {
+    if (statuses[0] == 0)
+        for (const uint8_t value : pixels[0]) digest = (digest ^ value) * 0x100000001B3;
+    // Files of another kind are transcoded always, which judges the progressive ones.
+    if ((statuses[0] == jpeg::NOT_HANDLED || below(4) == 0) && sides[0] * sides[1] < 40000) {
         Bytes out(below(4) ? 2 * size + 4096 : 100);
         int64_t written;
-        en_jpeg_transcode(file, size, below(6), out.data(), int64_t(out.size()), &written);
+        const int status = en_jpeg_transcode(file, size, below(6), out.data(), int64_t(out.size()), &written);
+        if (statuses[0] == jpeg::NOT_HANDLED) return status;
     }
     return statuses[0];
 }
 
+#ifdef LIBFUZZER
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* file, size_t size) {
+    uint32_t seed = uint32_t(size);  // of the part that is decoded: the same for the same file
+    for (size_t i = 0; i < size; ++i) seed = seed * 31 + file[i];
+    random_number.seed(seed);
+    decode(file, int64_t(size));
+    return 0;
+}
+#else
 int main(int count, char** words) {
     std::vector<Bytes> files;
     for (int i = 3; i < count; ++i) {
@@ -75,4 +91,6 @@ int main(int count, char** words) {
         ++counts[decode(exact.data(), int64_t(exact.size()))];
     }
     for (const auto& [status, times] : counts) printf("%d %d\n", status, times);
+    printf("pixels %016llx\n", static_cast<unsigned long long>(digest));
 }
+#endif

@@ -14,27 +14,14 @@ import PIL
 import pytest
 import torch
 from conftest import jpeg as encode
-from jpeg_files import damage, reframed, sampled, segment
+from fuzz_seeds import write_seeds
+from jpeg_files import FACTORS, damage, reframed, sampled, segment
 from PIL import Image
 
 from en.data import jpeg
 from en.data.crops import RandomResizedCrop
 from en.data.preparation.prepare import transcode_padded
-
-FACTORS = {  # of libjpeg's names; the others are odd but upsampled
-    "4:4:4": [(1, 1)] * 3,
-    "4:2:2": [(2, 1), (1, 1), (1, 1)],
-    "4:4:0": [(1, 2), (1, 1), (1, 1)],
-    "4:2:0": [(2, 2), (1, 1), (1, 1)],
-    "4:1:1": [(4, 1), (1, 1), (1, 1)],
-    "4:1:0": [(4, 2), (1, 1), (1, 1)],
-    "4:4:1": [(1, 4), (1, 1), (1, 1)],
-    "tall and wide": [(2, 2), (2, 1), (1, 2)],
-    "wide chroma": [(2, 1), (2, 2), (1, 1)],
-    "subsampled luma": [(1, 1), (2, 2), (2, 1)],
-    "thirds": [(3, 1), (1, 1), (3, 1)],
-    "grey": [(2, 2)],
-}
+from en.native.cache import ALONE
 
 
 @pytest.fixture(params=["avx2", "portable", "pillow"])
@@ -331,19 +318,37 @@ def test_damage_is_noticed_or_harmless_and_the_same_on_both_paths():
     assert noticed > 150
 
 
-def test_damaged_files_neither_crash_nor_overrun_the_sanitizers_say(tmp_path):
+def compiled_driver(place: Path, *options: str, compiler: str = "g++") -> Path:
+    """The program of jpeg_fuzz.cpp."""
     driver = Path(__file__).with_name("jpeg_fuzz.cpp")
-    program = tmp_path / "fuzz"
-    options = ["-std=c++17", "-O0", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [shutil.which("g++"), *options, f"-I{jpeg.SOURCE.parent}", str(driver), "-o", str(program)]
+    command = [compiler, "-std=c++17", *options, f"-I{jpeg.SOURCE.parent}", str(driver), "-o", str(place)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    seeds = []
-    for number, (height, width) in enumerate([(1, 1), (9, 17), (40, 33), (70, 90)]):
-        for sampling in ("4:4:4", "4:2:0", "4:1:1", "grey"):
-            seeds.append(tmp_path / f"{number}-{len(seeds)}.jpg")
-            rng = np.random.default_rng(number)
-            seeds[-1].write_bytes(sampled(height, width, FACTORS[sampling], rng, number))
-    ended = subprocess.run([program, "3000", "1", *seeds], capture_output=True, text=True)
+    return place
+
+
+def test_damaged_files_neither_crash_nor_overrun_the_sanitizers_say(tmp_path):
+    options = ["-O0", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = compiled_driver(tmp_path / "fuzz", *options)
+    ended = subprocess.run([program, "1000", "1", *write_seeds(tmp_path)], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    counts = dict(map(int, line.split()) for line in ended.stdout.splitlines())
-    assert sum(counts.values()) == 3000 and min(counts.get(status, 0) for status in (0, 1, 4, 6, 7)) > 0
+    counts = {int(status): int(times) for status, times in map(str.split, ended.stdout.splitlines()[:-1])}
+    assert sum(counts.values()) == 1000 and min(counts.get(status, 0) for status in (0, 1, 4, 6, 7)) > 0
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64-static")),
+    reason="needs aarch64-linux-gnu-g++ and qemu-aarch64-static (Debian: g++-aarch64-linux-gnu, qemu-user-static)",
+)
+def test_another_processor_computes_the_same_pixels(tmp_path):
+    """It has FMA, so that weights of another rounding come out where ALONE does not forbid contraction."""
+    seeds, flags = write_seeds(tmp_path), ["-O3", "-ffp-contract=off"]
+    assert set(flags) < set(ALONE)
+    here = compiled_driver(tmp_path / "here", *flags, "-march=native")
+    there = compiled_driver(tmp_path / "there", *flags, "-static", compiler="aarch64-linux-gnu-g++")
+    for seed in ("1", "2"):
+        words = ["2000", seed, *seeds]
+        expected, found = (
+            subprocess.run([*command, *words], check=True, capture_output=True, text=True).stdout
+            for command in ([here], ["qemu-aarch64-static", there])
+        )
+        assert found == expected and "pixels" in found

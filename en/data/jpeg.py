@@ -44,6 +44,7 @@ DAMAGE = {
     5: "a coefficient past the 64th of its block",
     6: "an interval that does not end at its restart marker",
     7: "data that ends too early",
+    12: "a scan that does not follow from those before it",
 }
 
 
@@ -184,7 +185,8 @@ def transcode(content: bytes, interval: int = RESTART_INTERVAL) -> bytes | None:
 
     The Huffman tables are optimized, all else before the scan is kept. That the coefficients are the same is checked.
 
-    Returns: the file; None for one that is not handled here, such as a progressive one, and without a compiler.
+    Returns: the file; None for one that is not handled here, and without a compiler, and for a progressive one, of
+        which all codes are read to judge it.
     Raises: ValueError for a damaged file, with what is wrong.
     """
     library = library_or_none()

@@ -1,7 +1,7 @@
 // A sequential file written anew without loss: the same coefficients, with restart markers and optimized tables.
 #pragma once
 
-#include "planes.hpp"
+#include "progressive.hpp"
 
 namespace jpeg {
 
@@ -181,11 +181,14 @@ inline void write_header(const File& file, int interval, const Code (&codes)[2][
     output.bytes(file.scan_header, file.scan - file.scan_header);
 }
 
-// `interval`: MCUs; 0: a row of them. NO_ROOM: `written` bytes are needed.
+// `interval`: MCUs; 0: a row of them. NO_ROOM: `written` bytes are needed. A progressive file is judged alone.
 inline Status transcode(const uint8_t* bytes, int64_t size, int interval, uint8_t* out, int64_t capacity, int64_t& written) {
     File file;
     std::vector<int16_t> blocks, again;
-    if (const Status status = file.read(bytes, size); status != DONE) return status;
+    if (const Status status = file.read(bytes, size); status != DONE) {
+        const Status judged = status == NOT_HANDLED && file.scan && file.progressive ? Progressive(file).judge() : status;
+        return judged == DONE ? NOT_HANDLED : judged;
+    }
     if (const Status status = read_coefficients(file, blocks); status != DONE) return status;
     if (interval <= 0) interval = file.across;
     Counter counter;

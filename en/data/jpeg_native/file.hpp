@@ -1,4 +1,4 @@
-// A JPEG file up to its scan: what its markers say (T.81, annex B), and where its restart intervals lie.
+// A JPEG file up to a scan: what its markers say (T.81, annex B), and where its restart intervals lie.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,7 @@ enum Status : int32_t {
     BAD_BOX = 9,
     NO_ROOM = 10,
     NO_MEMORY = 11,
+    BAD_PROGRESSION = 12,
 };
 
 struct Component {
@@ -34,6 +35,7 @@ struct File {
     const uint8_t* begin = nullptr;
     const uint8_t* end = nullptr;
     int height = 0, width = 0, count = 0;
+    bool progressive = false;
     Component components[3];
     bool ycc = true;   // else RGB
     int max_h = 1, max_v = 1;
@@ -42,7 +44,7 @@ struct File {
     uint16_t quant[4][64];     // row by row
     Code codes[2][4];          // DC, AC
     const uint8_t* scan_header = nullptr;  // its marker
-    const uint8_t* scan = nullptr;
+    const uint8_t* scan = nullptr;         // its data
 
     int mcu_width() const { return 8 * max_h; }
     int mcu_height() const { return 8 * max_v; }
@@ -53,30 +55,44 @@ struct File {
         return sum;
     }
 
-    // DONE, NOT_HANDLED, BAD_HEADER or BAD_TABLE.
+    // Of a sequential file; others are NOT_HANDLED.
     Status read(const uint8_t* bytes, int64_t size) {
+        if (const Status status = open(bytes, size); status != DONE) return status;
+        return !scan ? ENDS_EARLY : progressive ? NOT_HANDLED : read_scan(scan_header + 4, scan);
+    }
+
+    // Of a file of any kind, up to its first scan.
+    Status open(const uint8_t* bytes, int64_t size) {
         begin = bytes, end = bytes + size;
-        if (size < 4 || bytes[0] != 0xFF || bytes[1] != 0xD8) return NOT_HANDLED;
-        const uint8_t* at = bytes + 2;
-        while (true) {
+        return size < 4 || bytes[0] != 0xFF || bytes[1] != 0xD8 ? NOT_HANDLED : find_scan(bytes + 2);
+    }
+
+    // Reads segments to the next scan; `scan` is null where the image ends before that.
+    Status find_scan(const uint8_t* at) {
+        for (scan = nullptr; !scan;) {
             const uint8_t* marker = at;
             while (at < end && *at == 0xFF) ++at;  // fill bytes
-            if (end - at < 3) return ENDS_EARLY;
-            if (at == marker) return NOT_HANDLED;  // libjpeg looks for the next marker
-            const int kind = *at++;
+            if (at == end) return ENDS_EARLY;
+            const int kind = at == marker ? 0 : *at++;
+            if (kind == 0) return progressive ? BAD_MARKER : NOT_HANDLED;  // libjpeg looks for the next marker
+            if (kind == 0xD9) return DONE;
+            if (kind == 0x01 || (kind >= 0xD0 && kind <= 0xD7)) {  // no segment
+                if (!progressive) return NOT_HANDLED;
+                continue;
+            }
+            if (kind == 0xD8) return NOT_HANDLED;
+            if (end - at < 2) return ENDS_EARLY;
             const int length = at[0] << 8 | at[1];
-            if (kind == 0xD9) return ENDS_EARLY;
-            if (kind == 0xD8 || kind == 0x01 || (kind >= 0xD0 && kind <= 0xD7)) return NOT_HANDLED;  // no segment
             if (length < 2) return BAD_HEADER;
             if (length > end - at) return ENDS_EARLY;
             const uint8_t* segment = at + 2;
             at += length;
-            if (kind == 0xDA) {
-                scan_header = at - length - 2, scan = at;
-                return read_scan(segment, at);
-            }
-            if (const Status status = read_segment(kind, segment, at); status != DONE) return status;
+            if (kind == 0xDA)
+                scan_header = segment - 4, scan = at;
+            else if (const Status status = read_segment(kind, segment, at); status != DONE)
+                return status;
         }
+        return DONE;
     }
 
    private:
@@ -86,7 +102,8 @@ struct File {
     Status read_segment(int kind, const uint8_t* at, const uint8_t* stop) {
         switch (kind) {
             case 0xC0:
-            case 0xC1: return read_frame(at, stop);
+            case 0xC1:
+            case 0xC2: progressive = kind == 0xC2; return read_frame(at, stop);
             case 0xC4: return read_codes(at, stop);
             case 0xDB: return read_quant(at, stop);
             case 0xDD:

@@ -134,10 +134,10 @@ struct Bits {
     }
 };
 
-// A symbol whose code is longer than LOOK bits: its length * 256 + symbol; -1 where no code is like that.
-inline int long_symbol(uint64_t buffer, const Table& table) {
+// A symbol whose code has at least `length` bits: its length * 256 + symbol; -1 where no code is like that.
+inline int long_symbol(uint64_t buffer, const Table& table, int length = LOOK + 1) {
     const int next = int(buffer >> 48);
-    for (int length = LOOK + 1; length <= 16; ++length)
+    for (; length <= 16; ++length)
         if (next < table.limit[length])
             return length << 8 | table.code.symbols[(next >> (16 - length)) + table.offset[length]];
     return -1;

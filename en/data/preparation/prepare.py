@@ -183,18 +183,20 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
 
 
 def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
-    """Writes a picture's JPEG file anew, without loss, where it is stored so.
+    """Reads all codes of a picture's JPEG file, and writes it anew, without loss, where it is stored so.
 
     A file that libjpeg decodes without a warning and our decoder finds damaged has a warning then.
 
     Returns: the picture, and whether its file is stored as it is.
     """
-    if storage.kind not in FILES or not picture.jpeg:
+    if not picture.jpeg:
         return picture, False
     try:
         written = transcode_padded(picture.jpeg)
     except ValueError as error:
         return replace(picture, jpeg=b"", warning=str(error)), False
+    if storage.kind not in FILES:
+        return picture, False
     if written is None or storage.kind == "as-is":
         return picture, True
     return replace(picture, jpeg=written), False
