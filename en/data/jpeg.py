@@ -192,10 +192,11 @@ def transcode(content: bytes, interval: int = RESTART_INTERVAL) -> bytes | None:
     library = library_or_none()
     if library is None:
         return None
-    capacity, written = 2 * len(content) + 4096, ctypes.c_int64()
+    capacity, written = len(content) + len(content) // 8 + 4096, ctypes.c_int64()
     while True:
-        buffer = ctypes.create_string_buffer(capacity)
-        status = library.en_jpeg_transcode(content, len(content), interval, buffer, capacity, ctypes.byref(written))
+        buffer = np.empty(capacity, np.uint8)
+        address = buffer.ctypes.data
+        status = library.en_jpeg_transcode(content, len(content), interval, address, capacity, ctypes.byref(written))
         if status != NO_ROOM:
             break
         capacity = written.value
@@ -203,7 +204,7 @@ def transcode(content: bytes, interval: int = RESTART_INTERVAL) -> bytes | None:
         raise MemoryError("no memory to transcode an image")
     if status in DAMAGE:
         raise ValueError(DAMAGE[status])
-    return buffer.raw[: written.value] if status == DONE else None
+    return buffer[: written.value].tobytes() if status == DONE else None
 
 
 @functools.cache

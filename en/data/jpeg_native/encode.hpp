@@ -49,7 +49,7 @@ inline Code optimal_code(const int64_t* counts) {
 struct Output {
     uint8_t* out;
     int64_t capacity, size = 0;
-    uint64_t bits = 0;
+    uint64_t bits = 0;  // the lowest `count`
     int count = 0;
 
     void byte(int value) {
@@ -63,104 +63,128 @@ struct Output {
         byte(0xFF), byte(kind);
         if (length) byte(length >> 8), byte(length & 255);
     }
-    void put(uint32_t value, int length) {
+    void put(uint32_t value, int length) {  // of 32 bits at most
         bits = bits << length | value, count += length;
-        for (; count >= 8; count -= 8) {
-            const int next = int(bits >> (count - 8)) & 255;
-            byte(next);
-            if (next == 0xFF) byte(0);
+        if (count < 32) return;
+        count -= 32;
+        const uint32_t word = uint32_t(bits >> count);
+        const bool stuffs = ((~word - 0x01010101u) & word & 0x80808080u) != 0;  // does any byte equal 0xFF?
+        if (__builtin_expect(!stuffs && size + 4 <= capacity, 1)) {
+            const uint32_t swapped = __builtin_bswap32(word);
+            memcpy(out + size, &swapped, 4);
+            size += 4;
+        } else {
+            for (int shift = 24; shift >= 0; shift -= 8) coded(int(word >> shift) & 255);
         }
     }
     void flush() {  // fills the last byte with ones
         if (count % 8) put((1u << (8 - count % 8)) - 1, 8 - count % 8);
+        for (; count > 0; count -= 8) coded(int(bits >> (count - 8)) & 255);
+    }
+
+   private:
+    void coded(int value) {
+        byte(value);
+        if (value == 0xFF) byte(0);
     }
 };
 
-// What is done with a symbol and the `size` bits that follow it: counting, or writing.
-struct Counter {
-    int64_t counts[2][4][256] = {};
-    void symbol(int ac, int table, int symbol, uint32_t, int) { ++counts[ac][table][symbol]; }
-};
+// A scan as the symbols that are written for it, each with the bits that follow: 16 bits of them; 8, the symbol; 3, its
+// table, with 4 for AC. Between intervals comes RESTART.
+class Symbols {
+    const File& file;
+    const int interval;
+    int64_t mcu = 0;
+    int predictors[3] = {};
 
-struct Writer {
-    Output& output;
-    uint32_t words[2][4][256] = {};
-    uint8_t lengths[2][4][256] = {};
+   public:
+    static constexpr uint32_t RESTART = 1u << 31;
+    std::vector<uint32_t>& list;
+    int64_t counts[8][256] = {};
 
-    Writer(Output& output, const Code (&codes)[2][4]) : output(output) {
-        for (int ac = 0; ac < 2; ++ac)
-            for (int table = 0; table < 4; ++table) {
-                uint32_t word = 0;
-                for (int length = 1, index = 0; length <= 16; ++length, word <<= 1)
-                    for (int i = 0; i < codes[ac][table].counts[length - 1]; ++i, ++word, ++index) {
-                        words[ac][table][codes[ac][table].symbols[index]] = word;
-                        lengths[ac][table][codes[ac][table].symbols[index]] = uint8_t(length);
-                    }
-            }
+    // `list`: memory to use.
+    Symbols(const File& file, int interval, std::vector<uint32_t>& list) : file(file), interval(interval), list(list) {
+        list.clear();
     }
-    void symbol(int ac, int table, int symbol, uint32_t value, int size) {
-        output.put(words[ac][table][symbol], lengths[ac][table][symbol]);
-        if (size) output.put(value, size);
-    }
-};
 
-inline int bit_length(int value) { return value ? 32 - __builtin_clz(uint32_t(std::abs(value))) : 0; }
-inline uint32_t value_bits(int value, int size) { return uint32_t(value < 0 ? value - 1 : value) & ((1u << size) - 1); }
-
-// One block (T.81, annex F.1.2).
-template <typename Sink>
-inline void code_block(Sink& sink, const Component& component, const int16_t* block, int& predictor) {
-    const int difference = block[0] - predictor, size = bit_length(difference);
-    predictor = block[0];
-    sink.symbol(0, component.dc, size, value_bits(difference, size), size);
-    int run = 0;
-    for (int k = 1; k < 64; ++k) {
-        const int value = block[ZIGZAG[k]];
-        if (value == 0) {
-            ++run;
-            continue;
+    void next_mcu() {
+        if (mcu && mcu % interval == 0) {
+            list.push_back(RESTART);
+            std::fill(predictors, predictors + 3, 0);
         }
-        for (; run > 15; run -= 16) sink.symbol(1, component.ac, 0xF0, 0, 0);
-        const int bits = bit_length(value);
-        sink.symbol(1, component.ac, run << 4 | bits, value_bits(value, bits), bits);
-        run = 0;
+        ++mcu;
     }
-    if (run) sink.symbol(1, component.ac, 0, 0, 0);
-}
 
-// All coefficients of a file, in its order.
-inline Status read_coefficients(const File& file, std::vector<int16_t>& blocks) {
-    Tables tables;
+    // A block of `coefficients` up to its last one (T.81, annex F.1.2).
+    void add(int c, const int16_t* block, int coefficients) {
+        const int dc = file.components[c].dc, ac = 4 + file.components[c].ac;
+        const int difference = block[0] - predictors[c], size = bit_length(difference);
+        predictors[c] = block[0];
+        add(dc, size, difference, size);
+        int run = 0;
+        for (int k = 1; k < coefficients; ++k) {
+            const int value = block[ZIGZAG[k]];
+            if (value == 0) {
+                ++run;
+                continue;
+            }
+            for (; run > 15; run -= 16) add(ac, 0xF0, 0, 0);
+            const int bits = bit_length(value);
+            add(ac, run << 4 | bits, value, bits);
+            run = 0;
+        }
+        if (coefficients < 64) add(ac, 0, 0, 0);
+    }
+
+    void write(Output& output, const Code (&codes)[8]) const {
+        uint32_t words[8][256] = {};
+        uint8_t lengths[8][256] = {};
+        for (int table = 0; table < 8; ++table) {
+            uint32_t word = 0;
+            for (int length = 1, index = 0; length <= 16; ++length, word <<= 1)
+                for (int i = 0; i < codes[table].counts[length - 1]; ++i, ++word, ++index) {
+                    words[table][codes[table].symbols[index]] = word;
+                    lengths[table][codes[table].symbols[index]] = uint8_t(length);
+                }
+        }
+        int restarts = 0;
+        for (const uint32_t entry : list) {
+            if (entry == RESTART) {
+                output.flush(), output.marker(0xD0 + (restarts++ & 7));
+                continue;
+            }
+            const int table = entry >> 24, symbol = (entry >> 16) & 255, size = table < 4 ? symbol : symbol & 15;
+            output.put(words[table][symbol] << size | (entry & 0xFFFF), lengths[table][symbol] + size);
+        }
+        output.flush();
+    }
+
+   private:
+    static int bit_length(int value) { return value ? 32 - __builtin_clz(uint32_t(std::abs(value))) : 0; }
+    void add(int table, int symbol, int value, int size) {
+        ++counts[table][symbol];
+        const uint32_t bits = uint32_t(value < 0 ? value - 1 : value) & ((1u << size) - 1);
+        list.push_back(uint32_t(table) << 24 | uint32_t(symbol) << 16 | bits);
+    }
+};
+
+// Hands all blocks of a scan on: mcu(), then use(component, coefficients, their number) for each block of it.
+template <typename Mcu, typename Use>
+Status read_blocks(const File& file, Mcu mcu, Use use) {
+    thread_local Tables tables;
     Intervals intervals;
     Scan scan(file, intervals);
     Status status = scan.open(tables, file.mcus() - 1);
-    blocks.clear();
     if (status == DONE) status = scan.go_to(0);
-    for (int64_t mcu = 0; mcu < file.mcus() && status == DONE; ++mcu)
-        status = scan.read<true>([&](int, int, int, const int16_t* block, int) {
-            blocks.insert(blocks.end(), block, block + 64);
-        });
+    for (int64_t i = 0; i < file.mcus() && status == DONE; ++i) {
+        mcu();
+        status = scan.read<true>([&](int c, int, int, const int16_t* block, int last) { use(c, block, last); });
+    }
     return status == DONE ? scan.finish() : status;
 }
 
-// Hands all blocks on, with `restart(n)` between the intervals.
-template <typename Sink, typename Restart>
-void code_scan(const File& file, const std::vector<int16_t>& blocks, int interval, Sink& sink, Restart restart) {
-    int predictors[3] = {};
-    const int16_t* block = blocks.data();
-    for (int64_t mcu = 0; mcu < file.mcus(); ++mcu) {
-        if (mcu && mcu % interval == 0) {
-            restart(int(mcu / interval - 1) & 7);
-            std::fill(predictors, predictors + 3, 0);
-        }
-        for (int c = 0; c < file.count; ++c)
-            for (int i = 0; i < file.components[c].h * file.components[c].v; ++i, block += 64)
-                code_block(sink, file.components[c], block, predictors[c]);
-    }
-}
-
 // The file's segments as they are, without its tables of codes and its restart interval, which come last.
-inline void write_header(const File& file, int interval, const Code (&codes)[2][4], Output& output) {
+inline void write_header(const File& file, int interval, const Code (&codes)[8], Output& output) {
     output.marker(0xD8);
     for (const uint8_t* at = file.begin + 2; at < file.scan_header;) {
         while (at[1] == 0xFF) ++at;
@@ -170,48 +194,57 @@ inline void write_header(const File& file, int interval, const Code (&codes)[2][
     }
     output.marker(0xDD, 4);
     output.byte(interval >> 8), output.byte(interval & 255);
-    for (int ac = 0; ac < 2; ++ac)
-        for (int table = 0; table < 4; ++table) {
-            const Code& code = codes[ac][table];
-            if (!code.total) continue;
-            output.marker(0xC4, 19 + code.total);
-            output.byte(ac << 4 | table);
-            output.bytes(code.counts, 16), output.bytes(code.symbols, code.total);
-        }
+    for (int table = 0; table < 8; ++table) {
+        const Code& code = codes[table];
+        if (!code.total) continue;
+        output.marker(0xC4, 19 + code.total);
+        output.byte((table & 4) << 2 | (table & 3));
+        output.bytes(code.counts, 16), output.bytes(code.symbols, code.total);
+    }
     output.bytes(file.scan_header, file.scan - file.scan_header);
 }
 
 // `interval`: MCUs; 0: a row of them. NO_ROOM: `written` bytes are needed. A progressive file is judged alone.
 inline Status transcode(const uint8_t* bytes, int64_t size, int interval, uint8_t* out, int64_t capacity, int64_t& written) {
     File file;
-    std::vector<int16_t> blocks, again;
     if (const Status status = file.read(bytes, size); status != DONE) {
         const Status judged = status == NOT_HANDLED && file.scan && file.progressive ? Progressive(file).judge() : status;
         return judged == DONE ? NOT_HANDLED : judged;
     }
-    if (const Status status = read_coefficients(file, blocks); status != DONE) return status;
     if (interval <= 0) interval = file.across;
-    Counter counter;
-    code_scan(file, blocks, interval, counter, [](int) {});
-    Code codes[2][4];
-    for (int ac = 0; ac < 2; ++ac)
-        for (int table = 0; table < 4; ++table) {
-            const int64_t* counts = counter.counts[ac][table];
-            if (std::any_of(counts, counts + 256, [](int64_t n) { return n > 0; })) codes[ac][table] = optimal_code(counts);
-        }
+    thread_local std::vector<uint32_t> list;  // used again: new memory costs as much as what it holds
+    thread_local std::vector<int16_t> blocks;
+    Symbols symbols(file, interval, list);
+    blocks.clear();
+    const Status status = read_blocks(
+        file, [&] { symbols.next_mcu(); },
+        [&](int c, const int16_t* block, int last) {
+            symbols.add(c, block, last);
+            blocks.insert(blocks.end(), block, block + 64);
+        });
+    if (status != DONE) return status;
+    Code codes[8];
+    for (int table = 0; table < 8; ++table) {
+        const int64_t* counts = symbols.counts[table];
+        if (std::any_of(counts, counts + 256, [](int64_t n) { return n > 0; })) codes[table] = optimal_code(counts);
+    }
     Output output{out, capacity};
     write_header(file, interval, codes, output);
-    Writer writer(output, codes);
-    code_scan(file, blocks, interval, writer, [&](int number) { output.flush(), output.marker(0xD0 + number); });
-    output.flush();
+    symbols.write(output, codes);
     output.marker(0xD9);
     written = output.size;
     if (output.size > capacity) return NO_ROOM;
     // The proof: what was written has the same coefficients.
     File check;
-    if (check.read(out, output.size) != DONE || read_coefficients(check, again) != DONE || again != blocks)
-        return BAD_CODE;
-    return DONE;
+    if (check.read(out, output.size) != DONE) return BAD_CODE;
+    const int16_t* expected = blocks.data();
+    bool same = true;
+    const auto compare = [&](int, const int16_t* block, int) {
+        same &= memcmp(block, expected, 64 * sizeof *block) == 0;
+        expected += 64;
+    };
+    const bool alike = check.mcus() == file.mcus() && check.blocks() == file.blocks();
+    return alike && read_blocks(check, [] {}, compare) == DONE && same ? DONE : BAD_CODE;
 }
 
 }  // namespace jpeg

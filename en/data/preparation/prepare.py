@@ -81,8 +81,8 @@ def prepare(
 ) -> dict[str, int]:
     """Writes out/train.beton, out/val.beton, out/dataset.json and out/classes.json, all or none of them.
 
-    Decodes every image once to check it, and every stored sample again after writing. Grey and CMYK images become RGB.
-    Samples keep the source's order, so that the same source gives the same bytes.
+    Decodes every image once to check it, and reads every stored sample again after writing. Grey and CMYK images become
+    RGB. Samples keep the source's order, so that the same source gives the same bytes.
 
     Args:
         skip_corrupt: whether to skip files that are damaged or of a kind that is not decoded.
@@ -241,21 +241,25 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
 
 
 def verify(path: Path, target: Target, workers: int) -> None:
-    """Decodes every sample of a .beton file as training does. Raises RunError that names the first that fails."""
+    """Reads every sample of a .beton file as training does: its checksum, and the last pixels, down to the right.
+
+    All codes of its bytes were judged before they were written. Raises: RunError that names the first that fails.
+    """
     file = BetonFile(path)
-    zeros = np.zeros_like(file.heights)
-    whole = View(np.stack([zeros, zeros, file.heights, file.widths], axis=1), np.zeros(len(file), bool), (8, 8))
+    height, width = np.minimum(file.heights, 8), np.minimum(file.widths, 8)
+    boxes = np.stack([file.heights - height, file.widths - width, height, width], axis=1)
+    corner = View(boxes, np.zeros(len(file), bool), (8, 8))
 
     def decode(part: range) -> int:
         samples, rows = np.array(part), slice(part.start, part.stop)
         refused = file.decode(
-            samples, rows_of(whole, rows), torch.empty((len(part), *whole.size, 3), dtype=torch.uint8)
+            samples, rows_of(corner, rows), torch.empty((len(part), *corner.size, 3), dtype=torch.uint8)
         )
         if refused:
             raise RunError(refused[min(refused)])
         for sample in part:
             try:
-                target.cut(file.stored(sample), whole, sample)
+                target.cut(file.stored(sample), corner, sample)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
         return len(part)
