@@ -11,7 +11,8 @@ from torch import nn
 from en.config.schema import Config
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, choose_device
+from en.distributed.device import choose_device
+from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import OptionError, check_output
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer

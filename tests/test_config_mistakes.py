@@ -12,7 +12,8 @@ from conftest import GOOD
 from en.build import build_network
 from en.config.reading import dump, known_keys, load_config
 from en.distributed import tasks
-from en.distributed.ranks import Ranks, process_group
+from en.distributed.group import process_group
+from en.distributed.ranks import Ranks
 from en.errors import UserError, exit_on_error, is_reporter
 
 MISTAKES = {

@@ -14,12 +14,12 @@ from conftest import ended
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from en.config.reading import load_config
-from en.data import sources
+from en.data.sources import registry
 from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.runs import read_run
 from en.runs import checkpoint
-from en.runs.checkpoint import position_of
+from en.runs.contents import position_of
 from en.runs.course import Course
 from en.runs.position import Position
 from en.tasks import TASKS
@@ -56,7 +56,7 @@ class Dying(disc_task.Discs):
 def discs(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "discs", disc_task.Discs)
     monkeypatch.setitem(TASKS, "dying", Dying)
-    monkeypatch.setattr(sources, "FORMS", sources.FORMS)
+    monkeypatch.setattr(registry, "FORMS", registry.FORMS)
     disc_task.register()
     monkeypatch.chdir(tmp_path)
 

@@ -19,13 +19,13 @@ from readers import reading
 from torch.nn import functional as F
 
 from en.config.reading import load_config
-from en.data import LOADERS, sources
+from en.data import LOADERS
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.decoding import DamagedImage
 from en.data.ffcv.file import BetonFile
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, METADATA, SAMPLES
 from en.data.preparation.prepare import Storage, prepare
-from en.data.sources import read_source
+from en.data.sources import read_source, registry
 from en.data.targets import IGNORE, ClassMap, Field, png_of
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -57,7 +57,7 @@ device: cpu
 def discs(monkeypatch):
     """The task and the form of its data among the others."""
     monkeypatch.setitem(TASKS, "discs", disc_task.Discs)
-    monkeypatch.setattr(sources, "FORMS", sources.FORMS)
+    monkeypatch.setattr(registry, "FORMS", registry.FORMS)
     disc_task.register()
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from en.build import build_to_device
 from en.data import Batch, ImageLoader, naming_dead_workers
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, choose_device, sum_over_ranks
+from en.distributed.collectives import sum_over_ranks
+from en.distributed.device import choose_device
+from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.evaluation.trained import Trained
 from en.norm import ExemplarNorm2d, record_ratios

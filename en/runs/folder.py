@@ -16,7 +16,7 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
-from en.runs.checkpoint import Best, Checkpoint
+from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import Course
 from en.runs.position import Position
 from en.runs.scores import Scores
@@ -147,7 +147,7 @@ class RunFolder:
         path = checkpoint.step_path(self.path, position)
         with self.writing():
             checkpoint.link(path, self.path / "last.pt")
-            if best and checkpoint.position_of(best) == position:
+            if best and position_of(best) == position:
                 checkpoint.link(path, self.path / "best.pt")
             self._write("summary.json", to_json(summary.model_dump()))
 
@@ -182,7 +182,7 @@ class RunFolder:
             checkpoint.remove([last])
         if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
             checkpoint.remove([top])
-            own = checkpoint.step_path(self.path, checkpoint.position_of(best)) if best else None
+            own = checkpoint.step_path(self.path, position_of(best)) if best else None
             if own and own.exists():
                 checkpoint.link(own, top)
             else:

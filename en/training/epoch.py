@@ -10,7 +10,8 @@ from en.config.schema import Config
 from en.data import Batch, ImageLoader
 from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, mean_over_ranks, sum_over_ranks
+from en.distributed.collectives import mean_over_ranks, sum_over_ranks
+from en.distributed.ranks import Ranks
 from en.errors import RunError, warn
 from en.runs.course import course_of
 from en.runs.position import Position

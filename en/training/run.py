@@ -16,17 +16,13 @@ from en.build import (
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
+from en.distributed.agreement import refuse_differences, refuse_drift
+from en.distributed.buffers import average_buffers
+from en.distributed.collectives import gather
+from en.distributed.device import choose_device, only_deterministic
+from en.distributed.group import process_group
 from en.distributed.liveness import naming_silent_ranks
-from en.distributed.ranks import (
-    Ranks,
-    average_buffers,
-    choose_device,
-    gather,
-    only_deterministic,
-    process_group,
-    refuse_differences,
-    refuse_drift,
-)
+from en.distributed.ranks import Ranks
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
@@ -35,8 +31,7 @@ from en.models import complexity
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
-from en.runs import checkpoint
-from en.runs.checkpoint import Best, Checkpoint
+from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import course_of
 from en.runs.folder import Observations, Row, RunFolder, refuse_used
 from en.runs.position import Position
@@ -341,7 +336,7 @@ class Run:
 
     def summary(self, done: int, training: Row, scores: Scores, best: Best) -> Summary:
         """The run up to an evaluation after `done` steps."""
-        config, course, best_at = self.config, self.course, checkpoint.position_of(best)
+        config, course, best_at = self.config, self.course, position_of(best)
         return Summary(
             model=config.model.name,
             norm=config.norm.name,
