@@ -18,6 +18,7 @@ from en.models import OptionError, check_output
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
 from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
+from en.runs import row
 from en.size import Size, in_words
 
 
@@ -96,7 +97,7 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         not take.
     """
     try:
-        config.task.check_metrics(classes)
+        config.task.check_metrics(classes, row.NAMES)
     except ValueError as error:
         raise UserError(f"task.name={config.task.name}: {error}") from error
     torch.manual_seed(config.seed)

@@ -14,6 +14,7 @@ from en.config.reading import load_config
 from en.reports.files import write_report
 from en.runs import checkpoint
 from en.runs.position import Position
+from en.runs.row import NAMES
 from en.tasks import TASKS, classification
 from en.tasks.classification import Classification
 from en.training.run import Run
@@ -164,7 +165,7 @@ def test_a_task_with_a_score_or_a_metric_that_cannot_be_is_refused_before_anythi
 
     Odd.score = score
     with pytest.raises(ValueError, match=words):
-        Odd().check_metrics(CLASSES)
+        Odd().check_metrics(CLASSES, NAMES)
 
 
 def rows(run: Path) -> list[dict[str, float]]:

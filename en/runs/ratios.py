@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from en.config.section import Section
 from en.errors import warn
-from en.runs.folder import whole_rows
+from en.runs.read import whole_rows
 from en.runs.summary import Epochs, Name
 
 Shares = NDArray[np.float32]
