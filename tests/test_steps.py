@@ -23,7 +23,7 @@ from en.runs.contents import position_of
 from en.runs.course import Course
 from en.runs.position import Position
 from en.tasks import TASKS
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 RECIPE = """
@@ -76,7 +76,7 @@ def train(images, tmp_path):
     def run(folder: Path, *overrides: str) -> Path:
         (tmp_path / "recipe.yaml").write_text(RECIPE)
         options = [f"data.root={images}", f"run_dir={folder}", *overrides]
-        Run(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
         return folder
 
     return run

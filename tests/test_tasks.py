@@ -17,7 +17,7 @@ from en.runs.position import Position
 from en.runs.row import NAMES
 from en.tasks import TASKS, classification
 from en.tasks.classification import Classification
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 CLASSES, IMAGES = 7, 30
@@ -112,7 +112,7 @@ def test_a_new_task_trains_resumes_and_is_reported_without_a_change_elsewhere(be
 
     def train(name: str, *overrides: str) -> Path:
         options = [f"data.root={betons}", f"run_dir={tmp_path / name}", *overrides]
-        Run(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
         return tmp_path / name
 
     whole = train("whole", "checkpoint.every_steps=3")

@@ -37,7 +37,7 @@ from en.runs.summary import Summary
 from en.tasks import TASKS
 from en.tasks.classification import Classification
 from en.training.optimizer import build_optimizer
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 COUNTS = {"train": 26, "val": 11}
@@ -82,7 +82,7 @@ def train(roots, tmp_path):
 
     def run(name: str, *overrides: str, kind: str = "ffcv") -> Path:
         options = [f"data.root={roots[kind]}", f"data.loader={kind}", f"run_dir={tmp_path / name}", *overrides]
-        Run(load_config(str(recipe), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(recipe), options), "recipe.yaml", StopRequest()).train()
         return tmp_path / name
 
     return run

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from en.benchmarks.photographs import photograph
-from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
+from en.benchmarks.timing import Measured, hardware, interleaved, median, show, write
 from en.data import jpeg
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
 from en.data.ffcv.kernels import decode_jpeg, scale
@@ -55,7 +55,7 @@ def benchmark_decode(images: int, photos: Path | None, rounds: int, out: Path | 
     """
     where = hardware("cpu", 1)
     print(f"{where}; load {os.getloadavg()[0]:.1f}; {'noise' if photos is None else photos}")
-    report: dict[str, list[Row]] = {}
+    report: dict[str, list[Measured]] = {}
     for kind in KINDS:
         files = [encode(picture(photos, index, kind), kind) for index in range(images)]
         seconds = interleaved(cases(files, kind), rounds, str(kind), warmups=1)

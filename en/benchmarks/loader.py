@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from en.benchmarks.photographs import HEIGHT, QUALITY, WIDTH, make_images
-from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
+from en.benchmarks.timing import Measured, hardware, interleaved, median, show, write
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.sources import read_folders
@@ -54,9 +54,9 @@ def benchmark_loader(images: int, workers: int, rounds: int, out: Path | None) -
     write(out, {"hardware": where, "images": images, "bytes": size, "rows": rows, "starts": starts})
 
 
-def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[str, list[float]]) -> Row:
+def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[str, list[float]]) -> Measured:
     """Speeds of a loader, and the medians over the rounds of FFCV's over its own."""
-    row: Row = {"loader": name}
+    row: Measured = {"loader": name}
     for unit, taken in (("s", seconds), ("CPU s", cpu)):
         row[f"images/{unit}"] = images / median(taken[name])
         row[f"ffcv / it by {unit}"] = median([a / b for a, b in zip(taken[name], taken[FFCV], strict=True)])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.benchmarks.timing import Row, median
+from en.benchmarks.timing import Measured, median
 from en.errors import RunError
 from en.machine import ROOT
 from en.progress import Progress
@@ -32,7 +32,7 @@ PLACES = {"alone": 0, "beside one": 1}
 SPIN = "while True: pass"
 
 
-def compare_threads(recipe: Path, data: Path, rounds: int) -> list[Row]:
+def compare_threads(recipe: Path, data: Path, rounds: int) -> list[Measured]:
     """Images/s of the recipe under each of SETTINGS, in turns, each run a process.
 
     Returns: a row a setting, with the median of the rounds alone and beside a process that spins, each also as a share

@@ -13,7 +13,6 @@ from en.errors import warn
 from en.runs.read import whole_rows
 from en.runs.summary import Epochs, Name
 
-Shares = NDArray[np.float32]
 RatioShare = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -26,7 +25,7 @@ class Layer(NamedTuple):
     """
 
     normalizers: tuple[str, ...]
-    ratios: Shares
+    ratios: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

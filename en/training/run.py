@@ -57,7 +57,7 @@ from en.training.schedule import schedule_of
 from en.training.signals import StopRequest
 
 
-class Run:
+class TrainingRun:
     """One training run as this rank sees it; rank 0 also writes the run folder.
 
     Args:
@@ -237,15 +237,15 @@ class Run:
         # Every rank asks after every step, and all are given the same answer, so that all stop at the same one.
         stop = self.asked_to_stop(wait=last)
         due = stop or last or (every is not None and steps % every == 0)
-        shown = last or done.step % self.config.train.check_every == 0
-        if due or shown or done.step == self.course.epoch_steps:
+        checked = last or done.step % self.config.train.check_every == 0
+        if due or checked or done.step == self.course.epoch_steps:
             # Before the checkpoint: nobody can use one of weights that are lost.
             refuse_bad_step(self.config, record, self.train_images, done.epoch, self.ranks)
         if due:
             self.save(done, record)
         if stop:
             raise self.stopped(done)
-        return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
+        return f"loss {record.mean_loss(self.ranks):.3f}" if checked else ""
 
     def evaluate(self) -> tuple[Scores, Observations]:
         """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
@@ -256,8 +256,8 @@ class Run:
         refuse_drift(networks, self.ranks, self.group)
         network = networks[-1]
         with watching(network) as seen:
-            size, shown = self.config.eval_resolution, self.ranks.is_first
-            scores = evaluate(self.task, network, self.val_images, size, self.to_device, shown)
+            size, visible = self.config.eval_resolution, self.ranks.is_first
+            scores = evaluate(self.task, network, self.val_images, size, self.to_device, visible)
         return scores, seen()
 
     def save(
@@ -330,8 +330,8 @@ class Run:
     def line(self, end: int, row: Row) -> str:
         """Training up to an evaluation in one line."""
         labels, values = self.task.labels.items(), row.scores.values
-        shown = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
-        line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(shown)}"
+        scored = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
+        line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(scored)}"
         if row.images_per_second is None:  # resumed after its last step
             return line
         waited = f"waited {100 * row.data_wait:.0f} % for data"
