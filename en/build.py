@@ -11,12 +11,14 @@ from torch import nn
 from en.config.schema import Config
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, choose_device
+from en.distributed.device import choose_device
+from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import OptionError, check_output
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
 from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
+from en.runs import row
 from en.size import Size, in_words
 
 
@@ -95,7 +97,7 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         not take.
     """
     try:
-        config.task.check_metrics(classes)
+        config.task.check_metrics(classes, row.NAMES)
     except ValueError as error:
         raise UserError(f"task.name={config.task.name}: {error}") from error
     torch.manual_seed(config.seed)

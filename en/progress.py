@@ -39,15 +39,15 @@ class Progress:
     Args:
         label: name of the job.
         total: units of work.
-        shown: whether to show anything; False on ranks other than 0.
+        visible: whether to show anything; False on ranks other than 0.
         before: units that were done earlier, and say nothing of how fast this job is.
     """
 
-    def __init__(self, label: str, total: int, shown: bool = True, before: int = 0) -> None:
+    def __init__(self, label: str, total: int, visible: bool = True, before: int = 0) -> None:
         self.label, self.total, self.done, self._before = label, total, before, before
-        self._shown = shown
+        self._visible = visible
         self._started = self._last_line = time.monotonic()
-        self._bar = bar() if shown and sys.stderr.isatty() else None
+        self._bar = bar() if visible and sys.stderr.isatty() else None
         if self._bar:
             self._task = self._bar.add_task(label, total=total, completed=before, detail="")
 
@@ -69,7 +69,7 @@ class Progress:
             self._bar.update(self._task, completed=self.done, detail=detail)
             return
         now = time.monotonic()
-        if self._shown and self.done > self._before and now - self._last_line >= PLAIN_LINE_EVERY_S:
+        if self._visible and self.done > self._before and now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
             left = (now - self._started) / (self.done - self._before) * (self.total - self.done)
             tell(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip())

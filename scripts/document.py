@@ -183,7 +183,7 @@ def tree() -> str:
 def branch(folder: Path, depth: int = 0) -> Iterator[str]:
     """A folder, its files, and below them its folders."""
     yield leaf(folder, depth)
-    paths = [path for path in folder.iterdir() if shown(path)]
+    paths = [path for path in folder.iterdir() if in_tree(path)]
     for path in sorted((path for path in paths if path.is_file()), key=lambda path: path.name):
         if not path.is_relative_to(ROOT / "configs"):
             yield leaf(path, depth + 1)
@@ -192,7 +192,7 @@ def branch(folder: Path, depth: int = 0) -> Iterator[str]:
         yield from branch(path, depth + 1)
 
 
-def shown(path: Path) -> bool:
+def in_tree(path: Path) -> bool:
     """Whether the tree has a line for it."""
     return path.name[0] not in "._" and path.suffix not in (".typed", ".svg", ".css", ".js", ".j2")
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from en.data import sources
 from en.data.crops import Crop, uniform
-from en.data.sources import SPLITS, Sample, Source
+from en.data.sources import SPLITS, Sample, Source, registry
 from en.data.targets import IGNORE, ClassMap
 from en.data.views import View
 from en.norm import replace_norm
@@ -126,7 +125,7 @@ def write_discs(root: Path, counts: dict[str, int]) -> Path:
 
 def register() -> None:
     TASKS["discs"] = Discs
-    sources.FORMS = ((lambda path: (path / "discs").is_file(), read_discs), *sources.FORMS)
+    registry.FORMS = ((lambda path: (path / "discs").is_file(), read_discs), *registry.FORMS)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import torch
 from torchvision.models import resnet18
 
-from en.distributed.ranks import Ranks, process_group, refuse_drift
+from en.distributed.agreement import refuse_drift
+from en.distributed.group import process_group
+from en.distributed.ranks import Ranks
 from en.errors import RunError
 
 ranks = Ranks.from_environment()

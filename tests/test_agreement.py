@@ -19,7 +19,7 @@ from en.errors import UserError
 from en.norm.built import in_one, layers_as_built
 from en.reports.files import write_report
 from en.runs import checkpoint
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 
@@ -38,10 +38,10 @@ def stop_midway(place: Place, run: Path) -> None:
     assert torch.load(newest, weights_only=True)["position"]["step"] > 0
 
 
-def begin(place: Place, origin: Path, *overrides: str) -> Run:
+def begin(place: Place, origin: Path, *overrides: str) -> TrainingRun:
     """Sets up a run that resumes from `origin`, in this process."""
     options = [f"data.root={place.data['ffcv']}", f"resume={json.dumps(str(origin))}", *overrides]
-    return Run(load_config(str(place.recipe), options), str(place.recipe), StopRequest())
+    return TrainingRun(load_config(str(place.recipe), options), str(place.recipe), StopRequest())
 
 
 BREAKS = {

@@ -24,7 +24,7 @@ from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint
+from en.runs.contents import Checkpoint
 from en.runs.course import Course
 from en.runs.folder import FILES, RunFolder
 from en.runs.position import Position

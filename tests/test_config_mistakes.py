@@ -11,8 +11,9 @@ from conftest import GOOD
 
 from en.build import build_network
 from en.config.reading import dump, known_keys, load_config
-from en.distributed import tasks
-from en.distributed.ranks import Ranks, process_group
+from en.distributed.environment import SIZES
+from en.distributed.group import process_group
+from en.distributed.ranks import Ranks
 from en.errors import UserError, exit_on_error, is_reporter
 
 MISTAKES = {
@@ -233,7 +234,7 @@ def test_an_environment_that_does_not_say_who_this_is_is_refused_in_one_line(env
     assert end.value.code == 2 and line.startswith("error: ") and words in line and len(line) < 1000
 
 
-@pytest.mark.parametrize("name", tasks.SIZES)
+@pytest.mark.parametrize("name", SIZES)
 def test_one_of_several_tasks_without_torchrun_is_refused_with_the_command_that_makes_them_ranks(name, good):
     line = refused(command("train.py", good, **{name: "4"}))
     assert line.startswith(f"error: {name}=4 in the environment") and "expected torchrun in one task a node" in line

@@ -29,7 +29,7 @@ from en.distributed.ranks import Ranks
 from en.errors import RunError
 from en.norm.built import layers_as_built
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint
+from en.runs.contents import Checkpoint
 from en.runs.position import Position
 from en.runs.start import describe_data
 from en.training.epoch import refuse_bad_step, train_epoch

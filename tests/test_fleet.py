@@ -12,14 +12,14 @@ from commands import command, refused, succeed
 from PIL import Image
 
 from experiments.fleet.accuracy import PUBLISHED
-from experiments.fleet.fleet import Member, Plan, Recipe, Run, fleet_of, lockstep
+from experiments.fleet.fleet import FleetRun, Member, Plan, Recipe, fleet_of, lockstep
 from experiments.fleet.pictures import Pictures, generated, read_pictures
 
 TINY = ("--device", "cpu", "--tiny")
 RECIPE = Recipe("shufflenet_v2_x0_5", small_stem=False, pixels=32, epochs=2, batch=8, rate=0.05, decay=1e-4)
 
 
-def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[Run]:
+def fleet(labels: Sequence[str], images: int, generated: Pictures) -> list[FleetRun]:
     members = [Member(label, *PUBLISHED.get(label, (label, {})), images, 0) for label in labels]
     return fleet_of(members, RECIPE, generated)
 

@@ -14,7 +14,8 @@ LAYERS = (  # from the ground up: each may import itself, what stands before it,
     ("models", "data", "distributed"),
     ("tasks",),
     ("config",),
-    ("runs", "build"),
+    ("runs",),
+    ("build",),
     ("evaluation",),
     ("training",),
     ("reports", "suites"),
@@ -40,9 +41,16 @@ IN_DATA = {  # what a part of en.data does not import of the others
     "folder": ("ffcv", "preparation"),
     "preparation": ("folder", "foreign", "loader"),
 }
+WORDS = {  # names that had several meanings, and where the one is that is left: see CONTRIBUTING.md
+    "Ratios": "en/runs/ratios.py",
+    "Row": "en/runs/row.py",
+    "Run": "en/reports/runs.py",
+    "shown": "en/errors.py",
+}
 LIFTABLE = ("native", "norm")  # both together can be taken out whole: neither imports GROUND
 COMMANDS = ("ablate", "prepare_data", "ratios", "report")
 MODULES = sorted((ROOT / "en").rglob("*.py"))
+FOLDERS = [path for path in MODULES if path.name == "__init__.py"]
 
 
 def part_of(module: str) -> str:
@@ -122,3 +130,35 @@ def test_the_loop_names_no_task_no_loader_and_no_normalizer():
     assert not names & {"record_ratios", *(kind.__name__ for kind in kinds)}
     modules = {kind.__module__ for kind in kinds} | {"en.norm.ratios", "en.data.folder", "en.data.ffcv.loader"}
     assert not modules & set().union(*map(imported, files))
+
+
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_says_what_it_is_and_re_exports_but_holds_no_code(path):
+    for node in ast.parse(path.read_text()).body:
+        assigned = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+        assert (
+            isinstance(node, ast.ImportFrom)
+            or assigned in (["__all__"], ["__version__"])
+            or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        ), f"{path}:{node.lineno}: expected a file of its own"
+
+
+def defined(path: Path) -> set[str]:
+    """The names of classes, functions, their arguments and aliases in a file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_has_one_meaning(word):
+    code = [path for part in ("en", "experiments", "scripts") for path in sorted((ROOT / part).rglob("*.py"))]
+    assert [str(path.relative_to(ROOT)) for path in code if word in defined(path)] == [WORDS[word]]

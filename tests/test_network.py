@@ -12,12 +12,14 @@ import pytest
 import torch
 from commands import ROOT
 
-from en.distributed.ranks import Ranks, process_group
+from en.distributed.group import process_group
+from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 
 SCRIPT = """
 import torch
-from en.distributed.ranks import Ranks, process_group
+from en.distributed.group import process_group
+from en.distributed.ranks import Ranks
 from en.errors import exit_on_error
 
 def meet():

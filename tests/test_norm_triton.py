@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from triton_process import INTERPRET, TYPES, process, taken
 
 from en.norm import build_norm, kernels, record_ratios
-from en.norm.kernels import gpu
 from en.norm.kernels import passes as in_torch
 from en.norm.kernels.gpu import blocks
+from en.norm.kernels.gpu import device as gpu
 
 pytest.importorskip("triton")
 

@@ -36,7 +36,7 @@ from en.reports.ratio_tables import EXTREMES, class_means, extremes, samples_tab
 from en.runs import checkpoint
 from en.runs.position import Position
 from en.runs.ratios import Layer, Ratios, read_epochs
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 VAL = PER_CLASS["val"] * CLASSES
@@ -60,7 +60,7 @@ def train(betons, tmp_path_factory):
 
     def run(name: str, *overrides: str) -> Path:
         options = [f"data.root={betons}", f"run_dir={home / name}", *overrides]
-        Run(load_config(str(home / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(home / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
         return home / name
 
     return run

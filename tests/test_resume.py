@@ -30,7 +30,7 @@ from kill_loop import (
 from en.config.reading import load_config
 from en.errors import RunError
 from en.runs import checkpoint
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 KILLS = {0: 6, 2: 4, 3: 4}  # by ranks: 20 in all
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_from_the_same_sample(place, 
         assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=5e-3) and theirs["lr"] == ours["lr"]
 
 
-class EndsInEvaluation(Run):
+class EndsInEvaluation(TrainingRun):
     """A run that is cut off when its first evaluation begins."""
 
     def evaluate(self):

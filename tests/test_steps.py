@@ -14,16 +14,16 @@ from conftest import ended
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from en.config.reading import load_config
-from en.data import sources
+from en.data.sources import registry
 from en.errors import UserError
 from en.reports.files import write_report
 from en.reports.runs import read_run
 from en.runs import checkpoint
-from en.runs.checkpoint import position_of
+from en.runs.contents import position_of
 from en.runs.course import Course
 from en.runs.position import Position
 from en.tasks import TASKS
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 RECIPE = """
@@ -56,7 +56,7 @@ class Dying(disc_task.Discs):
 def discs(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "discs", disc_task.Discs)
     monkeypatch.setitem(TASKS, "dying", Dying)
-    monkeypatch.setattr(sources, "FORMS", sources.FORMS)
+    monkeypatch.setattr(registry, "FORMS", registry.FORMS)
     disc_task.register()
     monkeypatch.chdir(tmp_path)
 
@@ -76,7 +76,7 @@ def train(images, tmp_path):
     def run(folder: Path, *overrides: str) -> Path:
         (tmp_path / "recipe.yaml").write_text(RECIPE)
         options = [f"data.root={images}", f"run_dir={folder}", *overrides]
-        Run(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
         return folder
 
     return run

@@ -14,9 +14,10 @@ from en.config.reading import load_config
 from en.reports.files import write_report
 from en.runs import checkpoint
 from en.runs.position import Position
+from en.runs.row import NAMES
 from en.tasks import TASKS, classification
 from en.tasks.classification import Classification
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 CLASSES, IMAGES = 7, 30
@@ -111,7 +112,7 @@ def test_a_new_task_trains_resumes_and_is_reported_without_a_change_elsewhere(be
 
     def train(name: str, *overrides: str) -> Path:
         options = [f"data.root={betons}", f"run_dir={tmp_path / name}", *overrides]
-        Run(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(tmp_path / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
         return tmp_path / name
 
     whole = train("whole", "checkpoint.every_steps=3")
@@ -164,7 +165,7 @@ def test_a_task_with_a_score_or_a_metric_that_cannot_be_is_refused_before_anythi
 
     Odd.score = score
     with pytest.raises(ValueError, match=words):
-        Odd().check_metrics(CLASSES)
+        Odd().check_metrics(CLASSES, NAMES)
 
 
 def rows(run: Path) -> list[dict[str, float]]:

@@ -252,7 +252,7 @@ def test_a_small_network_with_any_normalizer_learns_to_tell_clothes_apart(norm, 
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
     assert (
-        evaluate(config.task, model, loaders["val"], (32, 32), prepare_input, shown=False).values["top1"] > 45
+        evaluate(config.task, model, loaders["val"], (32, 32), prepare_input, visible=False).values["top1"] > 45
     )  # chance is 25
 
 

@@ -13,7 +13,7 @@ from norm_cases import images, randomized
 from torch import Tensor, nn
 from triton_process import TYPES, process
 
-from en.norm.kernels import gpu
+from en.norm.kernels.gpu import device as gpu
 
 pytest.importorskip("triton")
 

@@ -19,13 +19,13 @@ from readers import reading
 from torch.nn import functional as F
 
 from en.config.reading import load_config
-from en.data import LOADERS, sources
+from en.data import LOADERS
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.decoding import DamagedImage
 from en.data.ffcv.file import BetonFile
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, METADATA, SAMPLES
 from en.data.preparation.prepare import Storage, prepare
-from en.data.sources import read_source
+from en.data.sources import read_source, registry
 from en.data.targets import IGNORE, ClassMap, Field, png_of
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -37,7 +37,7 @@ from en.runs.summary import Summary
 from en.tasks import TASKS
 from en.tasks.classification import Classification
 from en.training.optimizer import build_optimizer
-from en.training.run import Run
+from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
 COUNTS = {"train": 26, "val": 11}
@@ -57,7 +57,7 @@ device: cpu
 def discs(monkeypatch):
     """The task and the form of its data among the others."""
     monkeypatch.setitem(TASKS, "discs", disc_task.Discs)
-    monkeypatch.setattr(sources, "FORMS", sources.FORMS)
+    monkeypatch.setattr(registry, "FORMS", registry.FORMS)
     disc_task.register()
 
 
@@ -82,7 +82,7 @@ def train(roots, tmp_path):
 
     def run(name: str, *overrides: str, kind: str = "ffcv") -> Path:
         options = [f"data.root={roots[kind]}", f"data.loader={kind}", f"run_dir={tmp_path / name}", *overrides]
-        Run(load_config(str(recipe), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(load_config(str(recipe), options), "recipe.yaml", StopRequest()).train()
         return tmp_path / name
 
     return run

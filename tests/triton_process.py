@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from en.norm import kernels
-from en.norm.kernels import gpu
+from en.norm.kernels.gpu import device as gpu
 
 INTERPRET = "TRITON_INTERPRET"
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

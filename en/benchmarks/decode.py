@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from en.benchmarks.photographs import KINDS, Kind, encode, picture
-from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
+from en.benchmarks.timing import Measured, hardware, interleaved, median, show, write
 from en.data import jpeg
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop
 from en.data.ffcv.kernels import decode_jpeg, scale
@@ -35,7 +35,7 @@ def benchmark_decode(images: int, photos: Path | None, rounds: int, out: Path | 
     """
     where = hardware("cpu", 1)
     print(f"{where}; load {os.getloadavg()[0]:.1f}; {'noise' if photos is None else photos}")
-    report: dict[str, list[Row]] = {}
+    report: dict[str, list[Measured]] = {}
     for kind in KINDS:
         files = [encode(picture(photos, index, kind), kind) for index in range(images)]
         seconds = interleaved(cases(files, kind), rounds, str(kind), warmups=1)

@@ -17,7 +17,7 @@ import torch
 
 from en.benchmarks.peers import PEERS, RATIO, SCALE
 from en.benchmarks.photographs import KINDS, Kind, make_images
-from en.benchmarks.timing import Row, hardware, median, show, write
+from en.benchmarks.timing import Measured, hardware, median, show, write
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
 from en.data.sources import read_folders
@@ -153,9 +153,9 @@ def timed(epoch: Callable[[], Iterable[Any]]) -> tuple[float, float]:
     return time.perf_counter() - started, processors_seconds() - before
 
 
-def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[str, list[float]]) -> Row:
+def row_of(name: str, images: int, seconds: dict[str, list[float]], cpu: dict[str, list[float]]) -> Measured:
     """Speeds of a loader, and the medians over the rounds of FFCV's over its own."""
-    row: Row = {"loader": name}
+    row: Measured = {"loader": name}
     for unit, taken in (("s", seconds), ("CPU s", cpu)):
         row[f"images/{unit}"] = images / median(taken[name])
         row[f"ffcv / it by {unit}"] = median([a / b for a, b in zip(taken[name], taken[FFCV], strict=True)])
@@ -250,7 +250,7 @@ def stock(path: Path, side: int, workers: int) -> Callable[[], Iterable[Any]]:
     return partial(iter, loader)
 
 
-def start_of(name: str, images: Images, workers: int) -> Row:
+def start_of(name: str, images: Images, workers: int) -> Measured:
     """Seconds to a loader's first batch, and its memory, in a process that is not the first to make one."""
     code = "import sys; from en.benchmarks.loader import print_start; print_start(*sys.argv[1:])"
     command = [sys.executable, "-c", code, name, str(images.root), str(images.side), str(workers)]

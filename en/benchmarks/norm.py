@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from en.benchmarks.steps import REFERENCE, Setting, peak_memory, step_of
-from en.benchmarks.timing import Row, hardware, interleaved, median, show, write
+from en.benchmarks.timing import Measured, hardware, interleaved, median, show, write
 from en.norm import NORMALIZERS
 
 SHAPES = {  # N, C, H, W of the input, on a CPU and on a GPU
@@ -30,7 +30,7 @@ def benchmark_norm(
     """Prints a table per model and mode, and one of peak memory; writes everything to `out` as JSON."""
     where = hardware(device, torch.get_num_threads())
     print(f"{where}, {dtype}, {'compiled' if compiled else 'eager'}, median of {rounds} interleaved rounds")
-    report: list[Row] = []
+    report: list[Measured] = []
     for model in models:
         shape = SHAPES[model][device == "cuda"]
         for mode in modes:
@@ -41,7 +41,7 @@ def benchmark_norm(
     write(out, {"hardware": where, "rounds": rounds, "rows": report})
 
 
-def compare(settings: list[Setting], rounds: int) -> list[Row]:
+def compare(settings: list[Setting], rounds: int) -> list[Measured]:
     """Measures a step's milliseconds by normalizer and layout, and the ratio of the best layouts."""
     times: dict[str, dict[str, float]] = {}
     for setting in settings:
@@ -60,7 +60,7 @@ def compare(settings: list[Setting], rounds: int) -> list[Row]:
     return [{**asdict(setting), "layout": "best of " + ", ".join(s.layout for s in settings), **row} for row in rows]
 
 
-def compare_memory(setting: Setting) -> list[Row]:
+def compare_memory(setting: Setting) -> list[Measured]:
     """Measures a training step's peak memory, weights and images included."""
     peaks = {name: peak_memory(setting, name) for name in NAMES}
     rows = [

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from en.benchmarks.timing import Row, median
+from en.benchmarks.timing import Measured, median
 from en.errors import RunError
 from en.machine import ROOT
 from en.progress import Progress
-from en.runs.folder import whole_rows
+from en.runs.read import read_log
 from en.threads import VARIABLE, WAITING
 
 CORES = len(os.sched_getaffinity(0))
@@ -32,7 +32,7 @@ PLACES = {"alone": 0, "beside one": 1}
 SPIN = "while True: pass"
 
 
-def compare_threads(recipe: Path, data: Path, rounds: int) -> list[Row]:
+def compare_threads(recipe: Path, data: Path, rounds: int) -> list[Measured]:
     """Images/s of the recipe under each of SETTINGS, in turns, each run a process.
 
     Returns: a row a setting, with the median of the rounds alone and beside a process that spins, each also as a share
@@ -80,4 +80,4 @@ def speed(recipe: Path, data: Path, setting: str) -> float:
         done = subprocess.run([*line, *keys], env=env | {"PYTHONPATH": paths}, capture_output=True, text=True)
         if done.returncode:
             raise RunError(f"a run with {setting} ended with exit code {done.returncode}: {done.stderr[-500:]}")
-        return median([row["images_per_second"] for row in whole_rows(Path(folder) / "run" / "log.jsonl")[1:]])
+        return median([row.images_per_second or 0 for row in read_log(Path(folder) / "run")[1:]])

@@ -13,7 +13,7 @@ import torch
 from en.machine import processor
 from en.progress import Progress
 
-Row = dict[str, Any]
+Measured = dict[str, Any]
 
 
 def interleaved(
@@ -71,14 +71,14 @@ def hardware(device: str, threads: int) -> str:
     return f"{threads} threads of {processor()}, torch {torch.__version__}"
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
+def show(title: str, rows: Sequence[Measured]) -> None:
     """Prints a table; floats with three significant digits."""
     print(f"\n{title}\n{table(rows)}", flush=True)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Measured]) -> str:
     """Rows as text, under the first one's keys; figures to the right."""
-    lines = [list(rows[0]), *([shown(row.get(key)) for key in rows[0]] for row in rows)]
+    lines = [list(rows[0]), *([as_text(row.get(key)) for key in rows[0]] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(rows[0]))]
     left = [isinstance(value, str) for value in rows[0].values()]
     aligned = [
@@ -91,7 +91,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("  " + "  ".join(line).rstrip() for line in aligned)
 
 
-def shown(value: object) -> str:
+def as_text(value: object) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

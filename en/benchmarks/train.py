@@ -19,10 +19,11 @@ from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.sources import Sample, Source
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, choose_device
+from en.distributed.device import choose_device
+from en.distributed.ranks import Ranks
 from en.norm.built import layers_as_built
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint
+from en.runs.contents import Checkpoint
 from en.runs.position import Position
 from en.runs.start import describe_data
 from en.training.epoch import steps_of, train_epoch

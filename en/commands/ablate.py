@@ -34,7 +34,7 @@ def arguments_of_command() -> argparse.Namespace:
 def ablate() -> None:
     arguments = arguments_of_command()
 
-    from en.distributed.tasks import refuse_tasks
+    from en.distributed.environment import refuse_tasks
     from en.suites.launch import launcher_for, run_all
     from en.suites.plan import plan, variants_of
     from en.suites.state import costs_of, progress_of, seconds_left

@@ -25,9 +25,9 @@ def train(stop: StopRequest) -> None:
         print(dump(config), end="")
         return
 
-    from en.training.run import Run
+    from en.training.run import TrainingRun
 
-    Run(config, arguments.config, stop).train()
+    TrainingRun(config, arguments.config, stop).train()
 
 
 def main() -> None:

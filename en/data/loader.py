@@ -98,7 +98,7 @@ class ImageLoader(Protocol):
         ...
 
     def eval_epoch(self, size: Size) -> Iterator[Batch]:
-        """This rank's share of all images, each exactly once over all ranks, cropped for evaluation."""
+        """This rank's part of all images, each exactly once over all ranks, cropped for evaluation."""
         ...
 
     def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Ints:
 
 
 def rank_batches(order: Ints, batch_size: int, accumulation: int, rank: int, world_size: int) -> list[Ints]:
-    """One rank's share of an epoch, `accumulation` batches for each step.
+    """One rank's part of an epoch, `accumulation` batches for each step.
 
     A step takes the next `batch_size` samples of the order; within it, micro-batch a of rank r is a contiguous slice.
     What is left over at the end of the order is dropped.

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
-from en.distributed.ranks import Ranks, connect, gather
+from en.distributed.collectives import gather
+from en.distributed.group import connect
+from en.distributed.ranks import Ranks
 from en.errors import RunError
 
 BEAT_S = 0.5

@@ -16,10 +16,12 @@ from en.tasks import Task
 
 
 @torch.inference_mode()
-def evaluate(task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, shown: bool) -> Scores:
+def evaluate(
+    task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, visible: bool
+) -> Scores:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
-    The model has to be the same on all ranks (see average_buffers). Each takes its share of the images; sums are
+    The model has to be the same on all ranks (see average_buffers). Each takes its part of the images; sums are
     added up.
 
     Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite, or the score
@@ -31,7 +33,7 @@ def evaluate(task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_d
     seen.set_dtype(torch.float64)
     was_training = model.training
     model.eval()
-    with Progress("evaluating", loader.samples, shown) as progress:
+    with Progress("evaluating", loader.samples, visible) as progress:
         for batch in loader.eval_epoch(size):
             images, targets = to_device(batch.images, batch.targets)
             metrics.update(task.predict(model, images), targets)

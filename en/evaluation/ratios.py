@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from en.build import build_to_device
 from en.data import Batch, ImageLoader, naming_dead_workers
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, choose_device, sum_over_ranks
+from en.distributed.collectives import sum_over_ranks
+from en.distributed.device import choose_device
+from en.distributed.ranks import Ranks
 from en.errors import RunError, UserError
 from en.evaluation.trained import Trained
 from en.norm import ExemplarNorm2d, record_ratios
@@ -65,12 +67,12 @@ def measure_ratios(trained: Trained, split: str) -> Ratios:
     to_device = build_to_device(config, choose_device(config.device, Ranks.from_environment()))
     model.to(device=to_device.device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
     with naming_dead_workers():
-        return collect_ratios(model, trained.loaders[split], config.eval_resolution, to_device, shown=True)
+        return collect_ratios(model, trained.loaders[split], config.eval_resolution, to_device, visible=True)
 
 
 @torch.inference_mode()
 def collect_ratios(
-    model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, shown: bool = False
+    model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, visible: bool = False
 ) -> Ratios:
     """The ratios of a network with EN layers for every image of a set, in one pass of one process.
 
@@ -82,7 +84,7 @@ def collect_ratios(
     kinds, seen = normalizers_of(model), np.zeros(loader.samples, bool)
     ratios = Ratios(loader.classes, np.full(loader.samples, -1), {})
     model.eval()
-    with Progress("ratios", loader.samples, shown) as progress:
+    with Progress("ratios", loader.samples, visible) as progress:
         for batch in loader.eval_epoch(size):
             with record_ratios(model) as record:
                 model(to_device(batch.images, batch.targets)[0])

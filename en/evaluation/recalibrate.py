@@ -6,7 +6,7 @@ from torch import nn
 
 from en.data import ImageLoader
 from en.data.to_device import ToDevice
-from en.distributed.ranks import average_buffers
+from en.distributed.buffers import average_buffers
 from en.errors import warn
 from en.norm import update_statistics
 from en.size import Size

@@ -4,8 +4,11 @@ from typing import Any
 
 from en.build import build_to_device, refuse_few_images
 from en.data import naming_dead_workers
+from en.distributed.agreement import refuse_differences
+from en.distributed.device import choose_device
+from en.distributed.group import process_group
 from en.distributed.liveness import naming_silent_ranks
-from en.distributed.ranks import Ranks, choose_device, process_group, refuse_differences
+from en.distributed.ranks import Ranks
 from en.evaluation.evaluate import evaluate
 from en.evaluation.recalibrate import recalibrate
 from en.evaluation.trained import open_trained

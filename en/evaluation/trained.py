@@ -16,8 +16,8 @@ from en.norm import without_options
 from en.norm.built import in_one, layers_as_built, rebuild
 from en.progress import tell
 from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint
 from en.runs.completeness import averages
+from en.runs.contents import Checkpoint, load_weights
 
 SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "data.decode",
          "train.precision")  # fmt: skip
@@ -72,7 +72,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     model = build_network(config, len(saved.classes), begun.training_resolution.full)
     changed = rebuild_as_trained(model, saved, config, path)
     weights = averages(saved, path) or saved.model
-    checkpoint.load_weights(model, without_options(weights) if changed else weights, path)
+    load_weights(model, without_options(weights) if changed else weights, path)
     for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
         tell(line)
     return Trained(path, saved, config, model, loaders)

@@ -1,6 +1,7 @@
 """Figures: training curves over epochs, accuracy against compute."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -13,6 +14,7 @@ from en.errors import in_one_line
 from en.reports.figures import COLOURS, Picture, picture, style
 from en.reports.statistics import Estimate, estimate
 from en.reports.variants import Peers, Variant
+from en.runs.row import Row
 
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv*Pp"
@@ -35,20 +37,21 @@ class Line:
     points: dict[float, Estimate]
 
 
-def line(variant: Variant, key: str) -> Line:
-    """A number of the logs, epoch by epoch, over the variant's counted runs."""
+def line(variant: Variant, number: Callable[[Row], float]) -> Line:
+    """A number of the logs' rows, epoch by epoch, over the variant's counted runs; NaN where a row has none."""
     logs = [run.log for run in variant.counted.values()]
     points: dict[float, Estimate] = {}
     for epoch in sorted({epoch for log in logs for epoch in log}):
-        found = estimate([log[epoch][key] for log in logs if key in log.get(epoch, {})])
+        values = [number(log[epoch]) for log in logs if epoch in log]
+        found = estimate([value for value in values if math.isfinite(value)])
         if found:
             points[epoch] = found
     return Line(variant.name, points)
 
 
-def lines(peers: Peers, key: str) -> list[Line]:
+def lines(peers: Peers, number: Callable[[Row], float]) -> list[Line]:
     """One for each variant that has logged the number."""
-    return [found for found in (line(variant, key) for variant in peers.variants) if found.points]
+    return [found for found in (line(variant, number) for variant in peers.variants) if found.points]
 
 
 def curve_picture(peers: Peers, found: Sequence[Line], name: str, title: str, heading: str) -> Picture:

@@ -17,7 +17,7 @@ from en.reports.ratio_tables import EXTREMES, ClassMean, EpochMean, Extreme, Spr
 # Of each normalizer: its colour, and a marker for those who print in grey.
 LOOKS = {"bn": (COLOURS[0], "o"), "in": (COLOURS[1], "s"), "ln": (COLOURS[2], "^"), "gn": (COLOURS[3], "D")}
 SMALL = {"font.size": 9, "axes.titlesize": 9, "axes.grid": False}  # for many axes side by side
-Row = TypeVar("Row", Spread, EpochMean)
+PerNormalizer = TypeVar("PerNormalizer", Spread, EpochMean)
 MOST_NAMES = 60  # of layers along an axis; of more, every other, third, ...
 MOST_CLASSES = 12  # in a panel; of more, those at either end
 SHARES = (-0.02, 1.02)  # of an axis, with room for markers
@@ -163,8 +163,8 @@ def sample_picture(rows: Sequence[Extreme], images: Mapping[int, NDArray[np.uint
         return picture(figure, f"samples_{place}", title, f"{title}. The utmost: {'; '.join(firsts)}.")
 
 
-def by_normalizer(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def by_normalizer(rows: Sequence[PerNormalizer]) -> dict[str, list[PerNormalizer]]:
+    found: dict[str, list[PerNormalizer]] = {}
     for row in rows:
         found.setdefault(row.normalizer, []).append(row)
     return found

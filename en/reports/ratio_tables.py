@@ -79,7 +79,7 @@ class Extreme(NamedTuple):
     ratio: float
 
 
-Row = Spread | ClassMean | EpochMean | Extreme
+RatioRow = Spread | ClassMean | EpochMean | Extreme
 Columns = Mapping[str, Sequence[Any] | NDArray[Any]]  # of a table, by its heading, all of one length
 
 
@@ -142,7 +142,7 @@ def extremes(ratios: Ratios) -> list[Extreme]:
     return rows
 
 
-def rows_table(kind: type[Row], rows: Sequence[Row]) -> Columns:
+def rows_table(kind: type[RatioRow], rows: Sequence[RatioRow]) -> Columns:
     """Makes a table of rows; one of no rows has its columns all the same."""
     return {name: [row[at] for row in rows] for at, name in enumerate(kind._fields)}
 

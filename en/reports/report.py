@@ -1,5 +1,6 @@
 """A report: what is said of some runs, in sections, from which every file of it is written."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,7 @@ from en.reports.ratios import RatioPicture, find_ratios, ratio_pictures, ratio_t
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table
 from en.reports.variants import Peers, Variant, find_peers, find_variants, heading
-
-LOSS = "train_loss"  # its key in log.jsonl
+from en.runs.row import Row
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,17 @@ def none_to(differences: Sequence[Table]) -> list[Note]:
 
 def pictures(peers: Peers, curves: dict[str, list[Line]]) -> list[Picture]:
     """The figures of variants that can be set against each other; their lines are added to `curves`."""
+
+    def train_loss(row: Row) -> float:
+        return row.train_loss
+
+    def score_of(row: Row) -> float:
+        return row.scores.values.get(peers.score, math.nan)
+
     found = []
     score = heading(peers.label)
-    for name, key, said in (("loss", LOSS, "training loss"), ("score", peers.score, score)):
-        drawn = lines(peers, key)
+    for name, number, said in (("loss", train_loss, "training loss"), ("score", score_of, score)):
+        drawn = lines(peers, number)
         if drawn:
             name = peers.file(name)
             curves[name] = drawn

@@ -1,55 +1,28 @@
 """Run folders, read for a report."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationError
-
-from en.config.reading import flatten
-from en.config.section import Section, explain
-from en.config.strict_yaml import Tree, read_tree
-from en.config.text_file import read_text
-from en.errors import UserError, shown
-from en.runs.folder import LOCK, whole_rows
-from en.runs.position import Position
-from en.runs.summary import Name, Summary
+from en.config.strict_yaml import Tree
+from en.errors import UserError
+from en.runs.folder import LOCK
+from en.runs.read import StartRow, read_config, read_log, read_starts, read_summary
+from en.runs.row import Row
+from en.runs.summary import Summary
 
 NOT_RECIPE = ("norm", "seed", "run_dir", "resume", "device")  # config keys in which runs of one recipe may differ
 OPERATION = ("checkpoint", "distributed")  # sections that change no step
 NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s", "verify")
 OF_ONE_RUN = ("seed", "run_dir", "resume")  # keys that each run has a value of its own for
-A_RUN = "a run with at least one finished epoch"
 DEPTH = 2  # folders between a path that is given and a run
 OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
 TAIL = 100_000  # bytes of it that are looked at
-MAX_NUMBER = 1e15  # in a log
-Log = dict[float, dict[str, float]]
-Words = Annotated[str, Field(max_length=100_000)]
-
-
-class StartRow(Section):
-    """One start in a run's provenance.json: when, how and on what; where it resumed, and the keys it changed."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    time: Name | None = None
-    command: Words | None = None
-    git_commit: Name | None = None
-    git_dirty: bool | None = None
-    hardware: Name | None = None
-    resumed_at: Position = Position()
-    changed: dict[Name, tuple[Any, Any]] = Field(default_factory=dict)  # dotted key: before and now
-
-
-class Provenance(Section):
-    """What a report needs of provenance.json."""
-
-    starts: list[StartRow]
+Log = dict[float, Row]
 
 
 @dataclass(frozen=True)
@@ -61,7 +34,7 @@ class Run:
         config: config.yaml by dotted keys; empty for a run that ended before it was written.
         summary: summary.json; None before the first finished epoch.
         starts: of provenance.json; empty without one, None where it is damaged.
-        log: log.jsonl, the finite numbers of each epoch by name.
+        log: log.jsonl, the row of each epoch; of an epoch that stands there twice, the later one.
         error: the last one in what it printed, where a suite kept that; "" without one.
     """
 
@@ -103,7 +76,7 @@ class Run:
     @property
     def hours(self) -> float | None:
         """Hours of training by the log, without evaluation and without work that a resumed run lost."""
-        seconds = [row["seconds"] for row in self.log.values() if "seconds" in row]
+        seconds = [row.seconds for row in self.log.values() if math.isfinite(row.seconds)]
         return sum(seconds) / 3600 if seconds else None
 
 
@@ -146,46 +119,10 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 def read_run(path: Path) -> Run:
     """A run folder, also one that never got far. Raises UserError that names a damaged file and the key."""
-    summary = read_summary(path / "summary.json") if (path / "summary.json").exists() else None
-    config = read_config(path / "config.yaml") if summary or (path / "config.yaml").exists() else {}
-    starts, log = read_starts(path / "provenance.json"), read_log(path / "log.jsonl")
+    summary = read_summary(path) if (path / "summary.json").exists() else None
+    config = read_config(path) if summary or (path / "config.yaml").exists() else {}
+    starts, log = read_starts(path), {row.epoch: row for row in read_log(path)}
     return Run(path, config, summary, starts, log, last_error(path.parent / f"{path.name}.log"))
-
-
-def read_summary(path: Path) -> Summary:
-    try:
-        return Summary.model_validate_json(read_text(path, A_RUN))
-    except ValidationError as error:
-        first, *others = error.errors()
-        reason = f"expected JSON: {first['msg']}" if first["type"] == "json_invalid" else explain(first)
-        raise UserError(f"{path}: {reason}{f' (and {len(others)} more)' if others else ''}") from error
-
-
-def read_config(path: Path) -> Tree:
-    """config.yaml by dotted keys."""
-    config = read_tree(path, A_RUN)
-    if not isinstance(config.get("data"), dict):
-        raise UserError(f"{path}: data={shown(config.get('data'))}: expected a section of keys and values")
-    return flatten(config)
-
-
-def read_starts(path: Path) -> list[StartRow] | None:
-    """The starts of a run; empty where the file is missing, None where it is damaged."""
-    if not path.exists():
-        return []
-    try:
-        return Provenance.model_validate_json(path.read_bytes()).starts
-    except (OSError, ValidationError):
-        return None
-
-
-def read_log(path: Path) -> Log:
-    """The finite numbers of each epoch by name; of an epoch that stands there twice, the later row's."""
-    return {
-        row["epoch"]: {name: float(value) for name, value in row.items() if is_number(value)}
-        for row in whole_rows(path)
-        if 0 < row["epoch"] <= MAX_NUMBER
-    }
 
 
 def last_error(path: Path) -> str:
@@ -196,11 +133,6 @@ def last_error(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = file.read().decode(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line.startswith("error: ")), "")
-
-
-def is_number(value: object) -> bool:
-    """Whether a value of a log is one that can be drawn."""
-    return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
 
 
 def is_recipe(key: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from en.config.reading import flatten
 from en.errors import UserError
-from en.runs.checkpoint import Checkpoint, Weights, position_of
+from en.runs.contents import Checkpoint, Weights, position_of
 from en.runs.position import Position
 
 SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")  # torch's GradScaler

@@ -16,14 +16,14 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
-from en.runs.checkpoint import Best, Checkpoint
+from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import Course
 from en.runs.position import Position
-from en.runs.scores import Scores
+from en.runs.read import earlier_starts, whole_rows
+from en.runs.row import Row
 from en.runs.summary import Summary
 from en.runs.tensorboard import EventFile
 
-Row = dict[str, Any]
 Watched = Mapping[str, Any]  # numbers under names, which may be nested
 Observations = Mapping[str, Watched]  # what was watched in an evaluation, by the observers' names
 LOCK = ".lock"
@@ -84,7 +84,7 @@ class RunFolder:
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
     @if_writing
-    def start(self, config: Config, course: Course, evaluated: int, start: Row) -> None:
+    def start(self, config: Config, course: Course, evaluated: int, start: dict[str, Any]) -> None:
         """Writes what is about to run, after an evaluation `evaluated` steps from its beginning.
 
         What the logs hold of later steps is dropped: a resumed run does them again.
@@ -102,25 +102,22 @@ class RunFolder:
             self._events = EventFile(self.path, axis(course.key(evaluated)) + 1)
 
     @if_writing
-    def write_row(self, key: Row, training: Row, scores: Scores, seen: Observations, notes: list[Row]) -> None:
+    def write_row(self, row: Row, seen: Observations, notes: list[dict[str, Any]]) -> None:
         """Appends a row to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
         Args:
-            key: what the rows are keyed by: "epoch", counted from 1, or "step" and "epoch".
-            training: its numbers, by name.
-            scores: the task's metrics after it.
             seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
         """
-        row = {**key, **training, **scores.values, **scores.details}
-        watched = [[{**key, name: found}] if found else [] for name, found in seen.items()]
+        watched = [[row.key | {name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
-            for name, rows in zip(self._logs, (notes, *watched, [row]), strict=True):
+            for name, rows in zip(self._logs, (notes, *watched, [row.content()]), strict=True):
                 self._append(name, rows)
-            tags = {f"train/{name.removeprefix('train_')}": value for name, value in training.items()}
-            tags |= {f"val/{name}": value for name, value in scores.values.items()}
+            tags = {f"train/{name.removeprefix('train_')}": value for name, value in row.training.items()}
+            tags |= {f"val/{name}": value for name, value in row.evaluation.items()}
             tags |= figures("", seen)
-            self._events.add(axis(key), {tag: value for tag, value in tags.items() if isinstance(value, (int, float))})
+            numbers = {tag: value for tag, value in tags.items() if isinstance(value, (int, float))}
+            self._events.add(axis(row.key), numbers)
 
     @if_writing
     def close(self) -> None:
@@ -147,7 +144,7 @@ class RunFolder:
         path = checkpoint.step_path(self.path, position)
         with self.writing():
             checkpoint.link(path, self.path / "last.pt")
-            if best and checkpoint.position_of(best) == position:
+            if best and position_of(best) == position:
                 checkpoint.link(path, self.path / "best.pt")
             self._write("summary.json", to_json(summary.model_dump()))
 
@@ -182,7 +179,7 @@ class RunFolder:
             checkpoint.remove([last])
         if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
             checkpoint.remove([top])
-            own = checkpoint.step_path(self.path, checkpoint.position_of(best)) if best else None
+            own = checkpoint.step_path(self.path, position_of(best)) if best else None
             if own and own.exists():
                 checkpoint.link(own, top)
             else:
@@ -209,7 +206,7 @@ class RunFolder:
         except OSError:
             return False
 
-    def _append(self, name: str, rows: list[Row]) -> None:
+    def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         with (self.path / name).open("a") as file:
             file.write("".join(f"{json.dumps(row)}\n" for row in rows))
             file.flush()
@@ -228,12 +225,12 @@ def whole_checkpoint(path: Path) -> Checkpoint | None:
         return None
 
 
-def axis(key: Row) -> int:
+def axis(key: Mapping[str, Any]) -> int:
     """Returns what TensorBoard draws a row over: steps, or else epochs."""
     return int(key["step"] if "step" in key else key["epoch"])
 
 
-def steps_of(row: Row, name: str, course: Course) -> float:
+def steps_of(row: Mapping[str, Any], name: str, course: Course) -> float:
     """The steps of the run after which a row of a log was written, or of which a note is."""
     if name == f"{NOTES}.jsonl":
         return float((row["epoch"] - 1) * course.epoch_steps + row.get("step", 0))
@@ -248,39 +245,8 @@ def figures(prefix: str, nested: Watched) -> dict[str, float]:
     return found
 
 
-def to_json(content: Row) -> str:
+def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1) + "\n"
-
-
-def whole_rows(path: Path) -> list[Row]:
-    """The rows of a JSON-lines file, each with its epoch; torn lines and others are left out with a warning."""
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
-        try:
-            row = json.loads(line)
-            whole = isinstance(row["epoch"], (int, float)) and isinstance(row.get("step", 0), int)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            whole = False
-        if whole:
-            rows.append(row)
-        else:
-            warn(f"{path}:{number}: not a whole row: left out")
-    return rows
-
-
-def earlier_starts(folder: Path) -> list[Row]:
-    """The run's starts so far, by provenance.json; none, with a warning, where a power cut left it damaged."""
-    path = folder / "provenance.json"
-    if not path.exists():
-        return []
-    try:
-        starts = json.loads(path.read_bytes())["starts"]
-        if isinstance(starts, list) and all(isinstance(start, dict) for start in starts):
-            return starts
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    warn(f"{path}: damaged: written anew, without the starts before this one")
-    return []
 
 
 def new_run_path(config: Config, config_path: str) -> Path:

@@ -20,14 +20,14 @@ from en.machine import git_state, package_version, processor
 from en.norm import kernels
 from en.threads import VARIABLE, waiting, were_chosen
 
-Row = dict[str, Any]
+Facts = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
 PACKAGE = Path(__file__).resolve().parents[1]
 OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may differ from node to node
 SOURCES = (".py", ".cpp", ".hpp")
 
 
-def provenance(seed: int, ranks: Ranks, device: torch.device, workers: int, circumstances: Row) -> Row:
+def provenance(seed: int, ranks: Ranks, device: torch.device, workers: int, circumstances: Facts) -> Facts:
     """Lists command, commit, versions, hardware, seed, threads and circumstances of this start.
 
     Args:
@@ -51,7 +51,7 @@ def provenance(seed: int, ranks: Ranks, device: torch.device, workers: int, circ
     }
 
 
-def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str | None]) -> Row:
+def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str | None]) -> Facts:
     """What, besides the configuration and the data, the bits of a step depend on.
 
     Args:
@@ -71,7 +71,7 @@ def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str 
     }
 
 
-def ranks_facts(config: Config, data: Mapping[str, Any], made_by: Mapping[str, str | None]) -> Row:
+def ranks_facts(config: Config, data: Mapping[str, Any], made_by: Mapping[str, str | None]) -> Facts:
     """Lists what ranks that work together have to share: configuration, code, torch, data and what makes images."""
     keys = {key: value for key, value in flatten(config.complete()).items() if key not in OF_A_NODE}
     software = {"code": code_digest(), "torch": str(torch.__version__), **made_by}

@@ -10,10 +10,9 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from en.config.section import Section
 from en.errors import warn
-from en.runs.folder import whole_rows
+from en.runs.read import whole_rows
 from en.runs.summary import Epochs, Name
 
-Shares = NDArray[np.float32]
 RatioShare = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -26,7 +25,7 @@ class Layer(NamedTuple):
     """
 
     normalizers: tuple[str, ...]
-    ratios: Shares
+    ratios: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

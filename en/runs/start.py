@@ -18,8 +18,8 @@ from en.norm.built import layers_as_built, rebuild
 from en.norm.registry import norm_defaults
 from en.progress import tell
 from en.runs import checkpoint
-from en.runs.checkpoint import Best, Checkpoint, Data
 from en.runs.completeness import refuse_incomplete
+from en.runs.contents import Best, Checkpoint, Data
 from en.runs.course import course_of
 from en.runs.folder import new_run_path
 from en.runs.position import Position

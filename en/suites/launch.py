@@ -194,8 +194,8 @@ def run_all(runs: Sequence[Planned], launcher: Launcher) -> tuple[list[Planned],
     Raises: Stopped after a signal, when all runs have ended with a checkpoint.
     """
     epochs = math.ceil(sum(map(epochs_planned, runs)))
-    shown = Progress("epochs of the suite", epochs, before=int(sum(map(epochs_of, runs))))
-    with Stop() as stop, shown as progress, Pool(runs, launcher) as pool:
+    bar = Progress("epochs of the suite", epochs, before=int(sum(map(epochs_of, runs))))
+    with Stop() as stop, bar as progress, Pool(runs, launcher) as pool:
         while pool.busy:
             pool.fill()
             time.sleep(LOOK_S)

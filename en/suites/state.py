@@ -1,6 +1,5 @@
 """How far the runs of a suite are, by their folders, and what they cost."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import Complexity, complexity
 from en.norm.registry import INHERITED
+from en.runs.read import read_log
 from en.runs.summary import Summary
 from en.suites.failures import Failure, failure_of, has_folder
 from en.suites.plan import Planned
@@ -54,7 +54,7 @@ class Progress:
 def progress_of(run: Planned) -> Progress:
     """How far a run is. Raises UserError where its folder holds another run than the one that is planned."""
     refuse_another(run)
-    seconds, epochs = seconds_of(run), epochs_of(run)
+    seconds, epochs = [row.seconds for row in read_log(run.folder, silent=True) if row.seconds > 0], epochs_of(run)
     if (epochs and run.config.evaluation.every_steps) or run.config.train.steps:
         seconds = [sum(seconds) / epochs] if epochs else []  # a row is not of an epoch
     return Progress(has_folder(run), epochs, tuple(seconds), failure_of(run))
@@ -113,19 +113,6 @@ def refuse_another(run: Planned) -> None:
             f"{run.folder}: holds a run with {key}={then.get(key)}: expected {now.get(key)}, as the suite says, "
             "or another --out"
         )
-
-
-def seconds_of(run: Planned) -> list[float]:
-    """Seconds of training of each epoch in a run's log; what is torn there is left out."""
-    path, found = run.folder / "log.jsonl", []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        try:
-            seconds = json.loads(line)["seconds"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if isinstance(seconds, (int, float)) and seconds > 0:
-            found.append(float(seconds))
-    return found
 
 
 def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once: int) -> float | None:

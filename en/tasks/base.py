@@ -1,6 +1,7 @@
 """What a task decides: all that differs between naming an image and, say, labelling its pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -9,10 +10,6 @@ from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
 from en.data.targets import ClassIndex, Target
-
-# Names in a row of log.jsonl that are not metrics.
-RESERVED = frozenset({"epoch", "step", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds",
-                      "resolution", "damaged", "left_out", "scaler_skipped"})  # fmt: skip
 
 
 class Label(NamedTuple):
@@ -105,10 +102,10 @@ class Task(BaseModel, ABC):
         Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class.
         """
 
-    def check_metrics(self, classes: int) -> None:
+    def check_metrics(self, classes: int, names_taken: Collection[str]) -> None:
         """Raises ValueError unless the score is among the metrics, and none has the name of something else in a row."""
         names = {str(name) for name in self.metrics(classes)}
         if self.score not in names:
             raise ValueError(f"score={self.score!r}: expected one of the metrics {', '.join(sorted(names))}")
-        if taken := sorted(names & RESERVED):
+        if taken := sorted(names.intersection(names_taken)):
             raise ValueError(f"a metric named {taken[0]!r}: expected a name that a row of the log has not")

@@ -19,9 +19,9 @@ from en.tasks.base import Label, Task
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
-Shares = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=2, max_length=2)]
+AreaRange = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=2, max_length=2)]
 EVALUATION: dict[str, Callable[[float], Crop]] = {"centre": CentreCrop, "resize_crop": ResizeCrop}
-Ratios = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_length=2, max_length=2)]
+AspectRange = Annotated[list[Annotated[float, Field(ge=0.01, le=100)]], Field(min_length=2, max_length=2)]
 
 
 class Classification(Task):
@@ -36,8 +36,8 @@ class Classification(Task):
     labels: ClassVar[dict[str, Label]] = {"top1": Label("top-1", "%"), "top5": Label("top-5", "%")}
 
     name: Literal["classification"] = "classification"
-    crop_scale: Shares = Field(default=[0.08, 1.0])  # training crop's area / image's
-    crop_ratio: Ratios = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
+    crop_scale: AreaRange = Field(default=[0.08, 1.0])  # training crop's area / image's
+    crop_ratio: AspectRange = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
     flip: Probability = 0.5  # of a horizontal flip in training
     evaluation: Literal["centre", "resize_crop"] = (
         "centre"  # cut the box, then resize; or torchvision's resize, then cut

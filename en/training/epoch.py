@@ -10,7 +10,8 @@ from en.config.schema import Config
 from en.data import Batch, ImageLoader
 from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
-from en.distributed.ranks import Ranks, mean_over_ranks, sum_over_ranks
+from en.distributed.collectives import mean_over_ranks, sum_over_ranks
+from en.distributed.ranks import Ranks
 from en.errors import RunError, warn
 from en.runs.course import course_of
 from en.runs.position import Position
@@ -139,9 +140,9 @@ def refuse_bad_step(config: Config, record: EpochRecord, loader: ImageLoader, ep
         epoch_order(loader.samples, config.seed, epoch), train.batch_size, train.accumulation, rank, ranks.world_size
     )
     batch = np.concatenate(batches[(step - 1) * train.accumulation : step * train.accumulation])
-    shown = ", ".join(map(str, batch[:8].tolist())) + (", ..." if len(batch) > 8 else "")
+    named = ", ".join(map(str, batch[:8].tolist())) + (", ..." if len(batch) > 8 else "")
     lr = schedule_of(config, course.epochs).rate(Position(epoch=epoch, step=step - 1).time(steps))
     raise RunError(
         f"the {what} is not finite at {Position(epoch=epoch, step=step).words(steps)} on rank {rank}, "
-        f"learning rate {lr:.6g}, batch of {len(batch)} training samples {shown}"
+        f"learning rate {lr:.6g}, batch of {len(batch)} training samples {named}"
     )

@@ -17,9 +17,8 @@ from torch.utils._pytree import tree_leaves
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.runs import checkpoint
-from en.runs.checkpoint import Checkpoint, RankState, Weights
 from en.runs.completeness import refuse_incomplete
+from en.runs.contents import Checkpoint, RankState, Weights, load_weights
 from en.training.optimizer import build_optimizer
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,10 +142,10 @@ class Learner:
         Raises: UserError when it does not fit or a part is missing; RunError for weights that are not finite.
         """
         refuse_incomplete(saved, path)
-        checkpoint.load_weights(self.model, saved.model, path)
+        load_weights(self.model, saved.model, path)
         if self.ema:
             # Averages that are only kept from here on begin at the weights.
-            checkpoint.load_weights(self.ema.module, saved.ema or saved.model, path)
+            load_weights(self.ema.module, saved.ema or saved.model, path)
         try:
             restore_buffers(self, saved.ranks, ranks)
             check_momenta(self, saved)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from en.data import Batch
-from en.distributed.ranks import Ranks, sum_over_ranks
-from en.runs.checkpoint import Losses
+from en.distributed.collectives import sum_over_ranks
+from en.distributed.ranks import Ranks
+from en.runs.contents import Losses
 from en.runs.position import Position
 
 WHATS = ("loss", "gradient")

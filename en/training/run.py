@@ -1,7 +1,8 @@
 """A whole training run: set-up, epochs, evaluation, logs and checkpoints."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,17 +17,13 @@ from en.build import (
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
+from en.distributed.agreement import refuse_differences, refuse_drift
+from en.distributed.buffers import average_buffers
+from en.distributed.collectives import gather
+from en.distributed.device import choose_device, only_deterministic
+from en.distributed.group import process_group
 from en.distributed.liveness import naming_silent_ranks
-from en.distributed.ranks import (
-    Ranks,
-    average_buffers,
-    choose_device,
-    gather,
-    only_deterministic,
-    process_group,
-    refuse_differences,
-    refuse_drift,
-)
+from en.distributed.ranks import Ranks
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
@@ -35,12 +32,12 @@ from en.models import complexity
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
-from en.runs import checkpoint
-from en.runs.checkpoint import Best, Checkpoint
+from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import course_of
-from en.runs.folder import Observations, Row, RunFolder, refuse_used
+from en.runs.folder import Observations, RunFolder, refuse_used
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
+from en.runs.row import INCIDENTS, Row
 from en.runs.scores import Scores
 from en.runs.start import (
     check_resumable,
@@ -60,7 +57,7 @@ from en.training.schedule import schedule_of
 from en.training.signals import StopRequest
 
 
-class Run:
+class TrainingRun:
     """One training run as this rank sees it; rank 0 also writes the run folder.
 
     Args:
@@ -123,7 +120,7 @@ class Run:
         self.train_images.close()
         self.val_images.close()
 
-    def facts(self) -> Row:
+    def facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks before they train together."""
         saved = self.start.saved
         at = saved.position.model_dump() | {"digest": saved.digest} if saved else None
@@ -136,7 +133,7 @@ class Run:
     def check_summary(self) -> None:
         """Raises UserError, on every rank, for what summary.json would not hold: not after an epoch of it."""
         try:
-            self.summary(0, {"images_per_second": None}, Scores({}, {}), {"score": 0.0, "epoch": 0})
+            self.summary(0, Row(), {"score": 0.0, "epoch": 0})
         except ValidationError as error:
             refusal = UserError(f"{self.config.data.root}: summary.json: {first_problem(error, str)}")
             refusal.common = True
@@ -186,7 +183,7 @@ class Run:
         with Progress(label, end - first, ranks.is_first, before=course.done(start) - first) as progress:
             for done in self.steps_to(end, start, record):
                 progress.advance(1, self.after_step(done, record, end))
-        training = self.training_row(record, start, end)
+        row = self.training_row(record, start, end)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished, before = course.at(end), self.last_step(end)
         scores, seen = self.evaluate()
@@ -196,12 +193,12 @@ class Run:
             if finished.step:
                 self.best["step"] = finished.step
         notes = [note for own in gather(record.notes, self.group) for note in own]
-        training |= {kind: sum(kind in note for note in notes) for kind in ("damaged", "left_out", "scaler_skipped")}
-        logged = scores._replace(values=scores.values | {"images": self.val_images.samples})
-        self.folder.write_row(course.key(end), training, logged, seen, notes)
+        counts = {kind: sum(kind in note for note in notes) for kind in INCIDENTS}
+        row = replace(row, scores=scores, images=self.val_images.samples, **counts)
+        self.folder.write_row(row, seen, notes)
         if ranks.is_first:
-            tell(self.line(end, training, scores))
-        summary, self.evaluated = self.summary(end, training, scores, self.best), finished
+            tell(self.line(end, row))
+        summary, self.evaluated = self.summary(end, row, self.best), finished
         # After the log, which a resumed run expects to hold what its checkpoint was evaluated on.
         self.save(finished, None, summary, supersedes=None if before == finished else before)
         self.folder.publish(finished, summary, self.best)
@@ -240,15 +237,15 @@ class Run:
         # Every rank asks after every step, and all are given the same answer, so that all stop at the same one.
         stop = self.asked_to_stop(wait=last)
         due = stop or last or (every is not None and steps % every == 0)
-        shown = last or done.step % self.config.train.check_every == 0
-        if due or shown or done.step == self.course.epoch_steps:
+        checked = last or done.step % self.config.train.check_every == 0
+        if due or checked or done.step == self.course.epoch_steps:
             # Before the checkpoint: nobody can use one of weights that are lost.
             refuse_bad_step(self.config, record, self.train_images, done.epoch, self.ranks)
         if due:
             self.save(done, record)
         if stop:
             raise self.stopped(done)
-        return f"loss {record.mean_loss(self.ranks):.3f}" if shown else ""
+        return f"loss {record.mean_loss(self.ranks):.3f}" if checked else ""
 
     def evaluate(self) -> tuple[Scores, Observations]:
         """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
@@ -259,8 +256,8 @@ class Run:
         refuse_drift(networks, self.ranks, self.group)
         network = networks[-1]
         with watching(network) as seen:
-            size, shown = self.config.eval_resolution, self.ranks.is_first
-            scores = evaluate(self.task, network, self.val_images, size, self.to_device, shown)
+            size, visible = self.config.eval_resolution, self.ranks.is_first
+            scores = evaluate(self.task, network, self.val_images, size, self.to_device, visible)
         return scores, seen()
 
     def save(
@@ -320,28 +317,29 @@ class Run:
         """Training up to a step in numbers: the rate of that step; speed and times of what this process did of it."""
         seconds, data_wait, course = record.seconds, record.data_wait, self.course
         images, last = (end - course.done(start)) * self.config.train.batch_size, course.at(end - 1)
-        return {
-            "train_loss": record.mean_loss(self.ranks),
-            "lr": schedule_of(self.config, course.epochs).rate(last.time(course.epoch_steps)),
-            "images_per_second": images / seconds if images else None,
-            "data_wait": data_wait,
-            "seconds": seconds,
-            "resolution": as_key(self.config.training_resolution.at(last.epoch)),
-        }
+        return Row(
+            **course.key(end),
+            train_loss=record.mean_loss(self.ranks),
+            lr=schedule_of(self.config, course.epochs).rate(last.time(course.epoch_steps)),
+            images_per_second=images / seconds if images else None,
+            data_wait=data_wait,
+            seconds=seconds,
+            resolution=as_key(self.config.training_resolution.at(last.epoch)),
+        )
 
-    def line(self, end: int, training: Row, scores: Scores) -> str:
+    def line(self, end: int, row: Row) -> str:
         """Training up to an evaluation in one line."""
-        labels, values = self.task.labels.items(), scores.values
-        shown = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
-        line = f"{self.course.words(end)}: loss {training['train_loss']:.4f}, {', '.join(shown)}"
-        if training["images_per_second"] is None:  # resumed after its last step
+        labels, values = self.task.labels.items(), row.scores.values
+        scored = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
+        line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(scored)}"
+        if row.images_per_second is None:  # resumed after its last step
             return line
-        waited = f"waited {100 * training['data_wait']:.0f} % for data"
-        return f"{line}, {training['images_per_second']:.0f} images/s, {waited}"
+        waited = f"waited {100 * row.data_wait:.0f} % for data"
+        return f"{line}, {row.images_per_second:.0f} images/s, {waited}"
 
-    def summary(self, done: int, training: Row, scores: Scores, best: Best) -> Summary:
-        """The run up to an evaluation after `done` steps."""
-        config, course, best_at = self.config, self.course, checkpoint.position_of(best)
+    def summary(self, done: int, row: Row, best: Best) -> Summary:
+        """The run up to an evaluation after `done` steps, the last row of its log."""
+        config, course, best_at = self.config, self.course, position_of(best)
         return Summary(
             model=config.model.name,
             norm=config.norm.name,
@@ -357,14 +355,14 @@ class Run:
             resolution=config.data.resolution,
             eval_resolution=as_key(config.eval_resolution),
             batch_size=config.train.batch_size,
-            scores=scores.values,
-            details=scores.details,
+            scores=row.scores.values,
+            details=row.scores.details,
             score=self.task.score,
             best_score=best["score"],
             best_epoch=course.epoch(course.done(best_at)),
             done_at=course.at(done) if course.by_step else None,
             best_at=best_at if course.by_step else None,
-            images_per_second=training["images_per_second"],
+            images_per_second=row.images_per_second,
             world_size=self.ranks.world_size,
             hardware=hardware(self.ranks, self.device),
             **asdict(self.cost),

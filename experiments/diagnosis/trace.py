@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from en.build import build_network, build_to_device, check_batch_size, open_loaders
 from en.config.schema import Config
 from en.data import naming_dead_workers
-from en.distributed.ranks import choose_device, only_process
+from en.distributed.device import choose_device
+from en.distributed.ranks import only_process
 from en.errors import RunError
 from en.norm import Normalizer
 from en.runs.position import Position

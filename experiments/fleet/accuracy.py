@@ -12,7 +12,7 @@ from en.benchmarks.timing import finish
 from en.errors import UserError
 from en.norm import AS_PUBLISHED, NORMALIZERS
 from en.reports.statistics import difference, estimate
-from experiments.fleet.fleet import Member, Recipe, Run, fleet_of, lockstep
+from experiments.fleet.fleet import FleetRun, Member, Recipe, fleet_of, lockstep
 from experiments.fleet.pictures import Pictures
 from experiments.fleet.rows import Report
 
@@ -75,7 +75,7 @@ def train_all(
     report.note(f"{time.monotonic() - began:.0f} s in all")
 
 
-def tell(report: Report, title: str, runs: list[Run], steps: int, epochs: int, pictures: Pictures) -> None:
+def tell(report: Report, title: str, runs: list[FleetRun], steps: int, epochs: int, pictures: Pictures) -> None:
     """Two tables: the runs, and their means with the difference to batch normalization of as many images."""
     scores: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
     losses: dict[tuple[int, str], list[float]] = defaultdict(list)

@@ -114,7 +114,7 @@ class Plan:
         return cls(chosen.to(device), crops.to(device))
 
 
-class Run:
+class FleetRun:
     """One training.
 
     Attributes:
@@ -225,13 +225,13 @@ class Scaling:
         return (images.float() - self.mean) / self.std
 
 
-def fleet_of(members: list[Member], recipe: Recipe, pictures: Pictures) -> list[Run]:
+def fleet_of(members: list[Member], recipe: Recipe, pictures: Pictures) -> list[FleetRun]:
     """The runs, at their start, recorded on a GPU."""
     device = pictures.train.images.device.type
     scaling, plans = Scaling.of(pictures.train), {}
     for seed in {member.seed for member in members}:
         plans[seed] = Plan.drawn(len(pictures.train.labels), recipe, seed, device)
-    runs = [Run(member, recipe, pictures, plans[member.seed], scaling) for member in members]
+    runs = [FleetRun(member, recipe, pictures, plans[member.seed], scaling) for member in members]
     if device == "cuda":
         with Progress("recording", len(runs)) as progress:
             for run in runs:
@@ -241,7 +241,7 @@ def fleet_of(members: list[Member], recipe: Recipe, pictures: Pictures) -> list[
     return runs
 
 
-def lockstep(runs: list[Run], steps: int) -> None:
+def lockstep(runs: list[FleetRun], steps: int) -> None:
     """Advances all runs together, step by step; waits for the GPU now and then, so that not all is queued at once."""
     for step in range(steps):
         for run in runs:

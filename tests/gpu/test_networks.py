@@ -11,7 +11,7 @@ import torch
 
 from en.benchmarks.forms import FORMS, step_in_form
 from en.benchmarks.steps import REFERENCE, SMALL, Setting, Step, captured, peak_memory, step_of
-from en.benchmarks.timing import Row, interleaved, median
+from en.benchmarks.timing import Measured, interleaved, median
 from gpu.machine import card
 from gpu.results import Report, Setup, working
 
@@ -124,10 +124,10 @@ def compare(setup: Setup, report: Report, setting: Setting, form: str, figure: s
         report.figure(f"images/s {figure} {name}", setting.shape[0] / median(values))
 
 
-def row_of(name: str, seconds: list[float], base: float) -> Row:
+def row_of(name: str, seconds: list[float], base: float) -> Measured:
     middle = median(seconds)
     fastest, slowest = (1000 * bound(seconds) for bound in (min, max))
-    ms: Row = {"normalizer": name, "ms": 1000 * middle, "least": fastest, "most": slowest}
+    ms: Measured = {"normalizer": name, "ms": 1000 * middle, "least": fastest, "most": slowest}
     return {**ms, "/ BN": middle / base, "n": len(seconds)}
 
 

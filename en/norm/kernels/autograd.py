@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from en.norm.kernels import cpu, gpu, passes
+from en.norm.kernels import cpu, passes
 from en.norm.kernels.again import Again
+from en.norm.kernels.gpu import device as gpu
 from en.norm.statistics import full_precision
 
 Coefficients = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]

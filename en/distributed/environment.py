@@ -1,9 +1,9 @@
-"""The tasks of a job step that srun or mpirun starts: several of them are no ranks of one run without torchrun."""
+"""What torchrun, srun and mpirun set in the environment: numbers, and tasks that are no ranks."""
 
 import os
 import re
 
-from en.errors import UserError
+from en.errors import UserError, shown
 
 SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Tasks of the step that this process is one of, by SLURM, Open MPI, MPICH and Intel MPI, MVAPICH.
@@ -28,3 +28,11 @@ def refuse_tasks(expected: str = TORCHRUN) -> None:
                 f"{name}={size} in the environment, but not WORLD_SIZE: {size} tasks that know nothing of each other: "
                 f"expected {expected}; env -u {name} starts a process of its own all the same"
             )
+
+
+def env_number(name: str, default: int | str, low: int, high: int) -> int:
+    """Reads a whole number from the environment. Raises UserError unless it is from `low` to `high`."""
+    text = os.environ.get(name, str(default))
+    if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise UserError(f"{name}={shown(text)} in the environment: expected a whole number from {low} to {high}")
+    return int(text)
