@@ -10,6 +10,7 @@ from en.build import (
     build_to_device,
     check_batch_size,
     check_batch_statistics,
+    freeze_network,
     open_loaders,
     workers_of,
 )
@@ -88,8 +89,10 @@ class Run:
         self.model = build_network(config, len(self.classes))
         if self.start.saved and self.start.origin:
             rebuild_as_begun(self.model, self.start.saved, config, self.start.origin)
-        check_batch_statistics(config, self.ranks, self.model)
+        # Before anything is frozen, whose parameters are the network's all the same.
         self.cost = complexity(self.model, config.eval_resolution)
+        self.frozen = freeze_network(config, self.model)
+        check_batch_statistics(config, self.ranks, self.model)
         self.device = choose_device(config.device, self.ranks)
         self.best: Best | None = self.start.best(config, self.data)
 
@@ -164,7 +167,7 @@ class Run:
         evaluated = self.course.done(self.evaluated)
         self.folder.start(config.model_copy(update={"resume": None}), self.course, evaluated, this_start | resumed)
         remarks = [*thread_remarks(self.device), *(differences(resumed) if resumed else [])]
-        for line in [self.headline(), *remarks] if ranks.is_first else []:
+        for line in [self.headline(), *self.frozen.lines(), *remarks] if ranks.is_first else []:
             tell(line)
         if saved and origin:
             self.folder.resume_from(origin, saved, self.course.epochs)
