@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from en.config.schema import Config
+from en.config.schema import Config, NormConfig
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks, choose_device
 from en.errors import UserError
 from en.models import OptionError, check_output
 from en.models.freezing import Frozen, freeze_parts
+from en.models.transfer import BATCH_NORM
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
 from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
@@ -119,6 +120,11 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         raise UserError(f"{factor}: expected 1: task.name={config.task.name} names no head of {named}")
     set_maps(network, maps_at(network, trained_at or config.training_resolution.full))
     return network
+
+
+def build_with_batch_norm(config: Config, classes: int) -> nn.Module:
+    """Builds the configured network as its library has it, with batch normalization."""
+    return build_network(config.model_copy(update={"norm": NormConfig(name=BATCH_NORM)}), classes)
 
 
 def freeze_network(config: Config, network: nn.Module) -> Frozen:

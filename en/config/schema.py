@@ -203,6 +203,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of weights, order, crops and all else that is drawn
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
+    init: PathText | None = None  # weights to begin with: a run folder, a checkpoint, or another program's state_dict
     run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
     resume: PathText | None = (
         None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
