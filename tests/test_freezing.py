@@ -134,9 +134,8 @@ def test_names_and_patterns_choose_modules_with_all_that_is_in_them():
     frozen = freeze_parts(model, ["0.*", "2"], ["1", "2"])
     assert {name.partition(".")[0] for name in frozen.parameters} == {"0", "2"}
     assert frozen.normalizers == ["1.1", "1.4", "2"] and not model.train()[2].training and model[0][1].training
-    assert frozen.lines() == [
-        f"frozen: {len(frozen.parameters)} tensors of parameters, the statistics of 3 normalizers"
-    ]
+    line = f"frozen: parameters ({len(frozen.parameters)} tensors), statistics of normalizers (3)"
+    assert frozen.lines() == [line]
     assert freeze_parts(nn.Linear(1, 1), [], None).lines() == []
 
 

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from commands import command, refused, succeed
+from commands import ROOT, command, refused, succeed
 from kill_loop import rows
 from norm_cases import PHOTOS, every_norm, images, network
 from safetensors.torch import save_file
@@ -385,6 +386,19 @@ def test_a_file_of_torchvision_or_timm_begins_a_run(recipe, three, tmp_path, lib
         assert 0 < run.initial.difference < 0.6 and run.model.training
     else:
         assert run.initial.before is None and equal(state, weights, taken)
+
+
+def test_the_configuration_of_the_docs_fine_tunes(recipe, three, trained, tmp_path):
+    page = (ROOT / "docs" / "warm_start.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copy2(recipe, tmp_path / "flowers_resnet.yaml")
+    (tmp_path / "fine.yaml").write_text(block)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cifar").symlink_to(trained)
+    final, told = train(tmp_path / "fine.yaml", three, tmp_path / "run", f"init={tmp_path / 'runs' / 'cifar'}")
+    assert "outputs differ by at most" in told and "statistics of normalizers (1)" in told
+    origin = checkpoint.load(trained / "last.pt").ema
+    assert torch.equal(final.model["layer2.0.conv1.weight"], origin["layer2.0.conv1.weight"])
 
 
 def test_a_file_of_another_network_is_refused_by_the_first_tensor(recipe, three, tmp_path):

@@ -21,7 +21,7 @@ class Frozen(NamedTuple):
     def lines(self) -> list[str]:
         """Says it in a line; in none where nothing is frozen."""
         tensors, layers = len(self.parameters), len(self.normalizers)
-        return [f"frozen: {tensors} tensors of parameters, the statistics of {layers} normalizers"] if any(self) else []
+        return [f"frozen: parameters ({tensors} tensors), statistics of normalizers ({layers})"] if any(self) else []
 
 
 def freeze_parts(model: nn.Module, weights: Sequence[str], statistics: Sequence[str] | None) -> Frozen:
