@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from en.config.schema import Config
+from en.config.schema import Config, NormConfig
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.to_device import ToDevice
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.models import OptionError, check_output
+from en.models.freezing import Frozen, freeze_parts
+from en.models.transfer import BATCH_NORM
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
 from en.norm.combined import CombinedNormalizer
 from en.norm.trained_maps import maps_of, set_maps
@@ -122,6 +124,20 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
     return network
 
 
+def build_with_batch_norm(config: Config, classes: int) -> nn.Module:
+    """Builds the configured network as its library has it, with batch normalization."""
+    return build_network(config.model_copy(update={"norm": NormConfig(name=BATCH_NORM)}), classes)
+
+
+def freeze_network(config: Config, network: nn.Module) -> Frozen:
+    """Fixes what the configuration says of a network. Raises UserError for a module that it does not have."""
+    train = config.train
+    try:
+        return freeze_parts(network, train.freeze or [], train.freeze_statistics)
+    except ValueError as error:
+        raise UserError(f"train.{error}") from error
+
+
 def maps_at(network: nn.Module, size: Size, kind: type[Normalizer] = CombinedNormalizer) -> dict[str, int]:
     """H * W of the maps that layers of a kind see of images of a size; nothing is computed."""
     return maps_of(copy.deepcopy(network).to("meta"), torch.empty(1, 3, *size, device="meta"), kind)
@@ -136,7 +152,7 @@ def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> 
     for name, pixels in maps_at(network, size, RunningNormalizer).items():
         layer = network.get_submodule(name)
         assert isinstance(layer, RunningNormalizer)
-        if layer.of_batches and pixels == 1 and not (layer.sync and ranks.world_size > 1):
+        if layer.of_batches and pixels == 1 and not layer.frozen and not (layer.sync and ranks.world_size > 1):
             raise UserError(
                 f"train.batch_size={config.train.batch_size}: {name} would take its batch statistics of one value per "
                 f"channel, of an image of {in_words(size)} pixels: {SINGLE_VALUE_CURE}"

@@ -1,17 +1,22 @@
 """What a configuration may say, and how it is put together."""
 
+import json
 import math
 
 import pytest
 import yaml
 from commands import ROOT, command
+from regression import Regression
 
 from en.build import build_network
-from en.config.reading import dump, load_config
+from en.config.reading import dump, flatten, load_config, overridden
 from en.config.schema import Config
-from en.config.strict_yaml import read_yaml
+from en.config.strict_yaml import read_yaml, to_yaml
+from en.errors import UserError
 from en.norm import AS_PUBLISHED, NORMALIZERS
 from en.reports.published import published
+from en.runs.start import value_of
+from en.tasks import TASKS
 
 CONFIGS = [path for path in sorted(ROOT.glob("configs/*/*.yaml")) if path.parent.name != "ablations"]
 
@@ -65,6 +70,104 @@ def test_overrides_and_the_base_are_laid_over_each_other(tmp_path, good):
     assert (config.norm.name, config.norm.options) == ("gn", {"groups": 4})
     assert (config.train.epochs, config.train.batch_size, config.optim.lr, config.seed) == (7, 32, 0.002, 5)
     assert config.train.progressive is not None and config.train.progressive.start_resolution == 64
+
+
+OF_ANOTHER = [  # overrides, keys that are there then, and keys of the file that are not
+    (["task.name=regression"], {"task.weight": 1.0}, ["task.flip", "task.centre_share"]),
+    (["task.weight=2.0", "task.name=regression"], {"task.weight": 2.0}, ["task.flip"]),  # in whatever order
+    (["task={name: regression}"], {"task.weight": 1.0}, ["task.flip"]),
+    (["task.name=classification"], {"task.flip": 0.25, "task.centre_share": 1.0}, []),
+    (["norm.name=bn"], {"norm.name": "bn"}, ["norm.hidden", "norm.sync"]),
+    (["norm.eps=1e-3", "norm.name=sn"], {"norm.eps": 1e-3}, ["norm.hidden", "norm.sync"]),
+    (["norm.name=en"], {"norm.hidden": 7, "norm.sync": True}, []),
+    (["model.name=resnet18"], {"model.dropout": 0.5}, ["model.options.stem_type"]),
+    (["model.name=resnet26", "model.options.x=8"], {"model.options.x": 8}, ["model.options.stem_type"]),
+    (["schedule.name=linear"], {"schedule.warmup_epochs": 1.0, "schedule.final_lr": 0.001}, []),
+]  # fmt: skip
+ONE = """
+model: {name: timm/resnet18, dropout: 0.5, options: {stem_type: deep}}
+norm: {name: en, hidden: 7, sync: true}
+task: {flip: 0.25, centre_share: 1.0}
+data: {root: images}
+train: {epochs: 3, batch_size: 32, progressive: {start_resolution: 64, until_epoch: 2}}
+optim: {lr: 1e-1, momentum: 0.5}
+schedule: {name: cosine, warmup_epochs: 1, final_lr: 1e-3}
+"""
+
+
+@pytest.mark.parametrize("as_file", [True, False], ids=["file", "command"])
+@pytest.mark.parametrize(("overrides", "there", "gone"), OF_ANOTHER, ids=lambda value: str(value)[:60])
+def test_what_belongs_to_another_name_is_replaced_as_a_whole(overrides, there, gone, as_file, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "regression", Regression)
+    (tmp_path / "one.yaml").write_text(ONE)
+    path = tmp_path / ("child.yaml" if as_file else "one.yaml")
+    if as_file:
+        above = overridden({}, overrides, "nothing")
+        path.write_text(to_yaml({"base": "one.yaml", **above}))
+    found = flatten(load_config(str(path), [] if as_file else overrides).model_dump())
+    assert there.items() <= found.items() and not found.keys() & {*gone}
+
+
+TAKEN_AWAY = [
+    ("train.progressive", {"train.progressive": None}),
+    (["norm.hidden", "norm.sync"], {"norm": {"name": "en"}}),
+    (["model.options", "optim.momentum"], {"model.options": {}, "optim.momentum": 0.9}),
+    ("schedule", {"schedule.warmup_epochs": 0.0}),
+    ([], {"norm.hidden": 7}),
+]
+
+
+@pytest.mark.parametrize(("keys", "expected"), TAKEN_AWAY, ids=str)
+def test_any_key_or_section_of_a_base_can_be_taken_away_in_a_file_and_on_the_command_line(keys, expected, tmp_path):
+    (tmp_path / "one.yaml").write_text(ONE)
+    (tmp_path / "child.yaml").write_text(to_yaml({"base": "one.yaml", "without": keys}))
+    child = load_config(str(tmp_path / "child.yaml"), [])
+    assert load_config(str(tmp_path / "one.yaml"), [f"without={json.dumps(keys)}"]) == child
+    tree = child.model_dump()
+    for key, value in expected.items():
+        assert value_of(key, tree) == value
+    separate = [f"without={key}" for key in keys] if isinstance(keys, list) else [f"without={keys}"]
+    assert load_config(str(tmp_path / "one.yaml"), separate) == child
+
+
+def test_what_is_taken_away_is_what_lies_below_and_not_what_is_laid_over_it(tmp_path):
+    (tmp_path / "one.yaml").write_text(ONE)
+    (tmp_path / "child.yaml").write_text("base: one.yaml\nwithout: norm\nnorm: {name: en, reduction: 4}\n")
+    assert load_config(str(tmp_path / "child.yaml"), []).norm.options == {"reduction": 4}
+    config = load_config(str(tmp_path / "child.yaml"), ["norm.hidden=3", "without=norm.reduction"])
+    assert config.norm.options == {"hidden": 3}
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("train.progresive", "'train.progresive': expected a key that {base} sets (did you mean 'train.progressive'?)"),
+        ("norm.reduction", "without='norm.reduction': expected a key that {base} sets"),
+        (["norm", "norm.hidden"], "without='norm.hidden': expected a key that {base} sets"),
+        (3, "without=3: expected a dotted key, or a list of them"),
+        (["norm", 3], "without=['norm', 3]: expected a dotted key, or a list of them"),
+        ("norm", "norm: missing: expected a value"),
+        ("", "without='': expected a key that {base} sets"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_not_there_cannot_be_taken_away(keys, words, tmp_path):
+    base = tmp_path / "one.yaml"
+    base.write_text(ONE)
+    (tmp_path / "child.yaml").write_text(to_yaml({"base": "one.yaml", "without": keys}))
+    for path, overrides in ((tmp_path / "child.yaml", []), (base, [f"without={json.dumps(keys)}"])):
+        with pytest.raises(UserError) as refusal:
+            load_config(str(path), overrides)
+        assert words.format(base=base) in str(refusal.value)
+    for text, words in (
+        ("without: norm\n" + ONE, "lonely.yaml: without=['norm']: expected a base"),
+        ("base: lonelier.yaml\n", "lonelier.yaml: expected no without: it is itself the base of"),
+    ):
+        (tmp_path / "lonely.yaml").write_text(text)
+        (tmp_path / "lonelier.yaml").write_text("without: norm\n" + ONE)
+        with pytest.raises(UserError) as refusal:
+            load_config(str(tmp_path / "lonely.yaml"), [])
+        assert words in str(refusal.value)
 
 
 CORE = [  # YAML 1.2.2, section 10.3.2, and what YAML 1.1 reads otherwise

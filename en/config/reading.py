@@ -27,25 +27,71 @@ def load_config(path: str, overrides: list[str]) -> Config:
 
     Raises: UserError naming the file or override, the key, its value and what was expected.
     """
-    tree = read_with_base(path)
-    for override in overrides:
-        tree = merged(tree, parse_override(override))
-    return validate(tree, path)
+    return validate(overridden(read_with_base(path), overrides, path), path)
 
 
 def read_with_base(path: str) -> Tree:
     """Reads what a configuration's file says over its base, unchecked. Raises UserError as `load_config`."""
     tree = read_tree(Path(path))
-    base = tree.pop("base", None)
-    if base is not None:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base={shown(base)}: expected the path of a YAML file, relative to this one")
-        base_path = Path(path).parent / base
-        base_tree = read_tree(base_path)
-        if "base" in base_tree:
-            raise UserError(f"{base_path}: expected no base: it is itself the base of {path}")
-        tree = merged(base_tree, tree)
+    base, taken_away = tree.pop("base", None), pop_without(tree, path)
+    if base is None:
+        if taken_away:
+            raise UserError(f"{path}: without={shown(taken_away)}: expected a base, of which these would be keys")
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base={shown(base)}: expected the path of a YAML file, relative to this one")
+    base_path = Path(path).parent / base
+    base_tree = read_tree(base_path)
+    for key in ("base", "without"):
+        if key in base_tree:
+            raise UserError(f"{base_path}: expected no {key}: it is itself the base of {path}")
+    return laid_over(take_away(base_tree, taken_away, path, str(base_path)), tree)
+
+
+def overridden(tree: Tree, overrides: Iterable[str], source: str) -> Tree:
+    """Lays `key=value` over the values of a configuration, all at once, so that their order is of no matter.
+
+    Args:
+        source: where the values are from, for messages.
+    Raises: UserError for a text of another form, and for `without=KEY` of a key that is not there.
+    """
+    above: Tree = {}
+    for text in overrides:
+        layer = parse_override(text)
+        tree = take_away(tree, pop_without(layer, f"argument {shown(text)}"), f"argument {shown(text)}", source)
+        above = merged(above, layer)
+    return laid_over(tree, above)
+
+
+def pop_without(tree: Tree, where: str) -> list[str]:
+    """Takes the key `without` out of a file's or override's tree, and returns the dotted keys that it lists."""
+    listed = tree.pop("without", [])
+    keys = [listed] if isinstance(listed, str) else listed
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"{where}: without={shown(listed)}: expected a dotted key, or a list of them")
+    return keys
+
+
+def take_away(tree: Tree, keys: Iterable[str], where: str, source: str) -> Tree:
+    """Returns values without some keys and sections, dotted. Raises UserError for one that `source` does not have."""
+    for key in keys:
+        known = [*flatten(tree), *sections(tree)]
+        if key not in known:
+            raise UserError(f"{where}: without={shown(key)}: expected a key that {source} sets{meant(key, known)}")
+        tree = without(tree, key.split("."))
     return tree
+
+
+def without(tree: Tree, parts: list[str]) -> Tree:
+    first, *rest = parts
+    left = {key: value for key, value in tree.items() if key != first}
+    return {**tree, first: without(tree[first], rest)} if rest else left
+
+
+def sections(tree: Tree, prefix: str = "") -> list[str]:
+    """Lists the dotted names of the sections of a configuration, and of those within them."""
+    inner = {prefix + key: value for key, value in tree.items() if isinstance(value, dict)}
+    return [*inner, *(name for key, value in inner.items() for name in sections(value, f"{key}."))]
 
 
 def parse_override(text: str) -> Tree:
@@ -65,8 +111,25 @@ def parse_override(text: str) -> Tree:
     return dict(tree)
 
 
+def laid_over(below: Tree, above: Tree) -> Tree:
+    """`above` laid over `below`, key by key; but nothing stays of what belongs to another `name` than the one above.
+
+    That is the whole section of another normalizer or task, and the options of another network. A schedule's keys are
+    those of all schedules.
+    """
+    for section, default in (("norm", None), ("task", DEFAULT), ("model", None)):
+        old, new = below.get(section), above.get(section)
+        if not isinstance(old, dict) or not isinstance(new, dict):
+            continue
+        before = old.get("name", default)
+        if before is not None and new.get("name", before) != before:
+            kept = {key: value for key, value in old.items() if key != "options"} if section == "model" else {}
+            below = {**below, section: kept}
+    return merged(below, above)
+
+
 def merged(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, mapping by mapping."""
+    """`above` laid over `below`, mapping by mapping, whatever they name."""
     both = dict(below)
     for key, value in above.items():
         inner = both.get(key)

@@ -25,6 +25,7 @@ Mean = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(ge=0.001, le=255)]
 AnyTask = Annotated[Task, BeforeValidator(lambda keys: build_task(keys) if isinstance(keys, dict) else keys)]
 Triple = Field(min_length=3, max_length=3)
+Modules = Annotated[list[Text], Field(max_length=1000)]
 
 
 class ModelConfig(Section):
@@ -118,6 +119,8 @@ class TrainConfig(Section):
     clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
     progressive: ProgressiveConfig | None = None
+    freeze: Modules | None = None  # modules whose parameters stay, by names or patterns: [conv1, layer1, "features.*"]
+    freeze_statistics: Modules | None = None  # those whose normalizers keep their averages; null: as freeze; []: none
     check_every: Whole = 50  # steps between looks at losses and gradients; with on_nonfinite=raise no other step waits
     on_nonfinite: Literal["raise", "skip"] = "raise"  # a loss or gradient that is not finite; skip: leave the step out
     nonfinite_limit: Whole = 10  # with skip: so many in a row end the run
@@ -200,6 +203,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of weights, order, crops and all else that is drawn
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
     deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
+    init: PathText | None = None  # weights to begin with: a run folder, a checkpoint, or another program's state_dict
     run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
     resume: PathText | None = (
         None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it

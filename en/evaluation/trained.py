@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from en.build import build_network, open_loaders
-from en.config.reading import flatten, merged, parse_override, validate
+from en.config.reading import flatten, overridden, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
@@ -59,9 +59,7 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     """
     path = checkpoint.locate(where)
     saved = checkpoint.load(path)
-    tree = saved.config
-    for override in overrides:
-        tree = merged(tree, parse_override(override))
+    tree = overridden(saved.config, overrides, str(path))
     begun, config = (validate(each, str(path)) for each in (saved.config, tree))
     if config.norm.name != begun.norm.name:
         raise UserError(f"norm.name={config.norm.name}: expected {begun.norm.name}, the normalizer of {path}")

@@ -8,11 +8,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from en.norm.base import Normalizer
 
 
-def freeze(model: nn.Module) -> None:
+def freeze(model: nn.Module, parameters: bool = True) -> None:
     """Keeps every normalizer of `model` in evaluation mode, whatever model.train() says, and its parameters fixed.
 
     Batch normalization that replace_norm left in its place is one of them. Batch statistics are then the running
-    averages; en's ratios still come from the sample. Raises: ValueError for a model without normalizers.
+    averages; en's ratios still come from the sample.
+
+    Args:
+        parameters: whether they are fixed; False: the statistics alone.
+    Raises: ValueError for a model without normalizers.
     """
     for layer in normalizers(model):
         if not getattr(layer, "frozen", False):
@@ -20,7 +24,9 @@ def freeze(model: nn.Module) -> None:
             vars(layer).update(frozen=True, learned=names)
         if not isinstance(layer, Normalizer):
             vars(layer)["train"] = partial(remain, layer)
-        layer.eval().requires_grad_(False)
+        layer.eval()
+        if parameters:
+            layer.requires_grad_(False)
 
 
 def unfreeze(model: nn.Module) -> None:
@@ -51,7 +57,10 @@ def freeze_alike(new: nn.Module, old: nn.Module) -> None:
 
 
 def normalizers(model: nn.Module) -> list[nn.Module]:
-    layers: list[nn.Module] = [layer for layer in model.modules() if isinstance(layer, (Normalizer, _BatchNorm))]
-    if not layers:
+    if not has_normalizers(model):
         raise ValueError(f"{type(model).__name__} has no normalizer")
-    return layers
+    return [layer for layer in model.modules() if isinstance(layer, (Normalizer, _BatchNorm))]
+
+
+def has_normalizers(model: nn.Module) -> bool:
+    return any(isinstance(layer, (Normalizer, _BatchNorm)) for layer in model.modules())

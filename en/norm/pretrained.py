@@ -43,12 +43,16 @@ def load_batch_norm(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
                 expect(prefix + name, bn.get(name), (layer.num_features,))
             state |= {prefix + name: value for name, value in taken_over(layer, bn).items()}
             beside |= {prefix + name for name in layer.state_dict() if is_beside(name)}
-    for key in own.keys() - beside | state.keys() & own.keys():
-        if isinstance(own[key], Tensor):  # what else a module keeps is its own affair
-            expect(key, state.get(key), tuple(own[key].shape))
-    for key in state.keys() - own.keys():
-        raise ValueError(f"{key}: no such parameter or buffer in this {type(model).__name__}")
-    model.load_state_dict({**own, **state})
+    for key, value in own.items():
+        if isinstance(value, Tensor) and (
+            key not in beside or key in state
+        ):  # what else is kept is the module's affair
+            expect(key, state.get(key), tuple(value.shape))
+    for key in state:
+        if key not in own:
+            raise ValueError(f"{key}: no such parameter or buffer in this {type(model).__name__}")
+    own.update(state)  # which knows the versions of its layers: some ask for it
+    model.load_state_dict(own)
 
 
 def refuse_wrapped(state: Mapping[str, object], own: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -137,26 +138,35 @@ def load(path: Path) -> Checkpoint:
 
     Raises: UserError for a file that is missing, changed by its SHA-256 beside it, or not a checkpoint of this package.
     """
-    try:
-        content = path.read_bytes() if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
-    if content is None:
-        found = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}: expected a checkpoint")
+    content = content_of(path)
     digest = hashlib.sha256(content).hexdigest()
     summed = refuse_changed(path, content, digest)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
-            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many kinds for files that it did not write
-        reason = object_in(error) or (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
-        raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
-    checkpoint = checked(found, path, digest)
+    checkpoint = checked(values_in(content, path), path, digest)
     if not summed:
         warn(f"{path}: {sum_path(path).name} is missing: checked by the sums inside alone")
     return checkpoint
+
+
+def content_of(path: Path) -> bytes:
+    """Reads a file. Raises UserError for one that is missing or cannot be read."""
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}: expected a checkpoint") from error
+    found = "a folder" if path.is_dir() else "no such file"
+    raise UserError(f"{path}: {found}: expected a checkpoint")
+
+
+def values_in(content: bytes, path: Path) -> Any:
+    """Returns what torch saved, on the CPU, without running code from it. Raises UserError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write, which it then refuses
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many kinds for files that it did not write
+        reason = object_in(error) or (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise UserError(f"{path}: expected a checkpoint, which does not load: {reason[:200]}") from error
 
 
 def refuse_changed(path: Path, content: bytes, digest: str) -> bool:

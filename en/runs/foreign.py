@@ -17,7 +17,7 @@ NAMED = 8
 
 def refuse_foreign(found: Mapping[Any, Any], path: Path) -> None:
     """Raises UserError for what another program wrote, saying what it is; not for earlier versions' checkpoints."""
-    if "format" in found or found.keys() >= OWN:
+    if is_own(found):
         return
     state: Mapping[str, Tensor] = next((value for value in (found, *found.values()) if is_state_dict(value)), {})
     if state is found:
@@ -27,6 +27,11 @@ def refuse_foreign(found: Mapping[Any, Any], path: Path) -> None:
     prefix = WRAPPERS.match(next(iter(state), ""))
     wrapped = f", its weights' names after the wrapper's {prefix[0]!r}" if prefix else ""
     raise UserError(f"{path}: {kind}{wrapped}: {EXPECTED}")
+
+
+def is_own(found: object) -> bool:
+    """Tells whether a version of this package wrote these values."""
+    return isinstance(found, Mapping) and ("format" in found or found.keys() >= OWN)
 
 
 def is_state_dict(value: object) -> bool:

@@ -26,7 +26,8 @@ from en.runs.position import Position
 from en.threads import keep_others, were_chosen
 
 # What a resumed run has to share with its beginning, sections and keys.
-FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation")
+FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation", "init",
+         "train.freeze", "train.freeze_statistics")  # fmt: skip
 ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
 PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 EVALUATION_IMAGES = "evaluation images"  # among the keys that have changed

@@ -51,7 +51,7 @@ class Task(BaseModel, ABC):
         """
 
     def head(self, network: nn.Module) -> list[str]:
-        """Names of the network's modules that are the task's own, for optim.head_lr_factor; by default, none."""
+        """Names of the network's modules that are the task's own: see optim.head_lr_factor, init; by default, none."""
         return []
 
     @abstractmethod

@@ -11,6 +11,7 @@ from en.build import (
     build_to_device,
     check_batch_size,
     check_batch_statistics,
+    freeze_network,
     open_loaders,
     workers_of,
 )
@@ -51,6 +52,7 @@ from en.runs.start import (
 from en.runs.summary import Summary
 from en.size import as_key, in_words
 from en.training.epoch import refuse_bad_step, train_epoch
+from en.training.initial import initialize, some_images
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
 from en.training.schedule import schedule_of
@@ -85,8 +87,12 @@ class TrainingRun:
         self.model = build_network(config, len(self.classes))
         if self.start.saved and self.start.origin:
             rebuild_as_begun(self.model, self.start.saved, config, self.start.origin)
-        check_batch_statistics(config, self.ranks, self.model)
+        # A checkpoint has it all: of a run that resumes, init is not read again.
+        self.initial = None if self.start.saved else initialize(self.model, config, self.classes)
+        # Before anything is frozen, whose parameters are the network's all the same.
         self.cost = complexity(self.model, config.eval_resolution)
+        self.frozen = freeze_network(config, self.model)
+        check_batch_statistics(config, self.ranks, self.model)
         self.device = choose_device(config.device, self.ranks)
         self.best: Best | None = self.start.best(config, self.data)
 
@@ -124,7 +130,8 @@ class TrainingRun:
         """What has to be the same on all ranks before they train together."""
         saved = self.start.saved
         at = saved.position.model_dump() | {"digest": saved.digest} if saved else None
-        return ranks_facts(self.config, self.data, self.made_by()) | {"checkpoint": at}
+        read = {"checkpoint": at, "init": self.initial.digest if self.initial else None}
+        return ranks_facts(self.config, self.data, self.made_by()) | read
 
     def made_by(self) -> dict[str, str | None]:
         """Names the libraries that make the network's images, with their versions."""
@@ -155,18 +162,23 @@ class TrainingRun:
             self.learner.load_state_dict(saved, ranks, origin)
             if saved.ranks:
                 record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
+        if self.initial and self.initial.before and ranks.is_first:
+            size = config.training_resolution.full
+            self.initial.compare(self.task, self.model, some_images(self.val_images, size, self.to_device))
         self.folder = RunFolder(self.start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances)
         evaluated = self.course.done(self.evaluated)
+        this_start |= self.initial.row() if self.initial else {}
         self.folder.start(config.model_copy(update={"resume": None}), self.course, evaluated, this_start | resumed)
         remarks = [*thread_remarks(self.device), *(differences(resumed) if resumed else [])]
+        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *remarks]
         for line in [self.headline(), *remarks] if ranks.is_first else []:
             tell(line)
         if saved and origin:
             self.folder.resume_from(origin, saved, self.course.epochs)
         # The checkpoint's weights are in the network now: no need to keep them twice.
-        del self.start
+        del self.start, self.initial
         return position, record
 
     def train_one(self, start: Position, record: EpochRecord) -> Position:
