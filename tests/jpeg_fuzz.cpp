@@ -91,6 +91,6 @@ int main(int count, char** words) {
         ++counts[decode(exact.data(), int64_t(exact.size()))];
     }
     for (const auto& [status, times] : counts) printf("%d %d\n", status, times);
-    printf("pixels %016llx\n", static_cast<unsigned long long>(digest));
+    printf("digest %016llx\n", static_cast<unsigned long long>(digest));
 }
 #endif
