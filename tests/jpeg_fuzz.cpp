@@ -72,6 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* file, size_t size) {
     uint32_t seed = uint32_t(size);  // of the part that is decoded: the same for the same file
     for (size_t i = 0; i < size; ++i) seed = seed * 31 + file[i];
     random_number.seed(seed);
+    jpeg::kept_bytes = 0;  // as below
     decode(file, int64_t(size));
     return 0;
 }
@@ -83,6 +84,7 @@ int main(int count, char** words) {
         files.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
     }
     random_number.seed(std::stoul(words[2]));
+    jpeg::kept_bytes = 0;  // a larger image's memory would hide that a smaller one reads past its own
     std::map<int, int> counts;
     for (int i = 0; i < std::stoi(words[1]); ++i) {
         Bytes file = files[below(int64_t(files.size()))];

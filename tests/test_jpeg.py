@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import psutil
 import pytest
 import torch
 from conftest import jpeg as encode
@@ -150,7 +151,10 @@ def test_training_crops_of_many_images_in_one_call_have_pillows_pixels(way):
 def test_a_shorter_side_is_resized_and_the_centre_cut_as_pillow_does(way):
     sides = [(150, 200), (90, 61), (241, 130), (64, 64), (100, 391)]
     heights, widths = np.array(sides).T
-    contents = [encode(noise(*side, 3), quality=90, subsampling=2) for side in sides]
+    contents = [
+        encode(noise(*side, 3), quality=90, subsampling=2, progressive=number % 2 == 1)
+        for number, side in enumerate(sides)
+    ]
     raw = [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
     views = jpeg.resize_crop(heights, widths, 72, (64, 70))
     files, pixels = shown(contents, sides, views), shown(raw, sides, views)
@@ -175,6 +179,16 @@ def test_pixels_in_memory_are_resized_as_pillow_does(way):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "BMP")
             assert np.array_equal(shown([pixels], [sides], views)[0], cut(buffer.getvalue(), box, size, True))
+
+
+def test_a_thread_does_not_keep_the_memory_of_a_large_image():
+    sides = 5000, 6000
+    content = encode(np.full((*sides, 3), 90, np.uint8), quality=50, subsampling=0)  # its planes have 90 MB
+    whole = jpeg.crop_resize(np.array([[0, 0, *sides]]), np.array([False]), (8, 8))
+    process = psutil.Process()
+    before = process.memory_info().rss
+    shown([content], [sides], whole)
+    assert process.memory_info().rss - before < 50e6
 
 
 def test_a_file_of_another_kind_is_decoded_by_pillow():

@@ -130,7 +130,7 @@ def decode(images: Images, views: Views, out: Tensor) -> dict[int, str]:
     for row in np.flatnonzero(statuses):
         status = int(statuses[row])
         if status == NOT_HANDLED:
-            reason = decode_by_pillow(images, views, int(row), out)
+            reason = decode_by_pillow(library, images, views, int(row), out)
         else:
             reason = refusal(images, views, int(row), status)
         if reason:
@@ -233,8 +233,11 @@ def decoded_by() -> dict[str, str | None]:
 # ---- by Pillow ----
 
 
-def decode_by_pillow(images: Images, views: Views, row: int, out: Tensor) -> str:
-    """Decodes one row of the batch; says what is wrong, or nothing."""
+def decode_by_pillow(library: ctypes.CDLL | None, images: Images, views: Views, row: int, out: Tensor) -> str:
+    """Decodes one row of the batch, and resizes it by the library where there is one; says what is wrong, or nothing.
+
+    The library makes the window of the resized image alone.
+    """
     expected = int(images.heights[row]), int(images.widths[row])
     content = ctypes.string_at(int(images.addresses[row]), int(images.lengths[row]))
     reason = ""
@@ -252,6 +255,12 @@ def decode_by_pillow(images: Images, views: Views, row: int, out: Tensor) -> str
         return reason
     if (image.height, image.width) != expected:
         return f"an image of {image.height} x {image.width} pixels: expected {expected[0]} x {expected[1]}"
+    if library is not None:
+        whole, statuses = np.ascontiguousarray(image), np.zeros(1, np.int32)
+        one = slice(row, row + 1)
+        view = Views(views.boxes[one], views.resized[one], views.windows[one], views.flips[one], views.size)
+        run(library, of_pixels(whole), view, out[row].data_ptr(), statuses)
+        return refusal(of_pixels(whole), view, 0, int(statuses[0])) if statuses[0] else ""
     box, resized, window = (array[row].tolist() for array in (views.boxes, views.resized, views.windows))
     pixels = np.asarray(show(image, box, resized, window, views.size))
     out.numpy()[row] = pixels[:, ::-1] if views.flips[row] else pixels

@@ -8,6 +8,8 @@
 
 namespace jpeg {
 
+inline size_t kept_bytes = 32 << 20;  // that a thread keeps from call to call; set by the tests, before any image
+
 // What a thread keeps from image to image.
 struct Workspace {
     Tables tables;
@@ -15,6 +17,10 @@ struct Workspace {
     Planes planes;
     Resize resize;
     std::vector<uint16_t> sums;
+
+    void end_call() {
+        if (planes.bytes() + resize.bytes() > kept_bytes) planes = Planes(), resize = Resize();
+    }
 };
 
 static bool inside(const View& view, int height, int width) {
@@ -71,6 +77,7 @@ void en_jpeg_decode(
             statuses[i] = jpeg::NO_MEMORY;
         }
     }
+    work.end_call();
 }
 
 // Height, width and restart interval of a file that is decoded here.

@@ -50,6 +50,7 @@ class Scratch {
         if (memory.size() < BEFORE + size + BEHIND) memory.resize(BEFORE + size + BEHIND);
         return memory.data() + BEFORE;
     }
+    size_t bytes() const { return memory.capacity() * sizeof(T); }
 };
 
 // Reads a scan's blocks in its order, from any restart interval on.
@@ -140,6 +141,8 @@ struct Planes {
         int top, left;  // of it, in the component
     } planes[3];
     Scratch<uint8_t> memory[3];
+
+    size_t bytes() const { return memory[0].bytes() + memory[1].bytes() + memory[2].bytes(); }
 
     Status decode(const File& file, const Box& box, Tables& tables, Intervals& intervals) {
         // Chroma is interpolated: a pixel more on each side, within the image.

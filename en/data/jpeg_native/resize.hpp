@@ -282,6 +282,9 @@ class Resize {
     Scratch<uint8_t> rows, line, scaled;
 
    public:
+    // Of the memory that grows with an image's area.
+    size_t bytes() const { return rows.bytes(); }
+
     // The part of the original that the outputs need.
     Box begin(const View& view) {
         x.make(view.box.width, view.width, view.left, view.out_width, view.flip);
