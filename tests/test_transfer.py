@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from en.config.reading import load_config
 from en.errors import UserError
-from en.models.transfer import Transfer, transfer
+from en.models import build_model
+from en.models.transfer import Transfer, transfer, within
 from en.norm import NORMALIZERS, norm_options, replace_norm
 from en.runs import checkpoint
 from en.runs.contents import Checkpoint
 from en.runs.weights import read_weights
+from en.tasks.classification import Classification
 from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
@@ -174,6 +176,20 @@ def test_weights_of_other_options_are_refused_by_their_layer():
     target, weights = classifier(3, "sn", min_pixels=1), classifier(3, "sn").state_dict()
     with pytest.raises(ValueError, match=r"0\.1: weights of min_pixels=65 for a layer of min_pixels=1"):
         transfer(target, weights, ["2"], same_head=True)
+
+
+NETWORKS = ["resnet18", "mnasnet0_5", "densenet121", "efficientnet_b0", "mobilenet_v3_small", "shufflenet_v2_x0_5",
+            "regnet_y_400mf", "googlenet", "timm/mobilenetv3_small_050", "timm/ghostnet_050"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_librarys_network_keeps_all_but_its_classifier(name):
+    library = build_model(name, 1000)  # batch normalization under the library's names
+    model = build_model(name, 7, "en", {"start": "bn"})
+    head = Classification().head(model)
+    found = transfer(model, library.state_dict(), head, same_head=True)
+    assert found.fresh == found.dropped == within(model.state_dict(), head) and 0 < len(found.fresh) <= 2
+    assert len(found.taken) + len(found.dropped) == len(library.state_dict())
 
 
 # ---- files ----
