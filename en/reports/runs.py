@@ -10,19 +10,17 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from en.config.meaning import deciding
 from en.config.reading import flatten
 from en.config.section import Section, explain
 from en.config.strict_yaml import Tree, read_tree
 from en.config.text_file import read_text
 from en.errors import UserError, shown
+from en.means import Means
 from en.runs.folder import LOCK, whole_rows
 from en.runs.position import Position
 from en.runs.summary import Name, Summary
 
-NOT_RECIPE = ("norm", "seed", "run_dir", "resume", "device")  # config keys in which runs of one recipe may differ
-OPERATION = ("checkpoint", "distributed")  # sections that change no step
-NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s", "verify")
-OF_ONE_RUN = ("seed", "run_dir", "resume")  # keys that each run has a value of its own for
 A_RUN = "a run with at least one finished epoch"
 DEPTH = 2  # folders between a path that is given and a run
 OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
@@ -76,7 +74,7 @@ class Run:
     def recipe(self) -> Tree:
         """The values of the dotted keys in which runs that are compared have to agree, and the number of ranks."""
         ranks = {"ranks": self.summary.world_size} if self.summary else {}
-        return {key: value for key, value in self.config.items() if is_recipe(key)} | ranks
+        return {key: self.config[key] for key in deciding(self.config, Means.RECIPE)} | ranks
 
     @property
     def seed(self) -> int | None:
@@ -201,12 +199,6 @@ def last_error(path: Path) -> str:
 def is_number(value: object) -> bool:
     """Whether a value of a log is one that can be drawn."""
     return isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER
-
-
-def is_recipe(key: str) -> bool:
-    """Whether a dotted key is one in which runs of one recipe have to agree."""
-    section, _, name = key.partition(".")
-    return section not in (*NOT_RECIPE, *OPERATION) and (section != "data" or name not in NOT_RECIPE_DATA)
 
 
 def frozen(value: object) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from en.config.reading import flatten, validate
+from en.config.meaning import Changes, changes, deciding, meaning, same_pixels
+from en.config.reading import validate
 from en.config.schema import Config, completed
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
 from en.machine import processor
+from en.means import Means
 from en.norm.built import layers_as_built, rebuild
 from en.norm.registry import norm_defaults
 from en.progress import tell
@@ -25,10 +27,6 @@ from en.runs.folder import new_run_path
 from en.runs.position import Position
 from en.threads import keep_others, were_chosen
 
-# What a resumed run has to share with its beginning, sections and keys.
-FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation")
-ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
-PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
 EVALUATION_IMAGES = "evaluation images"  # among the keys that have changed
 
 
@@ -121,24 +119,22 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
     refuse_incomplete(saved, origin)
     if saved.classes != classes:
         raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    for part in FIXED if saved.norms else (*FIXED, "norm"):
-        now, then = (flatten({part: value_of(part, tree)}) for tree in (config.complete(), completed(saved.config)))
-        for key in {**now, **then}:
-            if now.get(key) != then.get(key):
-                raise UserError(f"{key}={now.get(key)}: expected what {origin} began with, {then.get(key)}")
+    changed = changed_keys(saved, config)
+    for key in deciding(changed, Means.FIXED):
+        # A normalizer's options are compared as they were built, where the checkpoint tells: see `rebuild_as_begun`.
+        if key == "norm.name" or not key.startswith("norm.") or not saved.norms:
+            before, now = changed[key]
+            raise UserError(f"{key}={now}: expected what {origin} began with, {before}")
     refuse_other_data(saved.data, data, config.data.root, origin)
-    changed = changes(saved, config)
-    position = saved.position
-    for key in ORDER if position.step else ():
-        if key in changed:
-            before, value = changed[key]
-            raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
+    for key in deciding(changed, Means.ORDER) if saved.position.step else ():
+        before, now = changed[key]
+        raise UserError(f"{key}={now}: expected the {before} of {origin}, which is in the middle of an epoch")
     refuse_another_length(saved, config, data["train"]["samples"], origin)
 
 
 def refuse_another_length(saved: Checkpoint, config: Config, samples: int, origin: Path) -> None:
     """Raises UserError when a run would be told in another way than it began with, or be over before its checkpoint."""
-    position, course, changed = saved.position, course_of(config, samples), changes(saved, config)
+    position, course, changed = saved.position, course_of(config, samples), changed_keys(saved, config)
     steps, epochs = course.epoch_steps, config.train.epochs
     before, now = changed.get("train.steps", (None, None))
     if (before is None) != (now is None):
@@ -177,13 +173,6 @@ def rebuild_as_begun(model: nn.Module, saved: Checkpoint, config: Config, origin
         raise UserError(f"{origin}: norms.{error}") from error
 
 
-def value_of(key: str, tree: Any) -> Any:
-    """What a configuration holds under a dotted key."""
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
 def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
     """Raises UserError unless the images are those that a run was trained on, as far as two loaders can tell.
 
@@ -201,11 +190,10 @@ def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
             )
 
 
-def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys whose values have changed since the checkpoint was written, with both values."""
-    then, now = flatten(completed(saved.config)), flatten(config.complete())
-    keys = [key for key in {**now, **then} if key not in PLACES]
-    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
+def changed_keys(saved: Checkpoint, config: Config) -> Changes:
+    """Returns the keys whose values have changed since the checkpoint was written, but for those that name the run."""
+    found = changes(completed(saved.config), config.complete())
+    return {key: both for key, both in found.items() if Means.OWN | Means.PLACE not in meaning(key)}
 
 
 def fewer_to_evaluate(saved: Checkpoint, data: Data) -> dict[str, tuple[int, int]]:
@@ -216,14 +204,7 @@ def fewer_to_evaluate(saved: Checkpoint, data: Data) -> dict[str, tuple[int, int
 
 def best_begins_anew(saved: Checkpoint, config: Config, data: Data) -> bool:
     """Tells whether scores do not compare with those before: of fewer images, or of other pixels of them."""
-    then = validate(saved.config, "the checkpoint")
-    return bool(fewer_to_evaluate(saved, data)) or evaluated_pixels(then) != evaluated_pixels(config)
-
-
-def evaluated_pixels(config: Config) -> tuple[Any, ...]:
-    """Lists what decides which pixels of an image the network sees in evaluation."""
-    data = config.data
-    return config.task.crop(training=False), config.eval_resolution, data.decode, data.mean, data.std
+    return bool(fewer_to_evaluate(saved, data)) or not same_pixels(validate(saved.config, "the checkpoint"), config)
 
 
 def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
@@ -254,7 +235,7 @@ def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any
     other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
     return {
         "resumed_at": saved.position.model_dump(),
-        "changed": {**changes(saved, config), **fewer_to_evaluate(saved, data)},
+        "changed": {**changed_keys(saved, config), **fewer_to_evaluate(saved, data)},
         "not_bit_for_bit": other,
         "not_known": {key: value for key, value in now.items() if key not in then},
         "best_anew": best_begins_anew(saved, config, data),

@@ -9,6 +9,7 @@ from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
 from en.data.targets import ClassIndex, Target
+from en.means import Fixed
 
 # Names in a row of log.jsonl that are not metrics.
 RESERVED = frozenset({"epoch", "step", "images", "train_loss", "lr", "images_per_second", "data_wait", "seconds",
@@ -28,6 +29,9 @@ class Task(BaseModel, ABC):
     It keeps no state, and its fields are values that YAML and JSON have. All else is the run's: wrapping, precision,
     accumulation, averages, clipping, checkpoints.
 
+    A field may carry a marker of `en.means`. One without is part of the recipe, and taken to decide which pixels are
+    seen in evaluation, so that best.pt begins anew where a resumed run has another one.
+
     Attributes:
         name: its key in TASKS.
         score: the metric by which best.pt is chosen; higher is better.
@@ -41,7 +45,7 @@ class Task(BaseModel, ABC):
     target: ClassVar[type[Target]] = ClassIndex
     labels: ClassVar[dict[str, Label]]
 
-    name: str
+    name: Fixed[str]
 
     @abstractmethod
     def network(self, classes: int, **model: Any) -> nn.Module:
