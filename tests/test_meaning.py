@@ -24,7 +24,7 @@ from en.reports.variants import find_variants
 from en.runs import checkpoint
 from en.runs.checkpoint import Checkpoint
 from en.runs.provenance import ranks_facts
-from en.runs.start import check_resumable, rebuild_as_begun
+from en.runs.resume import check_resumable, rebuild_as_begun
 from en.suites.plan import Planned
 from en.suites.state import refuse_another
 from en.suites.suite import OF_EACH_RUN

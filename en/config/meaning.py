@@ -56,6 +56,11 @@ def deciding(keys: Iterable[str], any_of: Means) -> list[str]:
     return [key for key in keys if decides(key, any_of)]
 
 
+def names_the_run(key: str) -> bool:
+    """Tells whether a key says where a run lies, of which a run that goes on has a value of its own."""
+    return Means.OWN | Means.PLACE in meaning(key)
+
+
 def changes(then: Tree, now: Tree) -> Changes:
     """Returns what differs between two configurations, sections and all, by dotted key."""
     before, after = flatten(then), flatten(now)
