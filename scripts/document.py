@@ -54,33 +54,57 @@ def configuration() -> str:
     from en.norm import NORMALIZERS
     from en.tasks import TASKS
 
-    lines = section("The run", Config, nested=False)
+    lines = section("The run", Config, "", nested=False)
     for name, field in Config.model_fields.items():
         for kind in kinds(field.annotation):
             if name not in ("norm", "task"):
-                lines += section(f"`{name}`", kind)
-    lines += ["", "## `norm`", "", "`norm.name`, and the chosen normalizer's own options."]
+                lines += section(f"`{name}`", kind, f"{name}.")
+    lines += ["", "## `norm`", "", f"`norm.name`, and the chosen normalizer's own options. {of_all('norm.name')}"]
     for name, normalizer in NORMALIZERS.items():
         lines += ["", f"### `norm.name: {name}`", "", summary(normalizer), "", *options_of(name, normalizer)]
-    lines += ["", "## `task`", "", "`task.name`, and the chosen task's own fields."]
+    lines += [
+        "",
+        "## `task`",
+        "",
+        f"`task.name`, and the chosen task's own fields. The former: {of_all('task.name')}",
+    ]
     for name, task in TASKS.items():
-        lines += section(f"`task.name: {name}`", task, level=3, said=summary(task))
+        lines += section(f"`task.name: {name}`", task, "task.", level=3, said=summary(task))
     return "\n".join(lines) + "\n"
 
 
-def section(title: str, keys: type[Any], nested: bool = True, level: int = 2, said: str = "") -> list[str]:
-    """A heading, and a table of the keys of a section; then its sections, if they are to be shown below it."""
+def section(title: str, keys: type[Any], prefix: str, nested: bool = True, level: int = 2, said: str = "") -> list[str]:
+    """A heading, and a table of the keys of a section; then its sections, if they are to be shown below it.
+
+    Args:
+        prefix: of its keys in a dotted key.
+    """
     schema = keys.model_json_schema()
     rows, below, words = [], [], comments(keys)
     for name, field in keys.model_fields.items():
         inner = kinds(field.annotation)
         if inner and nested:
-            below += section(f"{title[:-1]}.{name}`", inner[0], level=level + 1)
+            below += section(f"{title[:-1]}.{name}`", inner[0], f"{prefix}{name}.", level=level + 1)
         if not inner and name != "task" and not (name == "name" and level > 2):
             default = "required" if field.is_required() else f"`{value(field.get_default())}`"
-            rows.append([f"`{name}`", allowed(schema["properties"][name]), default, words.get(name, "")])
+            spec = allowed(schema["properties"][name])
+            rows.append([f"`{name}`", spec, default, *means(prefix + name), words.get(name, "")])
     text = ["", said] if said else []
-    return ["", f"{'#' * level} {title}", *text, "", *table(["key", "value", "default", ""], rows), *below]
+    heads = ["key", "value", "default", "at a resume", "another recipe", ""]
+    return ["", f"{'#' * level} {title}", *text, "", *table(heads, rows), *below]
+
+
+def means(key: str) -> list[str]:
+    """Says whether a resumed run may change a key, and whether another value of it makes another recipe."""
+    from en.config.meaning import at_a_resume, in_recipe, meaning
+
+    return [at_a_resume(meaning(key)), in_recipe(meaning(key))]
+
+
+def of_all(key: str) -> str:
+    """The same in a sentence."""
+    changed, other = means(key)
+    return f"At a resume: {changed}; another recipe: {other}."
 
 
 def kinds(annotation: Any) -> list[type[Any]]:

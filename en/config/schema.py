@@ -1,7 +1,8 @@
 """The configuration: every key with its type, unit, default and limits; checked as a whole before anything runs.
 
 A config key is the field's name here; the further keys of `norm` and `task` are the constructor arguments of the chosen
-normalizer and task.
+normalizer and task. What each means, for a resumed run, a suite or a report, its marker says: see `en.means`. That of a
+section holds for its keys without one.
 """
 
 import re
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_v
 from en.config.section import PathText, Section, Sides, Text, is_plain
 from en.data.resolution import Resolution
 from en.errors import shown
+from en.means import Fixed, Length, Means, Operation, Pixels, Place, Recipe
 from en.norm.registry import build_norm, norm_defaults
 from en.size import Size, as_key, size_of
 from en.tasks import Task, build_task
@@ -74,17 +76,25 @@ class NormConfig(Section):
 
 
 class DataConfig(Section):
-    root: PathText  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
-    loader: Literal["ffcv", "folder"] = "ffcv"  # what reads the images
-    decode: Literal["own", "ffcv"] = "own"  # what decodes FFCV's files; ffcv: its own kernels, other pixels, to compare
-    verify: Literal["once", "always", "never"] = "once"  # bytes of FFCV's files by checksum; once a process and sample
-    resolution: Sides = 224  # of the network's input in training, pixels: a square's side, or height and width
-    eval_resolution: Sides | None = None  # the same in evaluation; null: resolution
-    mean: Annotated[list[Mean], Triple] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
-    std: Annotated[list[Spread], Triple] = [58.395, 57.12, 57.375]  # the same scale
-    workers: Annotated[int, Field(ge=0, le=256)] | None = None  # of each rank; null: its cores, half of them on a CPU
-    timeout_s: Seconds = 60.0  # seconds without a batch after which a run ends
-    on_error: Literal["raise", "skip"] = "raise"  # a damaged training image; skip: the next one of the set in its place
+    root: Place[PathText]  # ffcv: the output of scripts/prepare_data.py; folder: has train/CLASS and val/CLASS
+    loader: Annotated[Literal["ffcv", "folder"], Means.ORDER] = "ffcv"  # what reads the images
+    decode: Pixels[Literal["own", "ffcv"]] = "own"  # of FFCV's files; ffcv: its own kernels, other pixels, to compare
+    verify: Operation[Literal["once", "always", "never"]] = (
+        "once"  # bytes of FFCV's files by checksum; once a process and sample
+    )
+    resolution: Annotated[Sides, Means.RECIPE | Means.SCORES] = (
+        224  # of the network's input in training, pixels: a square's side, or height and width
+    )
+    eval_resolution: Pixels[Sides | None] = None  # the same in evaluation; null: resolution
+    mean: Pixels[Annotated[list[Mean], Triple]] = [123.675, 116.28, 103.53]  # of the channels, 0 to 255
+    std: Pixels[Annotated[list[Spread], Triple]] = [58.395, 57.12, 57.375]  # the same scale
+    workers: Place[Annotated[int, Field(ge=0, le=256)] | None] = (
+        None  # of each rank; null: its cores, half of them on a CPU
+    )
+    timeout_s: Operation[Seconds] = 60.0  # seconds without a batch after which a run ends
+    on_error: Recipe[Literal["raise", "skip"]] = (
+        "raise"  # a damaged training image; skip: the next one of the set in its place
+    )
 
     @model_validator(mode="after")
     def _decodes(self) -> "DataConfig":
@@ -109,21 +119,29 @@ class ProgressiveConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: Whole | None = None  # passes over the training images; null: train.steps tells
-    steps: Annotated[int, Field(ge=1, le=10**9)] | None = None  # of the optimizer, in the place of epochs
-    batch_size: Whole  # global: over all ranks and accumulated micro-batches
-    accumulation: Whole = 1  # micro-batches of a step
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of autocast; float16 with a gradient scaler
-    channels_last: bool = True  # memory layout of images and weights; false: NCHW
-    compile: bool = False  # the network by torch.compile
-    clip_norm: Positive | None = None  # largest gradient norm; null: no clipping
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the weights, each step; null: off
-    progressive: ProgressiveConfig | None = None
-    freeze: Modules | None = None  # modules whose parameters stay, by names or patterns: [conv1, layer1, "features.*"]
-    freeze_statistics: Modules | None = None  # those whose normalizers keep their averages; null: as freeze; []: none
-    check_every: Whole = 50  # steps between looks at losses and gradients; with on_nonfinite=raise no other step waits
-    on_nonfinite: Literal["raise", "skip"] = "raise"  # a loss or gradient that is not finite; skip: leave the step out
-    nonfinite_limit: Whole = 10  # with skip: so many in a row end the run
+    epochs: Length[Whole | None] = None  # passes over the training images; null: train.steps tells
+    steps: Length[Annotated[int, Field(ge=1, le=10**9)] | None] = None  # of the optimizer, in the place of epochs
+    batch_size: Annotated[Whole, Means.RECIPE | Means.ORDER]  # global: over all ranks and accumulated micro-batches
+    accumulation: Recipe[Whole] = 1  # micro-batches of a step
+    precision: Annotated[Literal["float32", "bfloat16", "float16"], Means.RECIPE | Means.SCORES] = (
+        "float32"  # of autocast; float16 with a gradient scaler
+    )
+    channels_last: Recipe[bool] = True  # memory layout of images and weights; false: NCHW
+    compile: Recipe[bool] = False  # the network by torch.compile
+    clip_norm: Recipe[Positive | None] = None  # largest gradient norm; null: no clipping
+    ema_decay: Recipe[Annotated[float, Field(gt=0, lt=1)] | None] = None  # of the weights, each step; null: off
+    progressive: Recipe[ProgressiveConfig | None] = None
+    freeze: Fixed[Modules | None] = None  # modules whose parameters stay, by names or patterns: [conv1, "features.*"]
+    freeze_statistics: Fixed[Modules | None] = (
+        None  # those whose normalizers keep their averages; null: as freeze; []: none
+    )
+    check_every: Operation[Whole] = (
+        50  # steps between looks at losses and gradients; with on_nonfinite=raise no other step waits
+    )
+    on_nonfinite: Recipe[Literal["raise", "skip"]] = (
+        "raise"  # a loss or gradient that is not finite; skip: leave the step out
+    )
+    nonfinite_limit: Operation[Whole] = 10  # with skip: so many in a row end the run
 
     @model_validator(mode="after")
     def _length(self) -> "TrainConfig":
@@ -190,22 +208,26 @@ class DistributedConfig(Section):
 
 
 class Config(Section):
-    model: ModelConfig
-    norm: NormConfig
-    task: SerializeAsAny[AnyTask] = build_task({})
+    model: Annotated[ModelConfig, Means.RECIPE | Means.FIXED | Means.SCORES]
+    norm: Annotated[NormConfig, Means.FIXED | Means.SCORES]  # no recipe: it is what is compared on one
+    task: Pixels[SerializeAsAny[AnyTask]] = build_task({})
     data: DataConfig
     train: TrainConfig
-    optim: OptimConfig
-    schedule: ScheduleConfig = ScheduleConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    distributed: DistributedConfig = DistributedConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of weights, order, crops and all else that is drawn
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
-    deterministic: bool = False  # only algorithms that give the same bits each time (GPU: slower)
-    init: PathText | None = None  # weights to begin with: a run folder, a checkpoint, or another program's state_dict
-    run_dir: PathText | None = None  # null: runs/CONFIG-NORM-sSEED-TIME
-    resume: PathText | None = (
+    optim: Fixed[OptimConfig]
+    schedule: Fixed[ScheduleConfig] = ScheduleConfig()
+    evaluation: Fixed[EvaluationConfig] = EvaluationConfig()
+    checkpoint: Operation[CheckpointConfig] = CheckpointConfig()
+    distributed: Operation[DistributedConfig] = DistributedConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32), Means.OWN | Means.FIXED] = (
+        0  # of weights, order, crops and all else that is drawn
+    )
+    device: Operation[Literal["auto", "cpu", "cuda"]] = "auto"  # auto: a GPU where there is one
+    deterministic: Recipe[bool] = False  # only algorithms that give the same bits each time (GPU: slower)
+    init: Fixed[PathText | None] = (
+        None  # weights to begin with: a run folder, a checkpoint, or another program's state_dict
+    )
+    run_dir: Annotated[PathText | None, Means.OWN | Means.PLACE] = None  # null: runs/CONFIG-NORM-sSEED-TIME
+    resume: Annotated[PathText | None, Means.OWN | Means.PLACE] = (
         None  # a run folder, a checkpoint, or auto: run_dir's newest checkpoint, or a new run in it
     )
 

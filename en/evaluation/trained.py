@@ -7,21 +7,19 @@ from pathlib import Path
 from torch import nn
 
 from en.build import build_network, open_loaders
-from en.config.reading import flatten, overridden, validate
+from en.config.meaning import changes, deciding
+from en.config.reading import overridden, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
+from en.means import Means
 from en.norm import without_options
 from en.norm.built import in_one, layers_as_built, rebuild
 from en.progress import tell
 from en.runs import checkpoint
 from en.runs.completeness import averages
 from en.runs.contents import Checkpoint, load_weights
-
-SHOWN = ("model", "norm", "task", "data.mean", "data.std", "data.resolution", "data.eval_resolution", "data.decode",
-         "train.precision")  # fmt: skip
-"""Keys, and sections of keys, on which the scores of a network depend besides its data."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,12 @@ def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path
 
 def other_than_trained(begun: Config, config: Config, saved: Checkpoint, changed: dict[str, object]) -> list[str]:
     """Returns a line for each key on which scores depend and that is another one than in training."""
-    then, now = flatten(begun.model_dump()), flatten(config.model_dump())
+    differing = changes(begun.model_dump(), config.model_dump())
     options = in_one(saved.norms)
     lines = [f"evaluates with norm.{key}={value} (trained with {options.get(key)})" for key, value in changed.items()]
-    keys = [key for key in {**now, **then} if key in SHOWN or key.partition(".")[0] in SHOWN]
     lines += [
-        f"evaluates with {key}={now.get(key)} (trained with {then.get(key)})"
-        for key in keys
-        if now.get(key) != then.get(key) and key.removeprefix("norm.") not in config.norm.options
+        f"evaluates with {key}={differing[key][1]} (trained with {differing[key][0]})"
+        for key in deciding(differing, Means.SCORES | Means.PIXELS)
+        if key.removeprefix("norm.") not in config.norm.options
     ]
     return [in_one_line(line) for line in lines]

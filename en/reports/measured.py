@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from en.config.meaning import decides
 from en.config.strict_yaml import Tree
-from en.reports.runs import Run, frozen, is_recipe
+from en.means import Means
+from en.reports.runs import Run, frozen
 from en.reports.tables import NOTHING, Cell, Note, Table, ends, mean, number, words
 from en.reports.variants import Variant, heading, labels_of, plain, resolution
 from en.runs.summary import Summary
@@ -64,7 +66,7 @@ def recipe_changes(run: Run) -> list[Note]:
         f"{key}={plain(now)} (was {plain(then)}) after {start.resumed_at.words()}"
         for start in run.starts
         for key, (then, now) in start.changed.items()
-        if is_recipe(key)
+        if decides(key, Means.RECIPE)
     ]
     return [Note(f"{run.path} was resumed with {', '.join(changes)}.", "Two recipes")] if changes else []
 

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from en.config.meaning import deciding
 from en.config.strict_yaml import Tree
 from en.errors import UserError
+from en.means import Means
 from en.runs.folder import LOCK
 from en.runs.read import StartRow, read_config, read_log, read_starts, read_summary
 from en.runs.row import Row
 from en.runs.summary import Summary
 
-NOT_RECIPE = ("norm", "seed", "run_dir", "resume", "device")  # config keys in which runs of one recipe may differ
-OPERATION = ("checkpoint", "distributed")  # sections that change no step
-NOT_RECIPE_DATA = ("root", "loader", "workers", "timeout_s", "verify")
-OF_ONE_RUN = ("seed", "run_dir", "resume")  # keys that each run has a value of its own for
 DEPTH = 2  # folders between a path that is given and a run
 OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
 TAIL = 100_000  # bytes of it that are looked at
@@ -49,7 +47,7 @@ class Run:
     def recipe(self) -> Tree:
         """The values of the dotted keys in which runs that are compared have to agree, and the number of ranks."""
         ranks = {"ranks": self.summary.world_size} if self.summary else {}
-        return {key: value for key, value in self.config.items() if is_recipe(key)} | ranks
+        return {key: self.config[key] for key in deciding(self.config, Means.RECIPE)} | ranks
 
     @property
     def seed(self) -> int | None:
@@ -133,12 +131,6 @@ def last_error(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = file.read().decode(errors="replace").splitlines()
     return next((line for line in reversed(lines) if line.startswith("error: ")), "")
-
-
-def is_recipe(key: str) -> bool:
-    """Whether a dotted key is one in which runs of one recipe have to agree."""
-    section, _, name = key.partition(".")
-    return section not in (*NOT_RECIPE, *OPERATION) and (section != "data" or name not in NOT_RECIPE_DATA)
 
 
 def frozen(value: object) -> str:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from en.config.meaning import decides
 from en.config.strict_yaml import Tree
 from en.errors import shown
+from en.means import Means
 from en.norm.registry import norm_defaults
-from en.reports.runs import OF_ONE_RUN, Run, frozen
+from en.reports.runs import Run, frozen
 from en.reports.statistics import Estimate, estimate
 from en.runs.summary import Summary
 from en.size import in_words, size_of
@@ -216,7 +218,7 @@ def differences(run: Run, base: Tree) -> list[str]:
 
 def own_config(run: Run) -> Tree:
     """A run's configuration without the keys that each run has a value of its own for."""
-    return {key: value for key, value in run.config.items() if key not in OF_ONE_RUN}
+    return {key: value for key, value in run.config.items() if not decides(key, Means.OWN)}
 
 
 def labels_of(summary: Summary) -> dict[str, Label]:

@@ -64,10 +64,14 @@ def drop(partial: Path) -> None:
 
 
 def drop_partials(folder: Path) -> None:
-    """Removes what killed processes left half-written among a run's checkpoints and their names."""
+    """Removes what killed processes left half-written, or half-removed, among a run's checkpoints and their names."""
     for pattern in (f"*.pt{PARTIAL}*", f"{STEPS}/*.pt{PARTIAL}*"):
         for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
+    for pattern in ("*.pt.sha256", f"{STEPS}/*.pt.sha256"):
+        for leftover in folder.glob(pattern):
+            if not leftover.with_suffix("").exists():
+                leftover.unlink(missing_ok=True)
 
 
 def sum_path(path: Path) -> Path:

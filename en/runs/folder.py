@@ -84,21 +84,26 @@ class RunFolder:
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
     @if_writing
-    def start(self, config: Config, course: Course, evaluated: int, start: dict[str, Any]) -> None:
+    def start(self, config: Config, course: Course, evaluated: int, start: dict[str, Any], history: Path) -> None:
         """Writes what is about to run, after an evaluation `evaluated` steps from its beginning.
 
         What the logs hold of later steps is dropped: a resumed run does them again.
 
         Args:
             start: of this process, for provenance.json.
+            history: the folder of what was run before: this one, or that of the run that a branch is of.
         """
         with self.writing():
             checkpoint.drop_partials(self.path)
-            self._write("config.yaml", dump(config))
             for name in self._logs:
-                rows = [row for row in whole_rows(self.path / name) if steps_of(row, name, course) <= evaluated]
+                rows = [row for row in whole_rows(history / name) if steps_of(row, name, course) <= evaluated]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
-            self._write("provenance.json", to_json({"starts": [*earlier_starts(self.path), start]}))
+            before = earlier_starts(history)
+            if history != self.path:
+                before = [each for each in before if begun_before(each, start)]
+            self._write("provenance.json", to_json({"starts": [*before, start]}))
+            # Last: by it a folder holds a run, of which the rest is then there.
+            self._write("config.yaml", dump(config))
             self._events = EventFile(self.path, axis(course.key(evaluated)) + 1)
 
     @if_writing
@@ -149,43 +154,54 @@ class RunFolder:
             self._write("summary.json", to_json(summary.model_dump()))
 
     @if_writing
-    def resume_from(self, origin: Path, saved: Checkpoint, epochs: float) -> None:
-        """Makes a checkpoint the newest of the folder, and does again what a kill may have left undone.
+    def take(self, origin: Path, saved: Checkpoint, later: Sequence[Path], home: Path) -> None:
+        """Makes a checkpoint the newest of the folder, before anything that belongs to later ones is dropped.
+
+        A kill in between leaves a run that goes on from whichever is the newest then, with all that belongs to it.
 
         Args:
             origin: where the checkpoint lies.
-            epochs: of the whole run, as it is configured now.
+            later: those after it, the newest first.
+            home: the folder of the run that it is of: another one in a new branch.
         """
-        here = checkpoint.step_path(self.path, saved.position)
         with self.writing():
-            # First of all, so that it is in the folder whatever else is removed from it.
-            checkpoint.link(origin, here)
-            self.drop_later(saved.last_evaluation, saved.best)
-        if saved.summary is not None:
-            self.publish(saved.position, saved.summary.model_copy(update={"epochs": epochs}), saved.best)
-        with self.writing():
-            # Last, so that a kill in between leaves the later ones, from which the next start may resume as well.
-            checkpoint.remove(path for path in checkpoint.step_paths(self.path) if path > here)
+            checkpoint.link(origin, checkpoint.step_path(self.path, saved.position))
+            checkpoint.remove(later)
+            self._bring_best(saved.best, home)
 
-    def drop_later(self, evaluated: Position, best: Best | None) -> None:
-        """Removes last.pt, best.pt and summary.json of steps that the run is to do again, or that another run did.
+    @if_writing
+    def settle(self, saved: Checkpoint, epochs: float) -> None:
+        """Does again what a kill may have left undone after a checkpoint was written, and drops what is of later steps.
 
         Args:
-            evaluated, best: of the checkpoint that the run resumes from, the last evaluation and the best one. best.pt
-                comes back where its checkpoint is there.
+            epochs: of the whole run, as it is configured now.
         """
-        last, top = self.path / "last.pt", self.path / "best.pt"
+        with self.writing():
+            self._drop_later(saved.last_evaluation)
+        if saved.summary is not None:
+            self.publish(saved.position, saved.summary.model_copy(update={"epochs": epochs}), saved.best)
+
+    def _drop_later(self, evaluated: Position) -> None:
+        """Removes last.pt and summary.json of steps that the run is to do again, or that another run did."""
+        last = self.path / "last.pt"
         if last.exists() and getattr(whole_checkpoint(last), "position", None) != evaluated:
             checkpoint.remove([last])
-        if top.exists() and getattr(whole_checkpoint(top), "best", None) != best:
-            checkpoint.remove([top])
-            own = checkpoint.step_path(self.path, position_of(best)) if best else None
-            if own and own.exists():
-                checkpoint.link(own, top)
-            else:
-                warn(f"{top}: not of this run's epochs up to the one resumed from: removed")
         if not last.exists():
             (self.path / "summary.json").unlink(missing_ok=True)
+
+    def _bring_best(self, best: Best | None, home: Path) -> None:
+        """Makes best.pt the checkpoint of the best score so far; none, with a warning, where that is there no more."""
+        top = self.path / "best.pt"
+        if is_best(top, best) and checkpoint.sum_path(top).is_file():
+            return
+        found = [home / "best.pt", checkpoint.step_path(home, position_of(best))] if best else []
+        for path in found:
+            if is_best(path, best):
+                checkpoint.link(path, top)
+                return
+        if best is not None or top.exists():
+            checkpoint.remove([top])
+            warn(f"{top}: the checkpoint of the best score up to the one resumed from is no more: none")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -223,6 +239,20 @@ def whole_checkpoint(path: Path) -> Checkpoint | None:
         return checkpoint.load(path)
     except UserError:
         return None
+
+
+def is_best(path: Path, best: Best | None) -> bool:
+    """Tells whether a checkpoint is that of the best score."""
+    found = whole_checkpoint(path) if path.exists() else None
+    if best is None or found is None:
+        return False
+    return found.best == best and found.position == position_of(best)
+
+
+def begun_before(earlier: dict[str, Any], start: dict[str, Any]) -> bool:
+    """Tells whether a start of a run had begun when its checkpoint was written at which another start resumes."""
+    first, second = (Position.model_validate(each.get("resumed_at", {})) for each in (earlier, start))
+    return (first.epoch, first.step) < (second.epoch, second.step)
 
 
 def axis(key: Mapping[str, Any]) -> int:

@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 
+from en.config.meaning import decides
 from en.config.reading import flatten
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.machine import git_state, package_version, processor
+from en.means import Means
 from en.norm import kernels
 from en.threads import VARIABLE, waiting, were_chosen
 
 Facts = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "timm", "ffcv", "numpy", "pillow", "pydantic", "torchmetrics", "tensorboard")
 PACKAGE = Path(__file__).resolve().parents[1]
-OF_A_NODE = ("run_dir", "resume", "data.root", "data.workers")  # keys that may differ from node to node
 SOURCES = (".py", ".cpp", ".hpp")
 
 
@@ -73,7 +74,7 @@ def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str 
 
 def ranks_facts(config: Config, data: Mapping[str, Any], made_by: Mapping[str, str | None]) -> Facts:
     """Lists what ranks that work together have to share: configuration, code, torch, data and what makes images."""
-    keys = {key: value for key, value in flatten(config.complete()).items() if key not in OF_A_NODE}
+    keys = {key: value for key, value in flatten(config.complete()).items() if not decides(key, Means.PLACE)}
     software = {"code": code_digest(), "torch": str(torch.__version__), **made_by}
     return keys | software | flatten({"data": dict(data)})
 

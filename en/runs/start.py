@@ -1,105 +1,244 @@
-"""Where a run begins, and whether it may resume there."""
+"""Where a run begins: with the seed, with other weights, or at a checkpoint, in its own folder or as a branch."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
-from en.config.reading import flatten, validate
-from en.config.schema import Config, completed
-from en.data import ImageLoader
+from en.config.meaning import names_the_run
+from en.config.reading import merged, overridden, parse_override, validate
+from en.config.schema import Config
+from en.config.strict_yaml import Tree, read_tree
 from en.distributed.ranks import Ranks
-from en.errors import UserError, in_one_line
-from en.machine import processor
-from en.norm.built import layers_as_built, rebuild
-from en.norm.registry import norm_defaults
+from en.errors import UserError
 from en.progress import tell
 from en.runs import checkpoint
-from en.runs.completeness import refuse_incomplete
 from en.runs.contents import Best, Checkpoint, Data
-from en.runs.course import course_of
-from en.runs.folder import new_run_path
+from en.runs.folder import RunFolder, new_run_path, refuse_used
 from en.runs.position import Position
-from en.threads import keep_others, were_chosen
-
-# What a resumed run has to share with its beginning, sections and keys.
-FIXED = ("model", "norm.name", "task.name", "optim", "schedule", "seed", "evaluation", "init",
-         "train.freeze", "train.freeze_statistics")  # fmt: skip
-ORDER = ("train.batch_size", "data.loader")  # what the samples that are left of an epoch depend on
-PLACES = ("run_dir", "resume")  # keys that say where a run lies, not what it does
-EVALUATION_IMAGES = "evaluation images"  # among the keys that have changed
+from en.runs.read import earlier_starts
+from en.runs.resume import best_begins_anew, check_resumable, rebuild_as_begun, resumption
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run begins.
+class Fresh:
+    """A run that begins with the seed.
 
     Attributes:
         folder: of the run.
-        origin: the checkpoint that it resumes from; None for a run that begins with the seed.
-        saved: what that checkpoint holds.
     """
 
     folder: Path
-    origin: Path | None = None
-    saved: Checkpoint | None = None
 
     @property
     def position(self) -> Position:
-        return self.saved.position if self.saved else Position()
+        """How much of the run is done."""
+        return Position()
 
     @property
     def evaluated(self) -> Position:
         """Where the last evaluation was."""
-        return self.saved.last_evaluation if self.saved else Position()
+        return Position()
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What the bits of the steps so far depended on: see provenance.circumstances."""
+        return {}
+
+    @property
+    def fact(self) -> object:
+        """Tells the checkpoint from any other one; None without one."""
+        return None
+
+    def check(self, config: Config, data: Data, classes: list[str]) -> None:
+        """Raises UserError where the run would not go on as the one that it began as."""
+
+    def rebuild(self, model: nn.Module, config: Config) -> None:
+        """Gives a network's normalizers the options that the run began with."""
 
     def best(self, config: Config, data: Data) -> Best | None:
-        """Returns the best score so far, if there is one that compares with those to come; see `best_begins_anew`."""
-        return self.saved.best if self.saved and not best_begins_anew(self.saved, config, data) else None
+        """Returns the best score so far, if there is one that compares with those to come."""
+        return None
+
+    def record(self, config: Config, data: Data, circumstances: dict[str, Any]) -> dict[str, Any]:
+        """Returns what provenance.json keeps of this start beside what it keeps of any: see `resumption`."""
+        return {}
+
+    def enter(self, folder: RunFolder) -> None:
+        """Makes the checkpoint the newest of the folder, before anything else in it is touched."""
+
+    def settle(self, folder: RunFolder, epochs: float) -> None:
+        """Does again what a kill may have left undone, once the folder says what is about to run."""
+
+    @property
+    def history(self) -> Path:
+        """The folder whose logs and provenance the run goes on from."""
+        return self.folder
 
 
-def find_start(config: Config, config_path: str) -> Start:
+@dataclass(frozen=True)
+class FromWeights(Fresh):
+    """A run that begins with the seed and with the weights of another one, or of another program: the key `init`.
+
+    Attributes:
+        weights: their file, or a run folder.
+    """
+
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Resumed(Fresh):
+    """A run that goes on from a checkpoint.
+
+    Attributes:
+        asked: the run folder or file that was named.
+        origin: the checkpoint, by its path.
+        saved: what it holds.
+        home: the folder of the run that it is of: another one than `folder` in the first start of a branch.
+        drops: whether the folder holds later steps, which are to go.
+    """
+
+    asked: Path
+    origin: Path
+    saved: Checkpoint
+    home: Path
+    drops: bool = False
+
+    @property
+    def position(self) -> Position:
+        return self.saved.position
+
+    @property
+    def evaluated(self) -> Position:
+        return self.saved.last_evaluation
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        return self.saved.circumstances
+
+    @property
+    def fact(self) -> object:
+        return self.saved.position.model_dump() | {"digest": self.saved.digest}
+
+    def check(self, config: Config, data: Data, classes: list[str]) -> None:
+        check_resumable(self.saved, config, data, classes, self.origin)
+
+    def rebuild(self, model: nn.Module, config: Config) -> None:
+        rebuild_as_begun(model, self.saved, config, self.origin)
+
+    def best(self, config: Config, data: Data) -> Best | None:
+        return None if best_begins_anew(self.saved, config, data) else self.saved.best
+
+    def record(self, config: Config, data: Data, circumstances: dict[str, Any]) -> dict[str, Any]:
+        source = {"asked": str(self.asked.resolve()), "checkpoint": str(self.origin.resolve())}
+        kept: dict[str, Any] = {"resumed_from": source | {"sha256": self.saved.digest}}
+        if self.home != self.folder:
+            kept |= {"branch_of": str(self.home.resolve())}
+        if self.drops:
+            kept |= {"dropped": [path.name for path in self.later()]}
+        return resumption(self.saved, config, data, circumstances) | kept
+
+    def later(self) -> list[Path]:
+        """Lists the checkpoints in the folder of steps that the run is to do again, the newest first."""
+        here = checkpoint.step_path(self.folder, self.saved.position)
+        return [path for path in checkpoint.step_paths(self.folder) if path > here]
+
+    @property
+    def history(self) -> Path:
+        return self.home
+
+    def enter(self, folder: RunFolder) -> None:
+        folder.take(self.origin, self.saved, self.later(), self.home)
+
+    def settle(self, folder: RunFolder, epochs: float) -> None:
+        folder.settle(self.saved, epochs)
+
+
+Start: TypeAlias = Fresh | FromWeights | Resumed
+
+
+def find_start(config: Config, config_path: str, drop_later: bool = False) -> Start:
     """Where the run begins, by `resume`:
 
     1. unset: with the seed, in a new folder;
-    2. a run folder: from its newest whole checkpoint;
-    3. a checkpoint: from that one. When torchrun starts the ranks again, from the run's newest, as 2;
-    4. auto: from run_dir's newest whole checkpoint, or, where it has none, with the seed.
+    2. auto: from run_dir's newest whole checkpoint, or, where it has none, with the seed;
+    3. a run folder, or a checkpoint in it: from its newest whole one, or that one. With a run_dir elsewhere a branch
+       begins there, or goes on from its own newest; an older checkpoint than the newest in the run's own folder needs
+       `drop_later`. When torchrun starts the ranks again, a run that has begun at it goes on from its own newest.
 
-    Raises: UserError for a checkpoint that is missing or damaged, and for a folder in which none is whole.
+    Raises: UserError for a checkpoint that is missing or damaged, for a folder in which none is whole, for one that
+        holds another run, and for later steps that would be lost unasked.
     """
     resume = config.resume
     if resume is None:
-        return Start(new_run_path(config, config_path))
-    given = new_run_path(config, config_path) if resume == "auto" else Path(resume)
-    refuse_elsewhere(config, given)
-    folder = given if resume == "auto" or given.is_dir() else run_of(given)
+        folder = new_run_path(config, config_path)
+        refuse_used_once(folder)
+        return begun_new(folder, config)
+    if resume == "auto":
+        folder = new_run_path(config, config_path)
+        if found := checkpoint.newest(folder):
+            return Resumed(folder, folder, *found, folder)
+        if Ranks.from_environment().is_first:
+            tell(f"resume=auto: {folder} has no checkpoint yet: a new run begins")
+        return begun_new(folder, config)
+    asked = Path(resume)
+    home = asked if asked.is_dir() else run_of(asked)
+    folder = home if config.run_dir is None else Path(config.run_dir)
+    if folder.resolve() != home.resolve():
+        return branch(folder, asked, home)
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-    if folder != given and not restarted:
-        return Start(folder, given, checkpoint.load(given))
-    found = checkpoint.newest(folder)
-    if found is not None:
-        return Start(folder, *found)
-    if resume != "auto":
-        raise UserError(f"--resume {resume}: expected a run folder with a checkpoint, found none")
+    if asked.is_dir() or (restarted and begun_at(asked, earlier_starts(folder)[-1:])):
+        return Resumed(folder, asked, *newest_of(home, asked), folder)
+    saved = checkpoint.load(asked)
+    newest, latest = checkpoint.newest(home) or (asked, saved)
+    older = place(saved.position) < place(latest.position)
+    if older and not drop_later:
+        raise UserError(
+            f"--resume {resume}: {saved.position.words()}, of a run that is at {latest.position.words()}: expected "
+            f"{newest}, or run_dir=FOLDER for a branch in a folder of its own, or --drop-later to drop what came after"
+        )
+    return Resumed(folder, asked, asked, saved, folder, older)
+
+
+def begun_new(folder: Path, config: Config) -> Fresh | FromWeights:
+    """A run that begins with the seed, and with the weights of `init` where there is one."""
+    return Fresh(folder) if config.init is None else FromWeights(folder, Path(config.init))
+
+
+def branch(folder: Path, asked: Path, home: Path) -> Resumed:
+    """A run that goes on elsewhere than the one whose checkpoint it begins with, or has done so already."""
+    if begun_at(asked, earlier_starts(folder)) and (found := checkpoint.newest(folder)):
+        return Resumed(folder, asked, *found, folder)
+    refuse_used_once(folder)
+    origin, saved = newest_of(home, asked) if asked.is_dir() else (asked, checkpoint.load(asked))
+    return Resumed(folder, asked, origin, saved, home)
+
+
+def begun_at(asked: Path, starts: list[dict[str, Any]]) -> bool:
+    """Tells whether one of a run's starts, by its provenance.json, was asked to go on from there."""
+    sources = [start.get("resumed_from") for start in starts]
+    return any(isinstance(source, dict) and source.get("asked") == str(asked.resolve()) for source in sources)
+
+
+def newest_of(home: Path, asked: Path) -> tuple[Path, Checkpoint]:
+    found = checkpoint.newest(home)
+    if found is None:
+        raise UserError(f"--resume {asked}: expected a run folder with a checkpoint, found none")
+    return found
+
+
+def refuse_used_once(folder: Path) -> None:
+    """Raises UserError, on the first rank, for a folder that holds a run."""
     if Ranks.from_environment().is_first:
-        tell(f"resume=auto: {folder} has no checkpoint yet: a new run begins")
-    return Start(folder)
+        refuse_used(folder)
 
 
-def keep_threads(saved: Checkpoint | None) -> None:
-    """Goes on with the threads of the checkpoint, on which the bits of a step depend, where nobody asked for others.
-
-    Not on another processor, where the bits are others anyway, nor with more threads than there are cores.
-    """
-    then = saved.circumstances if saved else {}
-    threads, cores = then.get("threads"), len(os.sched_getaffinity(0))
-    if were_chosen() and isinstance(threads, int) and threads <= cores and then.get("processor") == processor():
-        torch.set_num_threads(threads)
-        keep_others()
+def place(position: Position) -> tuple[int, int]:
+    """Orders positions."""
+    return position.epoch, position.step
 
 
 def run_of(path: Path) -> Path:
@@ -107,191 +246,27 @@ def run_of(path: Path) -> Path:
     return path.parent.parent if path.parent.name == checkpoint.STEPS else path.parent
 
 
-def refuse_elsewhere(config: Config, start: Path) -> None:
-    """Raises UserError when run_dir names another folder than that of the run that is resumed."""
-    home = run_of(start) if start.suffix == ".pt" else start
-    if config.run_dir is not None and start.exists() and Path(config.run_dir).resolve() != home.resolve():
-        raise UserError(f"run_dir={config.run_dir}: expected {home}, the folder of --resume {config.resume}, or none")
+def load_begun(overrides: list[str]) -> tuple[Config, str]:
+    """The configuration of the run that `overrides` resume, with them over it.
 
+    It is that of the run's folder, as it was started last, or else of the checkpoint; where the run lies is not taken
+    from there, so that it may have been moved.
 
-def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list[str], origin: Path) -> None:
-    """Raises UserError when a run would not resume as the one that it began as, or not within the same epoch.
-
-    That includes a checkpoint in which a part of the run's state is missing.
+    Returns: it, and the file that it is from. Raises: UserError as `load_config`, and where they resume no run.
     """
-    refuse_incomplete(saved, origin)
-    if saved.classes != classes:
-        raise UserError(f"data.root={config.data.root}: expected the classes that {origin} was trained on")
-    for part in FIXED if saved.norms else (*FIXED, "norm"):
-        now, then = (flatten({part: value_of(part, tree)}) for tree in (config.complete(), completed(saved.config)))
-        for key in {**now, **then}:
-            if now.get(key) != then.get(key):
-                raise UserError(f"{key}={now.get(key)}: expected what {origin} began with, {then.get(key)}")
-    refuse_other_data(saved.data, data, config.data.root, origin)
-    changed = changes(saved, config)
-    position = saved.position
-    for key in ORDER if position.step else ():
-        if key in changed:
-            before, value = changed[key]
-            raise UserError(f"{key}={value}: expected the {before} of {origin}, which is in the middle of an epoch")
-    refuse_another_length(saved, config, data["train"]["samples"], origin)
-
-
-def refuse_another_length(saved: Checkpoint, config: Config, samples: int, origin: Path) -> None:
-    """Raises UserError when a run would be told in another way than it began with, or be over before its checkpoint."""
-    position, course, changed = saved.position, course_of(config, samples), changes(saved, config)
-    steps, epochs = course.epoch_steps, config.train.epochs
-    before, now = changed.get("train.steps", (None, None))
-    if (before is None) != (now is None):
-        raise UserError(f"train.steps={now}: expected what {origin} began with, {before}")
-    if course.by_step and "train.batch_size" in changed:
-        before, now = changed["train.batch_size"]
-        raise UserError(f"train.batch_size={now}: expected {before}, in whose steps {origin} counts")
-    if epochs is None and course.done(position) > course.steps:
-        raise UserError(
-            f"train.steps={course.steps}: expected at least {course.done(position)}, which {origin} has done"
-        )
-    if position.step and not (position.step <= steps and (epochs is None or position.epoch < epochs)):
-        raise UserError(f"{origin}: {position.words()}: expected at most {steps} steps, {epochs} epochs")
-    if epochs is not None and position.epoch > epochs:
-        raise UserError(f"train.epochs={epochs}: expected at least {position.epoch}, which {origin} has finished")
-
-
-def rebuild_as_begun(model: nn.Module, saved: Checkpoint, config: Config, origin: Path) -> None:
-    """Gives a network's normalizers the options that a run began with, where no configuration has given them.
-
-    So a run outlives other defaults, of this package or of the network's library. Raises: UserError for an option of
-    the configurations that is another one now.
-    """
-    now, given = layers_as_built(model), {*config.norm.options, *saved.norm_options}
-    if saved.norms and now.keys() != saved.norms.keys():
-        raise UserError(f"model.name={config.model.name}: expected the {len(saved.norms)} normalizers of {origin}")
-    defaults = norm_defaults(config.norm.name)
-    for place, options in saved.norms.items():
-        for key in given:
-            then, value = options.get(key, defaults.get(key)), now[place].get(key)
-            if then != value:
-                raise UserError(f"norm.{key}={value}: expected what {origin} began with, {then} ({place})")
-    try:
-        rebuild(model, saved.norms)
-    except ValueError as error:
-        raise UserError(f"{origin}: norms.{error}") from error
-
-
-def value_of(key: str, tree: Any) -> Any:
-    """What a configuration holds under a dotted key."""
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
-def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
-    """Raises UserError unless the images are those that a run was trained on, as far as two loaders can tell.
-
-    Fewer evaluation images are no mistake: damaged ones may have had to go. See `fewer_to_evaluate`.
-    """
-    for split in ("train", "val"):
-        before, after = then[split], now[split]
-        if split == "val" and after["samples"] < before["samples"]:
-            continue
-        same_loader = then["loader"] == now["loader"]
-        if before["samples"] != after["samples"] or (same_loader and before["digest"] != after["digest"]):
-            raise UserError(
-                f"data.root={root}: expected the {split} images that {origin} was trained on, {before['samples']} with "
-                f"the digest {before['digest'][:12]}, found {after['samples']} with {after['digest'][:12]}"
-            )
-
-
-def changes(saved: Checkpoint, config: Config) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys whose values have changed since the checkpoint was written, with both values."""
-    then, now = flatten(completed(saved.config)), flatten(config.complete())
-    keys = [key for key in {**now, **then} if key not in PLACES]
-    return {key: (then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)}
-
-
-def fewer_to_evaluate(saved: Checkpoint, data: Data) -> dict[str, tuple[int, int]]:
-    """Returns the number of evaluation images before and now, by EVALUATION_IMAGES; empty where there are no fewer."""
-    then, now = saved.data["val"]["samples"], data["val"]["samples"]
-    return {EVALUATION_IMAGES: (then, now)} if now < then else {}
-
-
-def best_begins_anew(saved: Checkpoint, config: Config, data: Data) -> bool:
-    """Tells whether scores do not compare with those before: of fewer images, or of other pixels of them."""
-    then = validate(saved.config, "the checkpoint")
-    return bool(fewer_to_evaluate(saved, data)) or evaluated_pixels(then) != evaluated_pixels(config)
-
-
-def evaluated_pixels(config: Config) -> tuple[Any, ...]:
-    """Lists what decides which pixels of an image the network sees in evaluation."""
-    data = config.data
-    return config.task.crop(training=False), config.eval_resolution, data.decode, data.mean, data.std
-
-
-def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
-    """What a checkpoint keeps of the images of both splits.
-
-    Args:
-        loader: data.loader, whose digests they are.
-    """
-    return {
-        "name": train.name,
-        "loader": loader,
-        "train": {"samples": train.samples, "digest": train.digest},
-        "val": {"samples": val.samples, "digest": val.digest},
-    }
-
-
-def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any]) -> dict[str, Any]:
-    """What provenance.json keeps of a start that resumes from a checkpoint.
-
-    Args:
-        data: the images of this start.
-        now: the circumstances of this process.
-    Returns: under "resumed_at" the position, under "changed" and "not_bit_for_bit" what differs, before and now, under
-        "not_known" the circumstances that the checkpoint, of an earlier version, does not tell, as they are now, under
-        "best_anew" whether the best score begins anew.
-    """
-    then = saved.circumstances
-    other = {key: (then[key], value) for key, value in now.items() if key in then and then[key] != value}
-    return {
-        "resumed_at": saved.position.model_dump(),
-        "changed": {**changes(saved, config), **fewer_to_evaluate(saved, data)},
-        "not_bit_for_bit": other,
-        "not_known": {key: value for key, value in now.items() if key not in then},
-        "best_anew": best_begins_anew(saved, config, data),
-    }
-
-
-def differences(resumed: dict[str, Any]) -> list[str]:
-    """What a resumed run does differently from before, a line each."""
-    lines = [f"resumes with {key}={now} (was {before})" for key, (before, now) in resumed["changed"].items()]
-    if resumed["best_anew"]:
-        lines.append(
-            "resumes with best.pt begun anew: scores of other images or pixels do not compare with those before"
-        )
-    other = [
-        f"{key}={shorten(now)} (was {shorten(before)})" for key, (before, now) in resumed["not_bit_for_bit"].items()
-    ]
-    lines += anew(resumed["changed"])
-    if other:
-        lines.append(f"resumes, but not bit for bit: {', '.join(other)}")
-    if unknown := [f"{key} (now {shorten(value)})" for key, value in resumed["not_known"].items()]:
-        lines.append(f"resumes, perhaps not bit for bit: the checkpoint does not tell its {', '.join(unknown)}")
-    return [in_one_line(line) for line in lines]
-
-
-def anew(changed: dict[str, tuple[Any, Any]]) -> list[str]:
-    """Says what a resumed run keeps that its checkpoint does not have, because the keys that ask for it are new."""
-    lines = []
-    before, now = changed.get("train.ema_decay", (None, None))
-    if before is None and now is not None:
-        lines.append(f"train.ema_decay={now}: the averages begin at the weights of the checkpoint, which has none")
-    if changed.get("train.precision", ("", ""))[1] == "float16":
-        lines.append("train.precision=float16: the scaler of the gradients begins anew")
-    return lines
-
-
-def shorten(value: Any) -> str:
-    """A digest in 12 digits, anything else as it is."""
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
+    typed: Tree = {}
+    for override in overrides:
+        typed = merged(typed, parse_override(override))
+    resume = typed.get("resume")
+    if not isinstance(resume, str) or resume == "auto":
+        raise UserError("CONFIG: missing: expected a YAML file, see configs/, or --resume RUN, which has its own")
+    asked = Path(resume)
+    if not asked.exists():
+        raise UserError(f"--resume {resume}: no such file or folder: expected a run folder or a checkpoint")
+    path = (asked if asked.is_dir() else run_of(asked)) / "config.yaml"
+    if asked.is_file() and not path.exists():
+        path, begun = asked, checkpoint.load(asked).config
+    else:
+        begun = read_tree(path, "the configuration of a run")
+    begun = {key: value for key, value in begun.items() if not names_the_run(key)}
+    return validate(overridden(begun, overrides, str(path)), str(path)), str(path)

@@ -1,6 +1,7 @@
 """The runs of a suite that failed: why and when, kept beside their folders until they are started again."""
 
 import hashlib
+import json
 import re
 import time
 from pathlib import Path
@@ -8,8 +9,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from en import durable
+from en.config.meaning import decides
+from en.config.reading import flatten
 from en.config.section import Section
 from en.errors import RESUME_ME, in_one_line
+from en.means import Means
 from en.suites.plan import Planned
 
 STOPPED = {RESUME_ME, 130, 143}  # by a signal, as this package or a shell says it
@@ -82,6 +86,6 @@ def has_folder(run: Planned) -> bool:
 
 
 def digest_of(run: Planned) -> str:
-    """Returns the SHA-256 of all keys but those that say where the run lies."""
-    keys = run.config.model_copy(update={"run_dir": None, "resume": None}).model_dump_json()
-    return hashlib.sha256(keys.encode()).hexdigest()
+    """Returns the SHA-256 of all keys but those that each run has a value of its own for."""
+    keys = {key: value for key, value in flatten(run.config.model_dump()).items() if not decides(key, Means.OWN)}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()

@@ -9,25 +9,18 @@ import torch
 from pydantic import ValidationError
 
 from en.build import build_network, open_loaders
+from en.config.meaning import changes, deciding
 from en.config.reading import flatten, load_config
 from en.config.schema import Config
 from en.distributed.ranks import Ranks
 from en.errors import UserError
+from en.means import Means
 from en.models import Complexity, complexity
 from en.norm.registry import INHERITED
 from en.runs.read import read_log
 from en.runs.summary import Summary
 from en.suites.failures import Failure, failure_of, has_folder
 from en.suites.plan import Planned
-
-OF_NO_RESULT = (
-    "run_dir",
-    "resume",
-    "data.root",
-    "data.workers",
-    "device",
-)  # keys in which a run may differ from its plan
-OF_NO_RESULT_SECTIONS = ("checkpoint", "distributed")
 
 
 @dataclass(frozen=True)
@@ -92,27 +85,22 @@ def options_then(run: Planned) -> dict[str, Any]:
 
 
 def refuse_another(run: Planned) -> None:
-    """Raises UserError where the run's folder was begun with another configuration, or other defaults."""
+    """Raises UserError where the run's folder was begun with another recipe, normalizer or seed, or other defaults."""
     path = run.folder / "config.yaml"
     if not path.exists():
         return
     begun = load_config(str(path), [])
-    then, now = (flatten(config.complete()) for config in (begun, run.config))
+    then = flatten(begun.complete())
     then |= {key: value for key, value in options_then(run).items() if key in then}
+    differing = changes(then, run.config.complete())
     # Options that nobody gave are those of the network's library, which only the network could tell.
     of_library = {f"norm.{key}" for key in INHERITED if key not in {*begun.norm.options, *run.config.norm.options}}
-    for key in {**now, **then}:
-        if (
-            key in of_library
-            or key in OF_NO_RESULT
-            or key.partition(".")[0] in OF_NO_RESULT_SECTIONS
-            or then.get(key) == now.get(key)
-        ):
-            continue
-        raise UserError(
-            f"{run.folder}: holds a run with {key}={then.get(key)}: expected {now.get(key)}, as the suite says, "
-            "or another --out"
-        )
+    for key in deciding(differing, Means.RECIPE | Means.FIXED):
+        if key not in of_library:
+            before, now = differing[key]
+            raise UserError(
+                f"{run.folder}: holds a run with {key}={before}: expected {now}, as the suite says, or another --out"
+            )
 
 
 def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once: int) -> float | None:

@@ -10,6 +10,7 @@ from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
 from en.data.targets import ClassIndex, Target
+from en.means import Fixed
 
 
 class Label(NamedTuple):
@@ -25,6 +26,9 @@ class Task(BaseModel, ABC):
     It keeps no state, and its fields are values that YAML and JSON have. All else is the run's: wrapping, precision,
     accumulation, averages, clipping, checkpoints.
 
+    A field may carry a marker of `en.means`. One without is part of the recipe, and taken to decide which pixels are
+    seen in evaluation, so that best.pt begins anew where a resumed run has another one.
+
     Attributes:
         name: its key in TASKS.
         score: the metric by which best.pt is chosen; higher is better.
@@ -38,7 +42,7 @@ class Task(BaseModel, ABC):
     target: ClassVar[type[Target]] = ClassIndex
     labels: ClassVar[dict[str, Label]]
 
-    name: str
+    name: Fixed[str]
 
     @abstractmethod
     def network(self, classes: int, **model: Any) -> nn.Module:

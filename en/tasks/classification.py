@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop, ResizeCrop
 from en.machine import package_version
+from en.means import Pixels, Recipe
 from en.models import build_model
 from en.norm import Normalizer
 from en.tasks.base import Label, Task
@@ -36,16 +37,16 @@ class Classification(Task):
     labels: ClassVar[dict[str, Label]] = {"top1": Label("top-1", "%"), "top5": Label("top-5", "%")}
 
     name: Literal["classification"] = "classification"
-    crop_scale: AreaRange = Field(default=[0.08, 1.0])  # training crop's area / image's
-    crop_ratio: AspectRange = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
-    flip: Probability = 0.5  # of a horizontal flip in training
-    evaluation: Literal["centre", "resize_crop"] = (
+    crop_scale: Recipe[AreaRange] = Field(default=[0.08, 1.0])  # training crop's area / image's
+    crop_ratio: Recipe[AspectRange] = Field(default=[3 / 4, 4 / 3])  # its width / height, over that of data.resolution
+    flip: Recipe[Probability] = 0.5  # of a horizontal flip in training
+    evaluation: Pixels[Literal["centre", "resize_crop"]] = (
         "centre"  # cut the box, then resize; or torchvision's resize, then cut
     )
-    centre_share: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation crop's sides / the largest crop's
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the target given to all classes
-    mixup: Alpha = 0.0  # alpha of the Beta distribution; 0: off
-    cutmix: Alpha = 0.0  # the same; with both on, each batch takes one of the two
+    centre_share: Pixels[Annotated[float, Field(gt=0, le=1)]] = 0.875  # evaluation crop's sides / the largest crop's
+    label_smoothing: Recipe[Annotated[float, Field(ge=0, lt=1)]] = 0.0  # share of the target given to all classes
+    mixup: Recipe[Alpha] = 0.0  # alpha of the Beta distribution; 0: off
+    cutmix: Recipe[Alpha] = 0.0  # the same; with both on, each batch takes one of the two
 
     @model_validator(mode="after")
     def _ranges(self) -> "Classification":

@@ -35,20 +35,13 @@ from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import course_of
-from en.runs.folder import Observations, RunFolder, refuse_used
+from en.runs.folder import Observations, RunFolder
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
+from en.runs.resume import describe_data, differences, keep_threads
 from en.runs.row import INCIDENTS, Row
 from en.runs.scores import Scores
-from en.runs.start import (
-    check_resumable,
-    describe_data,
-    differences,
-    find_start,
-    keep_threads,
-    rebuild_as_begun,
-    resumption,
-)
+from en.runs.start import FromWeights, Resumed, Start, find_start
 from en.runs.summary import Summary
 from en.size import as_key, in_words
 from en.training.epoch import refuse_bad_step, train_epoch
@@ -65,30 +58,26 @@ class TrainingRun:
     Args:
         config, config_path: the resolved configuration, config.resume included, and the file that it came from.
         request: reports a signal to stop.
+        drop_later: whether steps after the checkpoint that the run resumes from may be lost.
     Raises: UserError for anything that can be known to be wrong before a device is touched.
     """
 
-    def __init__(self, config: Config, config_path: str, request: StopRequest) -> None:
+    def __init__(self, config: Config, config_path: str, request: StopRequest, drop_later: bool = False) -> None:
         self.config, self.task, self.ranks, self.request = config, config.task, Ranks.from_environment(), request
         if config.deterministic:
             only_deterministic()
-        self.start = find_start(config, config_path)
-        keep_threads(self.start.saved)
-        if self.ranks.is_first and not self.start.saved and config.resume is None:
-            refuse_used(self.start.folder)
+        self.start: Start = find_start(config, config_path, drop_later)
+        keep_threads(self.start.circumstances)
         loaders = open_loaders(config, self.ranks, ("train", "val"))
         self.train_images, self.val_images = loaders["train"], loaders["val"]
         self.data = describe_data(config.data.loader, self.train_images, self.val_images)
         self.classes = self.train_images.classes
         check_batch_size(config, self.ranks, self.train_images.samples)
         self.course = course_of(config, self.train_images.samples)
-        if self.start.saved and self.start.origin:
-            check_resumable(self.start.saved, config, self.data, self.classes, self.start.origin)
+        self.start.check(config, self.data, self.classes)
         self.model = build_network(config, len(self.classes))
-        if self.start.saved and self.start.origin:
-            rebuild_as_begun(self.model, self.start.saved, config, self.start.origin)
-        # A checkpoint has it all: of a run that resumes, init is not read again.
-        self.initial = None if self.start.saved else initialize(self.model, config, self.classes)
+        self.start.rebuild(self.model, config)
+        self.initial = initialize(self.model, config, self.classes) if isinstance(self.start, FromWeights) else None
         # Before anything is frozen, whose parameters are the network's all the same.
         self.cost = complexity(self.model, config.eval_resolution)
         self.frozen = freeze_network(config, self.model)
@@ -128,9 +117,7 @@ class TrainingRun:
 
     def facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks before they train together."""
-        saved = self.start.saved
-        at = saved.position.model_dump() | {"digest": saved.digest} if saved else None
-        read = {"checkpoint": at, "init": self.initial.digest if self.initial else None}
+        read = {"checkpoint": self.start.fact, "init": self.initial.digest if self.initial else None}
         return ranks_facts(self.config, self.data, self.made_by()) | read
 
     def made_by(self) -> dict[str, str | None]:
@@ -147,39 +134,37 @@ class TrainingRun:
             raise refusal from error
 
     def begin(self) -> tuple[Position, EpochRecord]:
-        """Puts the network on its device and opens the folder; resumes from the checkpoint where there is one.
+        """Puts the network on its device, in the state that the run begins in, and lays out the folder.
 
         Returns: where training begins, and the record of the current epoch.
         """
-        config, ranks, saved, origin = self.config, self.ranks, self.start.saved, self.start.origin
+        config, ranks, start = self.config, self.ranks, self.start
         self.circumstances = circumstances(ranks, self.device, self.made_by())
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
-        position, record = self.start.position, EpochRecord(self.device)
-        self.evaluated = self.start.evaluated
-        if saved and origin:
-            # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
-            self.learner.load_state_dict(saved, ranks, origin)
-            if saved.ranks:
-                record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
+        record, self.evaluated = EpochRecord(self.device), start.evaluated
+        match start:
+            case Resumed(origin=origin, saved=saved):
+                # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
+                self.learner.load_state_dict(saved, ranks, origin)
+                if saved.ranks:
+                    record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
         if self.initial and self.initial.before and ranks.is_first:
             size = config.training_resolution.full
             self.initial.compare(self.task, self.model, some_images(self.val_images, size, self.to_device))
-        self.folder = RunFolder(self.start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
-        resumed = resumption(saved, config, self.data, self.circumstances) if saved else {}
-        this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances)
-        evaluated = self.course.done(self.evaluated)
-        this_start |= self.initial.row() if self.initial else {}
-        self.folder.start(config.model_copy(update={"resume": None}), self.course, evaluated, this_start | resumed)
-        remarks = [*thread_remarks(self.device), *(differences(resumed) if resumed else [])]
-        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *remarks]
-        for line in [self.headline(), *remarks] if ranks.is_first else []:
+        self.folder = RunFolder(start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
+        own = start.record(config, self.data, self.circumstances) | (self.initial.row() if self.initial else {})
+        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *thread_remarks(self.device)]
+        for line in [self.headline(), *remarks, *differences(own)] if ranks.is_first else []:
             tell(line)
-        if saved and origin:
-            self.folder.resume_from(origin, saved, self.course.epochs)
+        start.enter(self.folder)
+        this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances) | own
+        begun, evaluated = config.model_copy(update={"resume": None}), self.course.done(self.evaluated)
+        self.folder.start(begun, self.course, evaluated, this_start, start.history)
+        start.settle(self.folder, self.course.epochs)
         # The checkpoint's weights are in the network now: no need to keep them twice.
         del self.start, self.initial
-        return position, record
+        return start.position, record
 
     def train_one(self, start: Position, record: EpochRecord) -> Position:
         """Trains from a position to the next evaluation, evaluates, logs it and saves checkpoints.
