@@ -153,12 +153,13 @@ class TrainingRun:
             size = config.training_resolution.full
             self.initial.compare(self.task, self.model, some_images(self.val_images, size, self.to_device))
         self.folder = RunFolder(start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
-        own = start.record(config, self.data, self.circumstances) | (self.initial.row() if self.initial else {})
+        own = start.record(config, self.data, self.circumstances)
         remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *thread_remarks(self.device)]
         for line in [self.headline(), *remarks, *differences(own)] if ranks.is_first else []:
             tell(line)
         start.enter(self.folder)
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances) | own
+        this_start |= self.initial.row() if self.initial else {}
         begun, evaluated = config.model_copy(update={"resume": None}), self.course.done(self.evaluated)
         self.folder.start(begun, self.course, evaluated, this_start, start.history)
         start.settle(self.folder, self.course.epochs)
