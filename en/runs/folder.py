@@ -17,6 +17,7 @@ from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
 from en.runs.checkpoint import Best, Checkpoint
+from en.runs.completeness import place
 from en.runs.course import Course
 from en.runs.position import Position
 from en.runs.scores import Scores
@@ -255,7 +256,7 @@ def is_best(path: Path, best: Best | None) -> bool:
 def begun_before(earlier: Row, start: Row) -> bool:
     """Tells whether a start of a run had begun when its checkpoint was written at which another start resumes."""
     first, second = (Position.model_validate(each.get("resumed_at", {})) for each in (earlier, start))
-    return (first.epoch, first.step) < (second.epoch, second.step)
+    return place(first) < place(second)
 
 
 def axis(key: Row) -> int:

@@ -13,6 +13,7 @@ from en.build import (
     open_loaders,
     workers_of,
 )
+from en.config.reading import validate
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
@@ -49,7 +50,7 @@ from en.size import as_key, in_words
 from en.training.epoch import refuse_bad_step, train_epoch
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
-from en.training.schedule import schedule_of
+from en.training.schedule import rate_remarks, schedule_of
 from en.training.signals import StopRequest
 
 
@@ -139,16 +140,18 @@ class Run:
         self.circumstances = circumstances(ranks, self.device, self.made_by())
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
-        record, self.evaluated = EpochRecord(self.device), start.evaluated
+        record, self.evaluated, remarks = EpochRecord(self.device), start.evaluated, thread_remarks(self.device)
         match start:
             case Resumed(origin=origin, saved=saved):
                 # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
                 self.learner.load_state_dict(saved, ranks, origin)
                 if saved.ranks:
                     record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
+                then = validate(saved.config, str(origin))
+                remarks += rate_remarks(then, config, self.train_images.samples, saved.position)
         self.folder = RunFolder(start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         own = start.record(config, self.data, self.circumstances)
-        for line in [self.headline(), *thread_remarks(self.device), *differences(own)] if ranks.is_first else []:
+        for line in [self.headline(), *remarks, *differences(own)] if ranks.is_first else []:
             tell(line)
         start.enter(self.folder)
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances) | own
