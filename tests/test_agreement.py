@@ -156,6 +156,8 @@ def test_other_changes_of_a_resumed_run_are_reported_recorded_and_shown_in_repor
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert {"resumes with task.flip=0.0 (was 0.5)", "resumes with train.epochs=1 (was 4)"} <= set(lines)
+    (rate,) = [each for each in lines if each.startswith("the learning rate goes on at ")]
+    assert rate.endswith("schedule.name=cosine falls over 1 epochs (was 4)") and "(was to be 0.0" in rate
     assert (
         "resumes, but not bit for bit: threads=2 (was 1)" in lines
         and len([x for x in lines if x.startswith("resumes")]) == 3

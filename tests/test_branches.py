@@ -18,7 +18,7 @@ from en.runs import checkpoint
 from en.runs.course import course_of
 from en.runs.folder import RunFolder, steps_of
 from en.runs.read import whole_rows
-from en.runs.start import Fresh, Resumed, find_start
+from en.runs.start import Fresh, Resumed, find_start, load_begun
 
 WHOLE = Case("ffcv", 0, ["checkpoint.keep=100"])
 OLDER = "step_00001_00000002.pt"  # in the middle of the second epoch
@@ -164,6 +164,7 @@ def files(run: Path) -> dict[str, bytes]:
             if not name.startswith(("events.out", "provenance", ".lock"))}  # fmt: skip
 
 
+@pytest.mark.slow(reason="a kill before each change of some 30 to the file system")
 @pytest.mark.parametrize("where", ["own", "elsewhere"])
 def test_a_branch_whose_making_is_killed_anywhere_is_made_by_the_same_command(run, tmp_path, where):
     kept, place = tmp_path / "kept", tmp_path / "branch"
@@ -216,6 +217,10 @@ def test_a_restart_goes_on_from_a_branchs_own_newest_and_makes_one_that_had_not_
             assert isinstance(begun, Resumed) and begun.origin == further and not begun.drops
             lay_out(config, True)
             checkpoint.link(older, further)
+    checkpoint.remove([older])  # as checkpoint.keep does
+    for config in (elsewhere, own):
+        assert find_start(config, "recipe.yaml", True).position == checkpoint.load(further).position
+    assert load_begun([f"resume={older}"])[0].model == own.model
     assert isinstance(find_start(config_of(run, run, "resume=null"), "recipe.yaml"), Fresh)
 
 

@@ -60,7 +60,9 @@ def train(betons, tmp_path_factory):
 
     def run(name: str, *overrides: str) -> Path:
         options = [f"data.root={betons}", f"run_dir={home / name}", *overrides]
-        TrainingRun(load_config(str(home / "recipe.yaml"), options), "recipe.yaml", StopRequest()).train()
+        TrainingRun(
+            load_config(str(home / "recipe.yaml"), options), "recipe.yaml", StopRequest(), drop_later=True
+        ).train()
         return home / name
 
     return run

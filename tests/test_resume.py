@@ -181,7 +181,7 @@ def test_a_missing_checkpoint_is_an_error_and_auto_in_an_empty_folder_reports_a_
     assert "nowhere" in refused(train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'nowhere'}"))
     (tmp_path / "other").mkdir()
     elsewhere = train(place, CASES[0], tmp_path / "run", f"resume={tmp_path / 'other'}")
-    assert f"run_dir={tmp_path / 'run'}: expected {tmp_path / 'other'}" in refused(elsewhere)
+    assert f"--resume {tmp_path / 'other'}: expected a run folder with a checkpoint, found none" in refused(elsewhere)
     assert "run_dir=null" in refused(command("train.py", place.recipe, "--resume", "auto"))
     begun = train(place, CASES[0], tmp_path / "run", "resume=auto", "train.epochs=1")
     assert begun.returncode == 0 and "has no checkpoint yet: a new run begins" in begun.stderr

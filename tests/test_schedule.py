@@ -11,8 +11,9 @@ from en.config.schema import Config
 from en.models import build_model
 from en.norm import NORMALIZERS, Normalizer
 from en.norm.decay import undecayed
+from en.runs.position import Position
 from en.training.optimizer import build_optimizer
-from en.training.schedule import Schedule
+from en.training.schedule import Schedule, rate_remarks
 
 TREE = {
     "model": {"name": "resnet18"}, "norm": {"name": "en"}, "data": {"root": "x"},
@@ -26,6 +27,22 @@ def config(**sections: object) -> Config:
 
 def learning_rate(c: Config, epoch: float) -> float:
     return Schedule(peak=c.optim.lr, epochs=c.train.epochs, **c.schedule.model_dump()).rate(epoch)
+
+
+def test_a_run_resumed_with_another_length_says_what_its_rate_becomes_where_it_falls_over_that():
+    then, now = config(train={"epochs": 40, "batch_size": 256}), config(train={"epochs": 14, "batch_size": 256})
+    at = Position(epoch=13)
+    (line,) = rate_remarks(then, now, 2560, at)
+    rates = [learning_rate(c, 13) for c in (now, then)]
+    assert rates[0] < 0.1 * rates[1]
+    assert line == (
+        f"the learning rate goes on at {rates[0]:.4g} (was to be {rates[1]:.4g}): "
+        "schedule.name=cosine falls over 14 epochs (was 40)"
+    )
+    assert rate_remarks(then, then, 2560, at) == []
+    step = {"name": "step", "steps": [10]}
+    assert rate_remarks(*(c.model_copy(update={"schedule": config(schedule=step).schedule}) for c in (then, now)),
+                        2560, at) == []  # fmt: skip
 
 
 def test_step_divides_at_the_given_epochs():

@@ -16,6 +16,7 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
+from en.runs.completeness import place
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import Course
 from en.runs.position import Position
@@ -252,7 +253,7 @@ def is_best(path: Path, best: Best | None) -> bool:
 def begun_before(earlier: dict[str, Any], start: dict[str, Any]) -> bool:
     """Tells whether a start of a run had begun when its checkpoint was written at which another start resumes."""
     first, second = (Position.model_validate(each.get("resumed_at", {})) for each in (earlier, start))
-    return (first.epoch, first.step) < (second.epoch, second.step)
+    return place(first) < place(second)
 
 
 def axis(key: Mapping[str, Any]) -> int:

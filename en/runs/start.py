@@ -15,6 +15,7 @@ from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.progress import tell
 from en.runs import checkpoint
+from en.runs.completeness import place
 from en.runs.contents import Best, Checkpoint, Data
 from en.runs.folder import RunFolder, new_run_path, refuse_used
 from en.runs.position import Position
@@ -236,11 +237,6 @@ def refuse_used_once(folder: Path) -> None:
         refuse_used(folder)
 
 
-def place(position: Position) -> tuple[int, int]:
-    """Orders positions."""
-    return position.epoch, position.step
-
-
 def run_of(path: Path) -> Path:
     """The run folder that a checkpoint lies in."""
     return path.parent.parent if path.parent.name == checkpoint.STEPS else path.parent
@@ -261,7 +257,8 @@ def load_begun(overrides: list[str]) -> tuple[Config, str]:
     if not isinstance(resume, str) or resume == "auto":
         raise UserError("CONFIG: missing: expected a YAML file, see configs/, or --resume RUN, which has its own")
     asked = Path(resume)
-    if not asked.exists():
+    # A checkpoint may have gone meanwhile: one from which a run began that torchrun restarts.
+    if not asked.exists() and asked.suffix != ".pt":
         raise UserError(f"--resume {resume}: no such file or folder: expected a run folder or a checkpoint")
     path = (asked if asked.is_dir() else run_of(asked)) / "config.yaml"
     if asked.is_file() and not path.exists():

@@ -15,6 +15,7 @@ from en.build import (
     open_loaders,
     workers_of,
 )
+from en.config.reading import validate
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
@@ -48,7 +49,7 @@ from en.training.epoch import refuse_bad_step, train_epoch
 from en.training.initial import initialize, some_images
 from en.training.learner import build_learner
 from en.training.record import EpochRecord
-from en.training.schedule import schedule_of
+from en.training.schedule import rate_remarks, schedule_of
 from en.training.signals import StopRequest
 
 
@@ -142,19 +143,21 @@ class TrainingRun:
         self.circumstances = circumstances(ranks, self.device, self.made_by())
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
-        record, self.evaluated = EpochRecord(self.device), start.evaluated
+        record, self.evaluated, remarks = EpochRecord(self.device), start.evaluated, thread_remarks(self.device)
         match start:
             case Resumed(origin=origin, saved=saved):
                 # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
                 self.learner.load_state_dict(saved, ranks, origin)
                 if saved.ranks:
                     record.load_state_dict([state["losses"] for state in saved.ranks], ranks)
+                then = validate(saved.config, str(origin))
+                remarks += rate_remarks(then, config, self.train_images.samples, saved.position)
         if self.initial and self.initial.before and ranks.is_first:
             size = config.training_resolution.full
             self.initial.compare(self.task, self.model, some_images(self.val_images, size, self.to_device))
         self.folder = RunFolder(start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         own = start.record(config, self.data, self.circumstances)
-        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *thread_remarks(self.device)]
+        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *remarks]
         for line in [self.headline(), *remarks, *differences(own)] if ranks.is_first else []:
             tell(line)
         start.enter(self.folder)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from en.config.schema import Config
+from en.runs.course import course_of
+from en.runs.position import Position
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,27 @@ class Schedule:
             "polynomial": math.pow(1 - progress, self.power),
         }
         return self.final_lr + (self.peak - self.final_lr) * falls[self.name]
+
+
+def rate_remarks(then: Config, now: Config, samples: int, at: Position) -> list[str]:
+    """Says what the learning rate becomes where a resumed run has another length, and falls over that.
+
+    Args:
+        then, now: the configurations of the run so far, and from here on.
+        samples: training images.
+        at: where the run goes on.
+    """
+    before, after = (course_of(config, samples) for config in (then, now))
+    if before.epochs == after.epochs or now.schedule.name == "step":
+        return []
+    rates = [
+        schedule_of(config, course.epochs).rate(at.time(course.epoch_steps))
+        for config, course in ((then, before), (now, after))
+    ]
+    return [
+        f"the learning rate goes on at {rates[1]:.4g} (was to be {rates[0]:.4g}): schedule.name={now.schedule.name} "
+        f"falls over {after.epochs:.6g} epochs (was {before.epochs:.6g})"
+    ]
 
 
 def schedule_of(config: Config, epochs: float | None = None) -> Schedule:
