@@ -179,7 +179,7 @@ class ClassMap:
         numbers = map_of(stored)
         if numbers.dtype != np.uint8:
             raise UnsupportedImage("a map of more than 8 bits a pixel: expected it prepared")
-        return numbers
+        return numbers.view(np.uint8)
 
     def cut(self, target: Stored | Numbers, view: View, row: int) -> NDArray[Any]:
         pixels = target if isinstance(target, np.ndarray) else self.decode(target)
@@ -273,7 +273,8 @@ def map_of(content: Stored, verify: bool = False) -> NDArray[Any]:
             "and no colours or alpha"
         )
     bits = bits_of_grey(content)
-    return pixels // (255 // ((1 << bits) - 1)) if bits in (2, 4) else pixels.astype(np.uint8, copy=False)
+    step = 255 // ((1 << bits) - 1) if bits in (2, 4) else 1
+    return (pixels // step if step > 1 else pixels).astype(np.uint8, copy=False)
 
 
 def png_of(numbers: Pixels) -> bytes:
