@@ -223,7 +223,7 @@ def at_top_left(sides: Ints, scaled: Ints, size: Size) -> View:
 
 def choose(
     crop: Crop,
-    shown: Callable[[View, int], NDArray[Any]],
+    look: Callable[[View, int], NDArray[Any]],
     seed: int,
     epoch: int,
     samples: Ints,
@@ -234,14 +234,14 @@ def choose(
     """Draws views as a crop does, and for those that it does not accept others, the last of them unseen.
 
     Args:
-        shown: gives what a row of a view shows of its target.
+        look: gives what a row of a view shows of its target.
     """
     view = crop(seed, epoch, samples, heights, widths, size)
     if not chooses(crop):
         return view
     rows = np.arange(len(samples))
     for attempt in range(1, crop.redrawn + 1):
-        rows = rows[[not crop.accepts(shown(view, row)) for row in rows.tolist()]]
+        rows = rows[[not crop.accepts(look(view, row)) for row in rows.tolist()]]
         if len(rows) == 0:
             break
         again = crop.drawn(attempt, seed, epoch, samples, heights, widths, size)

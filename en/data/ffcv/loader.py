@@ -193,11 +193,11 @@ class FfcvLoader:
             return job.view
         nothing = np.empty(0, np.uint8)
 
-        def shown(view: View, row: int) -> NDArray[Any]:
+        def look(view: View, row: int) -> NDArray[Any]:
             return self.target.cut(targets[row], view, row) if row in targets else nothing
 
         crop, seed = self._reading.training_crop, self._reading.part.seed
-        return choose(crop, shown, seed, job.epoch, *self._places(job.samples), job.view.size)
+        return choose(crop, look, seed, job.epoch, *self._places(job.samples), job.view.size)
 
     def _stand_in(self, epoch: int, row: int, images: Tensor, batch: Batch, reason: str) -> None:
         """The next sample of the set that is whole, in the place of a damaged one."""
