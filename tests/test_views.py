@@ -231,7 +231,7 @@ def test_a_png_of_class_numbers_is_kept_as_it_is(tmp_path):
     (tmp_path / "a.png").write_bytes(png_of(numbers))
     assert ClassMap().read(tmp_path / "a.png", 4, (30, 40)) == png_of(numbers)
     other = ClassMap({3: 0, 0: 1}, ignore=2)
-    with pytest.raises(DamagedImage, match="the map holds 1: expected one of its data set's values, or 2"):
+    with pytest.raises(DamagedImage, match="the map holds 1: expected 0, or 2 to 3"):
         other.read(numbers, 4, (30, 40))
     kept = other.read(np.array([[0, 3, 2]], np.uint8), 4, (1, 3))
     whole = View(np.array([[0, 0, 1, 3]]), np.zeros(1, bool), (1, 3))
@@ -291,10 +291,10 @@ def test_the_head_of_a_classifier_has_its_classes(name):
 def test_a_damaged_mask_is_named_and_stood_in_for(roots, images, tmp_path):
     root = shutil.copytree(images, tmp_path / "discs")
     (root / "train" / "003.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"003.jpg: the map: "):
+    with pytest.raises(UserError, match=r"003.jpg: .*003.png: the map: "):
         prepare(read_source(str(root)), tmp_path / "out", Storage(), 1, False)
     loader = LOADERS["folder"](root, "train", reading(batch_size=13))
-    with pytest.raises(RunError, match=r"003.jpg: damaged: the map: "):
+    with pytest.raises(RunError, match=r"003.jpg: damaged: .*003.png: the map: "):
         list(loader.train_epoch(0, (24, 40)))
     loader.close()
     loader = LOADERS["folder"](root, "train", replace(reading(batch_size=13), skip_damaged=True))

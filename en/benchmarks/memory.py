@@ -7,6 +7,7 @@ import torch
 
 from en.data import Batch
 from en.data.order import Ints
+from en.data.palette import varied
 from en.data.targets import ClassIndex, Target
 from en.size import Size
 
@@ -31,7 +32,7 @@ class MemoryLoader:
     def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:
         self.samples = steps * batch_size
         self.made_by: Mapping[str, str | None] = {}
-        self.classes = [str(number) for number in range(classes)]
+        self.classes, self.palette = [str(number) for number in range(classes)], varied(classes)
         random = torch.Generator().manual_seed(0)
         indices = torch.arange(batch_size)
         self._batches = []
@@ -42,10 +43,10 @@ class MemoryLoader:
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         return islice(cycle(self._batches), self.samples // len(self._batches[0].samples) - first_step)
 
-    def eval_epoch(self, size: Size) -> Iterator[Batch]:
-        return self.train_epoch(0, size)
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
+        return islice(cycle(self._batches), self.samples // len(self._batches[0].samples))
 
-    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
         images, targets, *_ = self._batches[0]
         places = torch.from_numpy(samples % len(images))
         yield Batch(images[places], targets[places], torch.from_numpy(samples), [])

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from en.data.crops import choose, seen_in_evaluation
 from en.data.decoding import (
     HAS_LIBJPEG_WARNINGS,
     DamagedImage,
@@ -33,6 +34,7 @@ from en.data.foreign import refuse_foreign
 from en.data.jpeg import RESAMPLING, library_or_none, of_pixels
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
+from en.data.palette import varied
 from en.data.showing import show
 from en.data.sources import Sample, Source, as_text, read_folders, read_form
 from en.errors import RunError, UserError, is_reporter, warn
@@ -43,7 +45,7 @@ TRAIN, EVAL = 0, 1
 PREFETCH = 2  # batches that each worker makes ahead
 SHARED_MEMORY = Path("/dev/shm")
 GRACE_S = 2.0  # after data.timeout_s, for the DataLoader's own error; after an error, for a dying worker to end
-Key = tuple[int, int, Size, int]  # TRAIN or EVAL, epoch, size, sample
+Key = tuple[int, int, Size | None, int]  # TRAIN or EVAL, epoch, size, sample
 
 
 Item = (
@@ -71,23 +73,26 @@ class Images(Dataset[Item]):
             damaged.append(found)
         return too_many_damaged(damaged[-1])
 
-    def _read(self, mode: int, epoch: int, size: Size, index: int) -> tuple[Tensor, NDArray[Any], int] | str:
+    def _read(self, mode: int, epoch: int, size: Size | None, index: int) -> tuple[Tensor, NDArray[Any], int] | str:
         sample = self._samples[index]
         assert isinstance(sample.image, Path)
         try:
             picture = decode_image(read_file(sample.image))
             image = picture.image
-            target = self._target.read(sample.target, self._classes, (image.height, image.width))
+            target = self._target.load(sample.target, self._classes, (image.height, image.width))
         except UnsupportedImage as error:
             return f"{sample.name}: not supported: {error}"
         except DamagedImage as error:
             return f"{sample.name}: damaged: {error}"
         if picture.warning:
             return f"{sample.name}: damaged: {picture.warning}"
-        heights, widths = np.array([image.height]), np.array([image.width])
-        crop = self._reading.training_crop if mode == TRAIN else self._reading.evaluation_crop
-        view = crop(self._reading.part.seed, epoch, np.array([index]), heights, widths, size)
-        pixels, out = np.ascontiguousarray(image), torch.empty((1, *size, 3), dtype=torch.uint8)
+        seed, place = self._reading.part.seed, (np.array([index]), np.array([image.height]), np.array([image.width]))
+        if mode == TRAIN:
+            assert size is not None
+            view = choose(self._reading.training_crop, partial(self._target.cut, target), seed, epoch, *place, size)
+        else:
+            view = seen_in_evaluation(self._reading.evaluation_crop, seed, *place, size)
+        pixels, out = np.ascontiguousarray(image), torch.empty((1, *view.size, 3), dtype=torch.uint8)
         if refused := show(of_pixels(pixels), view, self._reading.padding, out):
             return f"{sample.name}: {refused[0]}"
         return out[0].permute(2, 0, 1), self._target.cut(target, view, 0), index
@@ -194,7 +199,7 @@ class FolderLoader:
         if split == "val" and is_reporter():
             refuse_foreign(root / split, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
-        self.target = source.target
+        self.target, self.palette = source.target, source.palette or varied(len(source.classes))
         self.digest = names_digest(root, samples)
         self.made_by: Mapping[str, str | None] = made_by()
         library_or_none()  # compiled before workers ask for it
@@ -221,11 +226,11 @@ class FolderLoader:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)
         return self._batches([[(TRAIN, epoch, size, int(i)) for i in batch] for batch in batches])
 
-    def eval_epoch(self, size: Size) -> Iterator[Batch]:
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
         return self.eval_samples(self._reading.part.evaluation_samples(self.samples), size)
 
-    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
-        batches = self._reading.part.batches(samples)
+    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
+        batches = self._reading.part.batches(samples, size)
         return self._batches([[(EVAL, 0, size, int(i)) for i in batch] for batch in batches])
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from en.data.crops import Crop
 from en.data.order import Ints, epoch_order, rank_batches
+from en.data.palette import Colour
 from en.data.targets import Target
 from en.size import Size
 
@@ -61,9 +62,10 @@ class Part:
         """This rank's samples of all, each exactly once over all ranks."""
         return np.arange(self.rank, samples, self.world_size)
 
-    def batches(self, samples: Ints) -> list[Ints]:
-        """Some samples as batches of this rank."""
-        return [samples[start : start + self.micro_batch] for start in range(0, len(samples), self.micro_batch)]
+    def batches(self, samples: Ints, size: Size | None) -> list[Ints]:
+        """Some samples as batches of this rank: of one, where images have sizes of their own."""
+        count = 1 if size is None else self.micro_batch
+        return [samples[start : start + count] for start in range(0, len(samples), count)]
 
 
 class ImageLoader(Protocol):
@@ -72,6 +74,7 @@ class ImageLoader(Protocol):
     Attributes:
         name: the data set's, with what preparation changed in it.
         classes: names of what the targets tell apart, in the order of their numbers.
+        palette: colours of the classes, for pictures.
         target: the kind of the targets.
         samples: number of images in the split, over all ranks.
         digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
@@ -81,6 +84,7 @@ class ImageLoader(Protocol):
 
     name: str
     classes: list[str]
+    palette: list[Colour]
     target: Target
     samples: int
     digest: str
@@ -97,11 +101,15 @@ class ImageLoader(Protocol):
         """
         ...
 
-    def eval_epoch(self, size: Size) -> Iterator[Batch]:
-        """This rank's part of all images, each exactly once over all ranks, cropped for evaluation."""
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
+        """This rank's part of all images, each exactly once over all ranks, cropped for evaluation.
+
+        Args:
+            size: of the images; None: each has its own, by the evaluation crop's `whole`, in a batch of one.
+        """
         ...
 
-    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
+    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
         """Some images by their indices in the data set, (n,), in that order, as `eval_epoch` gives them."""
         ...
 

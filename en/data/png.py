@@ -1,4 +1,4 @@
-"""PNG files without what stands beside their pixels."""
+"""PNG files: without what stands beside their pixels, and how many bits these have."""
 
 import zlib
 
@@ -23,3 +23,9 @@ def without_text(content: bytes) -> bytes:
             kept.append(chunk)
         at = end
     return b"".join([*kept, content[at:]])
+
+
+def bits_of_grey(content: bytes) -> int:
+    """Reads how many bits a pixel of a grey PNG has, 1 to 16; 0 for one of another kind and for any other file."""
+    is_grey = content.startswith(SIGNATURE) and content[12:16] == b"IHDR" and content[25:26] == b"\0"
+    return content[24] if is_grey else 0

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from en.data.jpeg import Images, Views, crop_resize, decode
+from en.data.palette import Colour
 from en.data.views import View
 
-Colour = tuple[int, int, int]
 Decoder = Callable[[Images, Views, Tensor], dict[int, str]]
 """Decodes boxes that lie within their images: see en.data.jpeg.decode."""
 
@@ -46,7 +46,7 @@ def show_within(images: Images, view: View, padding: Colour, out: Tensor, decode
 
 
 def show_padded(images: Images, view: View, padding: Colour, out: Tensor, decoder: Decoder) -> dict[int, str]:
-    """Shows one image whose box reaches beyond it: the box and the image cut to one another, amid the padding."""
+    """Shows one image whose view reaches beyond it: the view and the image cut to one another, amid the padding."""
     shown = out.numpy()  # torch writes to what was made in inference mode in no other thread
     shown[:] = padding
     seen = view.seen(0, int(images.heights[0]), int(images.widths[0]))
@@ -54,8 +54,8 @@ def show_padded(images: Images, view: View, padding: Colour, out: Tensor, decode
         return {}
     width = view.size[1]
     columns = slice(width - seen.columns.stop, width - seen.columns.start) if view.flips[0] else seen.columns
-    size = seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start
-    part = torch.empty((1, *size, 3), dtype=torch.uint8)
-    refused = decoder(images, crop_resize(np.array([seen.box]), view.flips, size), part)
+    part = torch.empty((1, *seen.size, 3), dtype=torch.uint8)
+    box, scaled, start = (np.array([place]) for place in (seen.box, seen.scaled, seen.start))
+    refused = decoder(images, Views(box, scaled, start, view.flips, seen.size), part)
     shown[:, seen.rows, columns] = part.numpy()
     return refused

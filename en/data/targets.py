@@ -12,16 +12,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from en.data.decoding import DamagedImage, UnsupportedImage, read_file, words
-from en.data.png import without_text
+from en.data.decoding import DamagedImage, UnsupportedImage, UnusableImage, read_file, words
+from en.data.png import bits_of_grey, without_text
+from en.data.views import IGNORE as IGNORE
 from en.data.views import View
-from en.errors import UserError
+from en.errors import UserError, listed
 from en.size import Size, in_words
 
 Pixels = NDArray[np.uint8]
 Stored = int | bytes
 """A target as a .beton file keeps it."""
-IGNORE = 255  # in a map: a pixel that does not count
+Numbers = int | Pixels
+"""A target as it is cut: the class number, or (H, W) of them."""
+LOSSY = ("JPEG", "MPO", "JPEG2000")  # formats of grey images that change numbers
+SHOWN = 4  # unexpected values in a message
 
 
 class Field(IntEnum):
@@ -50,11 +54,19 @@ class Target(Protocol):
         """The shape of one in a batch of images of a size."""
         ...
 
-    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
+    def load(self, target: int | Path | Pixels, classes: int, size: Size) -> Numbers:
         """Reads and checks the target of a sample whose image has a size.
 
         Raises: DamagedImage, UnsupportedImage; UserError for what no file is to blame for.
         """
+        ...
+
+    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
+        """Reads and checks it as `load` does, to be kept."""
+        ...
+
+    def counts(self, stored: Stored, classes: int) -> NDArray[np.int64]:
+        """Counts what it says for each class, and last what it leaves out: (classes + 1,); (0,) for what is none."""
         ...
 
     def scaled(self, stored: Stored, size: Size) -> Stored:
@@ -65,8 +77,12 @@ class Target(Protocol):
         """Raises DamagedImage for one that belongs to no image of a size, as a foreign file may have it."""
         ...
 
-    def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
-        """Cuts what a row of a view shows of it, of the `shape` for the view's size. Raises: DamagedImage."""
+    def decode(self, stored: Stored) -> Numbers:
+        """Decodes what is kept, to be cut once or several times. Raises: DamagedImage, UnsupportedImage."""
+        ...
+
+    def cut(self, target: Stored | Numbers, view: View, row: int) -> NDArray[Any]:
+        """Cuts what a row of a view shows of it, of the `shape` for the view's size. Raises: as `decode`."""
         ...
 
 
@@ -82,9 +98,15 @@ class ClassIndex:
     def shape(self, size: Size) -> tuple[int, ...]:
         return ()
 
-    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
+    def load(self, target: int | Path | Pixels, classes: int, size: Size) -> int:
         assert isinstance(target, int)
         return target
+
+    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
+        return self.load(target, classes, size)
+
+    def counts(self, stored: Stored, classes: int) -> NDArray[np.int64]:
+        return np.zeros(0, np.int64)
 
     def scaled(self, stored: Stored, size: Size) -> Stored:
         return stored
@@ -92,8 +114,12 @@ class ClassIndex:
     def check(self, stored: Stored, size: Size) -> None:
         return
 
-    def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
-        return np.array(stored, np.int64)
+    def decode(self, stored: Stored) -> int:
+        assert isinstance(stored, int)
+        return stored
+
+    def cut(self, target: Stored | Numbers, view: View, row: int) -> NDArray[Any]:
+        return np.array(target, np.int64)
 
 
 @dataclass(frozen=True)
@@ -104,8 +130,9 @@ class ClassMap:
     map, as torch's mode nearest-exact, and IGNORE beyond it.
 
     Args:
-        values: class number of each value that files may hold; None: they hold class numbers.
-        ignore: value in files of pixels that do not count.
+        values: class number of each value that files may hold, IGNORE for one that does not count; None: they hold
+            class numbers.
+        ignore: another value in files of pixels that do not count; None: there is no other.
     """
 
     name: ClassVar[str] = "class_map"
@@ -114,88 +141,143 @@ class ClassMap:
     dtype: ClassVar[torch.dtype] = torch.uint8
 
     values: Mapping[int, int] | None = None
-    ignore: int = IGNORE
+    ignore: int | None = IGNORE
 
     def shape(self, size: Size) -> tuple[int, ...]:
         return size
 
-    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
-        """Reads a PNG or another image of one 8-bit number a pixel (modes L and P of Pillow), or an array of them.
+    def load(self, target: int | Path | Pixels, classes: int, size: Size) -> Pixels:
+        """Reads an image of one number a pixel (see `map_of`), or an array of them: class numbers, (H, W)."""
+        return self._load(target, classes, size)[0]
 
-        A PNG that holds what is kept is kept as it is, but for texts.
-        """
-        if classes > IGNORE:
-            raise UserError(f"{classes} classes: expected at most {IGNORE} for maps of 8 bits")
-        assert not isinstance(target, int)
-        content = without_text(read_file(target)) if isinstance(target, Path) else b""
-        found = map_of(content) if isinstance(target, Path) else target
-        if found.shape != size:
-            form = " x ".join(map(str, found.shape))
-            raise DamagedImage(f"a map of {form} pixels: expected {in_words(size)}, as the image")
-        numbers = self._table(classes)[found]
-        if (numbers < 0).any():
-            known = f"0 to {classes - 1}" if self.values is None else "one of its data set's values"
-            raise DamagedImage(f"the map holds {found[numbers < 0][0]}: expected {known}, or {self.ignore}")
-        as_kept = content.startswith(b"\x89PNG") and np.array_equal(numbers, found)
-        return content if as_kept else png_of(numbers.astype(np.uint8))
+    def read(self, target: int | Path | Pixels, classes: int, size: Size) -> Stored:
+        """Reads as `load` does. A PNG of 8 bits that holds what is kept is kept as it is, but for texts."""
+        numbers, content = self._load(target, classes, size)
+        return content or png_of(numbers)
+
+    def counts(self, stored: Stored, classes: int) -> NDArray[np.int64]:
+        """Counts the pixels of each class, and last those that do not count."""
+        found = np.bincount(self.decode(stored).ravel(), minlength=IGNORE + 1)
+        return np.append(found[:classes], found[IGNORE]).astype(np.int64)
 
     def scaled(self, stored: Stored, size: Size) -> Stored:
-        height, width = map_of(stored).shape
+        numbers = self.decode(stored)
+        height, width = numbers.shape
         whole = View(np.array([[0, 0, height, width]]), np.zeros(1, bool), size)
-        return stored if (height, width) == size else png_of(self.cut(stored, whole, 0))
+        return stored if (height, width) == size else png_of(self.cut(numbers, whole, 0))
 
     def check(self, stored: Stored, size: Size) -> None:
         assert isinstance(stored, bytes)
         try:
             width, height = Image.open(io.BytesIO(stored)).size
-        except Exception:  # `cut` says what is wrong with it
+        except Exception:  # `decode` says what is wrong with it
             return
         if (height, width) != size:
             raise DamagedImage(f"a map of {height} x {width} pixels: expected {size[0]} x {size[1]}, as the image")
 
-    def cut(self, stored: Stored, view: View, row: int) -> NDArray[Any]:
-        pixels = map_of(stored)
+    def decode(self, stored: Stored) -> Pixels:
+        numbers = map_of(stored)
+        if numbers.dtype != np.uint8:
+            raise UnsupportedImage("a map of more than 8 bits a pixel: expected it prepared")
+        return numbers.view(np.uint8)
+
+    def cut(self, target: Stored | Numbers, view: View, row: int) -> NDArray[Any]:
+        pixels = target if isinstance(target, np.ndarray) else self.decode(target)
         shown = np.full(view.size, IGNORE, np.uint8)
         seen = view.seen(row, *pixels.shape)
-        if view.windows is not None:
-            window, scaled = view.windows[row, :2].tolist(), view.windows[row, 2:].tolist()
-            places = [slice(start, start + count) for start, count in zip(window, view.size, strict=True)]
-            lines, dots = (nearest(*axis) for axis in zip(pixels.shape, scaled, places, strict=True))
-            shown[:] = pixels[np.ix_(lines, dots)]
-        elif seen is not None:
+        if seen is not None:
             top, left, height, width = seen.box
-            count = seen.rows.stop - seen.rows.start, seen.columns.stop - seen.columns.start
-            lines = top + nearest(height, count[0], slice(count[0]))
-            dots = left + nearest(width, count[1], slice(count[1]))
-            shown[seen.rows, seen.columns] = pixels[np.ix_(lines, dots)]
+            starts = (slice(start, start + count) for start, count in zip(seen.start, seen.size, strict=True))
+            lines, dots = map(nearest, (height, width), seen.scaled, starts)
+            shown[seen.rows, seen.columns] = pixels[top + lines][:, left + dots]  # by far faster than np.ix_
         return shown[:, ::-1] if view.flips[row] else shown
 
+    def _load(self, target: int | Path | Pixels, classes: int, size: Size) -> tuple[Pixels, bytes]:
+        """Reads class numbers; beside them their file's content, where that is what is kept."""
+        if classes > IGNORE:
+            raise UserError(f"{classes} classes: expected at most {IGNORE} for maps of 8 bits")
+        assert not isinstance(target, int)
+        if not isinstance(target, Path):
+            return self._numbers(target, classes, size), b""
+        try:
+            content = without_text(read_file(target))
+            found = map_of(content, verify=True)
+            numbers = self._numbers(found, classes, size)
+        except UnusableImage as error:
+            raise type(error)(f"{target}: {error}") from error
+        return numbers, content if bits_of_grey(content) == 8 and np.array_equal(numbers, found) else b""
+
+    def _numbers(self, held: NDArray[Any], classes: int, size: Size) -> Pixels:
+        """The class numbers of a file's values. Raises: DamagedImage for another size, or values that are not known."""
+        if held.shape != size:
+            form = " x ".join(map(str, held.shape))
+            raise DamagedImage(f"a map of {form} pixels: expected {in_words(size)}, as the image")
+        table = self._table(classes)
+        if held.dtype == np.uint8:
+            numbers = table[held]
+        else:
+            numbers = table[np.where((held < 0) | (held >= len(table)), len(table) - 1, held)]
+        if (numbers < 0).any():
+            values = listed([str(value) for value in np.unique(held[numbers < 0])], SHOWN)
+            raise DamagedImage(f"the map holds {values}: expected {ranges(np.flatnonzero(table >= 0).tolist())}")
+        kept: Pixels = numbers.astype(np.uint8)
+        return kept
+
     def _table(self, classes: int) -> NDArray[np.int16]:
-        """The number that is kept of each value of a file; -1 for one that is not expected."""
-        table = np.full(256, -1, np.int16)
-        for value, number in (self.values or {number: number for number in range(classes)}).items():
+        """The number that is kept of each value of a file; -1 for one that is not expected, as the last one is not."""
+        values = {number: number for number in range(classes)} if self.values is None else self.values
+        table = np.full(max(*values, self.ignore or 0, 255) + 2, -1, np.int16)
+        for value, number in values.items():
             table[value] = number if number < classes or number == IGNORE else -1
-        table[self.ignore] = IGNORE
+        if self.ignore is not None:
+            table[self.ignore] = IGNORE
         return table
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers in ascending order in words: `0 to 10, or 255`."""
+    starts = [number for number in numbers if number - 1 not in numbers]
+    ends = [number for number in numbers if number + 1 not in numbers]
+    parts = [str(start) if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
+    return ", or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
 def nearest(length: int, count: int, place: slice) -> NDArray[np.int64]:
     """Which of `length` pixels, scaled to `count`, is shown by each of those in a place: the one under its centre."""
-    centres: NDArray[np.int64] = (2 * np.arange(count)[place] + 1) * length // (2 * count)
+    centres: NDArray[np.int64] = (2 * np.arange(place.start, place.stop) + 1) * length // (2 * count)
     return centres
 
 
-def map_of(content: Stored) -> Pixels:
-    """Decodes an image of one 8-bit number a pixel, or of a palette. Raises: DamagedImage, UnsupportedImage."""
+def map_of(content: Stored, verify: bool = False) -> NDArray[Any]:
+    """Decodes an image of one number a pixel, grey of up to 32 bits, or of a palette: the numbers that it holds.
+
+    Pillow spreads greys of 2 and 4 bits over 0 to 255; that is undone. Palettes count by their indices.
+
+    Args:
+        verify: compares the checksums of a PNG, which Pillow's decoder ignores.
+    Raises: DamagedImage; UnsupportedImage for colours, alpha, and formats that change numbers.
+    """
     assert isinstance(content, bytes)
     try:
         image = Image.open(io.BytesIO(content))
+        if verify and image.format == "PNG":
+            Image.open(io.BytesIO(content)).verify()
         image.load()
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         raise DamagedImage(f"the map: {words(error)}") from error
-    if image.mode not in ("L", "P"):
-        raise UnsupportedImage(f"a map of mode {image.mode}: expected one 8-bit number a pixel, mode L or P")
-    return np.asarray(image)
+    if image.format in LOSSY:
+        raise UnsupportedImage(f"a map as {image.format}, which changes numbers: expected PNG")
+    pixels = np.asarray(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return pixels.astype(np.int64)
+    if image.mode not in ("1", "L", "P"):
+        raise UnsupportedImage(
+            f"a map of mode {image.mode}: expected one number a pixel, grey or of a palette (modes 1, L, P, I;16, I), "
+            "and no colours or alpha"
+        )
+    bits = bits_of_grey(content)
+    step = 255 // ((1 << bits) - 1) if bits in (2, 4) else 1
+    return (pixels // step if step > 1 else pixels).astype(np.uint8, copy=False)
 
 
 def png_of(numbers: Pixels) -> bytes:

@@ -35,7 +35,8 @@ from en.data.ffcv.tables import (
 from en.data.jpeg import Images, decode
 from en.data.jpeg_kind import unusual_kind
 from en.data.order import Ints
-from en.data.showing import Colour, Decoder, show
+from en.data.palette import Colour, varied
+from en.data.showing import Decoder, show
 from en.data.sources import SPLITS
 from en.data.sources.source import as_text
 from en.data.targets import BY_FIELD, TARGETS, Field, Stored, Target
@@ -254,6 +255,16 @@ def read_target(file: BetonFile) -> Target:
     if name is not None and name not in known:
         raise UserError(f"{path}: target={shown(name)}: expected {' or '.join(known)}, which {file.path.name} may hold")
     return (BY_FIELD[file.field] if name is None else TARGETS[name])()
+
+
+def read_palette(root: Path, classes: int) -> list[Colour]:
+    """Reads the colours of the classes; others that differ well where dataset.json has none. Raises: UserError."""
+    path = root / "dataset.json"
+    try:
+        colours = json.loads(path.read_text(encoding="utf-8")).get("palette") if path.is_file() else None
+        return varied(classes) if colours is None else [(int(r), int(g), int(b)) for r, g, b in colours]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected the output of scripts/prepare_data.py: {error}") from error
 
 
 def read_name(root: Path) -> str:

@@ -13,21 +13,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from en.data.crops import Crop
+from en.data.crops import choose, chooses, seen_in_evaluation
 from en.data.decoding import UnusableImage
-from en.data.ffcv.file import BetonFile, read_classes, read_name, read_target
+from en.data.ffcv.file import BetonFile, read_classes, read_name, read_palette, read_target
 from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.showing import Decoder, rows_of
-from en.data.targets import Field
+from en.data.targets import Field, Numbers
 from en.data.views import View
 from en.errors import RunError, UserError
 from en.machine import package_version
@@ -101,7 +101,7 @@ class FfcvLoader:
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None]
         self._decoder, self.made_by = choose_decoder(reading.decode)
-        self.target = read_target(self._file)
+        self.target, self.palette = read_target(self._file), read_palette(root, len(self.classes))
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
         self._reading, self._memory = reading, Memory()
@@ -112,20 +112,22 @@ class FfcvLoader:
         return self._batches(self._train_job(samples, epoch, size) for samples in batches)
 
     def _train_job(self, samples: Ints, epoch: int, size: Size) -> Job:
-        return Job(samples, self._view(self._reading.training_crop, epoch, samples, size), epoch)
+        crop, seed = self._reading.training_crop, self._reading.part.seed
+        return Job(samples, crop(seed, epoch, *self._places(samples), size), epoch)
 
-    def eval_epoch(self, size: Size) -> Iterator[Batch]:
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
         return self.eval_samples(self._reading.part.evaluation_samples(self.samples), size)
 
-    def eval_samples(self, samples: Ints, size: Size) -> Iterator[Batch]:
-        return self._batches(self._eval_job(batch, size) for batch in self._reading.part.batches(samples))
+    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
+        return self._batches(self._eval_job(batch, size) for batch in self._reading.part.batches(samples, size))
 
-    def _eval_job(self, samples: Ints, size: Size) -> Job:
-        return Job(samples, self._view(self._reading.evaluation_crop, 0, samples, size), None)
+    def _eval_job(self, samples: Ints, size: Size | None) -> Job:
+        crop, seed = self._reading.evaluation_crop, self._reading.part.seed
+        return Job(samples, seen_in_evaluation(crop, seed, *self._places(samples), size), None)
 
-    def _view(self, crop: Crop, epoch: int, samples: Ints, size: Size) -> View:
-        heights, widths = self._file.heights[samples], self._file.widths[samples]
-        return crop(self._reading.part.seed, epoch, samples, heights, widths, size)
+    def _places(self, samples: Ints) -> tuple[Ints, Ints, Ints]:
+        """The samples, and heights and widths of their images."""
+        return samples, self._file.heights[samples], self._file.widths[samples]
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -161,23 +163,41 @@ class FfcvLoader:
     def _decode(self, job: Job, rows: range, images: Tensor, batch: Batch) -> None:
         """Decodes a part of a batch, and stand-ins for what is damaged there, in training if they are asked for."""
         part = slice(rows.start, rows.stop)
-        refused = self._read(job.samples[part], rows_of(job.view, part), images[part], batch.targets[part])
+        mine = Job(job.samples[part], rows_of(job.view, part), job.epoch)
+        refused = self._read(mine, images[part], batch.targets[part])
         for row, reason in refused.items():
             if job.epoch is None or not self._reading.skip_damaged:
                 raise RunError(reason)
             self._stand_in(job.epoch, rows[row], images, batch, reason)
 
-    def _read(self, samples: Ints, view: View, images: Tensor, targets: Tensor) -> dict[int, str]:
+    def _read(self, job: Job, images: Tensor, targets: Tensor) -> dict[int, str]:
         """Reads samples into rows of a batch. Returns: what is wrong with those that are damaged, by their rows."""
-        refused = self._file.decode(samples, view, images, self._reading.padding, self._decoder)
-        for row, sample in enumerate(samples.tolist()):
+        found: dict[int, Numbers] = {}
+        wrong: dict[int, str] = {}
+        for row, sample in enumerate(job.samples.tolist()):
             try:
                 stored = self._file.stored(sample)
                 self.target.check(stored, (int(self._file.heights[sample]), int(self._file.widths[sample])))
-                targets.numpy()[row] = self.target.cut(stored, view, row)
+                found[row] = self.target.decode(stored)
             except UnusableImage as error:
-                refused.setdefault(row, f"{self._file.path}: sample {sample} is damaged: {error}")
-        return dict(sorted(refused.items()))
+                wrong[row] = f"{self._file.path}: sample {sample} is damaged: {error}"
+        view = self._settled(job, found)
+        refused = self._file.decode(job.samples, view, images, self._reading.padding, self._decoder)
+        for row, target in found.items():
+            targets.numpy()[row] = self.target.cut(target, view, row)
+        return dict(sorted((wrong | refused).items()))
+
+    def _settled(self, job: Job, targets: dict[int, Numbers]) -> View:
+        """The view of a job, once the crop has looked at the targets, by row; damaged ones have none."""
+        if job.epoch is None or not chooses(self._reading.training_crop):
+            return job.view
+        nothing = np.empty(0, np.uint8)
+
+        def look(view: View, row: int) -> NDArray[Any]:
+            return self.target.cut(targets[row], view, row) if row in targets else nothing
+
+        crop, seed = self._reading.training_crop, self._reading.part.seed
+        return choose(crop, look, seed, job.epoch, *self._places(job.samples), job.view.size)
 
     def _stand_in(self, epoch: int, row: int, images: Tensor, batch: Batch, reason: str) -> None:
         """The next sample of the set that is whole, in the place of a damaged one."""
@@ -186,7 +206,7 @@ class FfcvLoader:
         for distance in range(1, min(STAND_INS, self.samples)):
             sample = (damaged + distance) % self.samples
             job = self._train_job(np.array([sample]), epoch, (images.shape[1], images.shape[2]))
-            refused = self._read(job.samples, job.view, images[place], batch.targets[place])
+            refused = self._read(job, images[place], batch.targets[place])
             if not refused:
                 batch.samples[row] = sample
                 return

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
@@ -26,7 +26,7 @@ from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.jpeg import library_or_none, transcode
 from en.data.preparation.out_folder import OutFolder
-from en.data.preparation.remarks import Checked, Remarks
+from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.showing import rows_of
 from en.data.sources import SPLITS, Sample, Source
 from en.data.targets import Stored, Target
@@ -108,6 +108,9 @@ def prepare(
             counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
             counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
             described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
+            described |= {"palette": source.palette} if source.palette else {}
+            if remarks.tallies:
+                described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
             folder.write_json("dataset.json", described)
             folder.write_json("classes.json", source.classes)
             folder.put_in_place()
@@ -118,12 +121,35 @@ def prepare(
     for what, lines in (("skipped", remarks.skipped), ("kept", remarks.kept)):
         for line in lines:
             print(f"{what} {line}")
+    for line in table_of(remarks.tallies, source.classes):
+        print(line)
     if remarks.in_both:
         warn(
             f"{source.name}: {len(remarks.in_both)} of {counts['val']} images for evaluation are among those for "
             f"training, so that scores flatter: {listed(remarks.in_both, 3)}"
         )
     return counts
+
+
+def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
+    """Lists for people what the maps of the splits hold: of the pixels that count each class, of all those that do not.
+
+    Warns of classes that training has no pixel of.
+    """
+    if not tallies:
+        return
+    width = max(map(len, [*classes, "does not count"]))
+    yield "  ".join(["class".ljust(width), *(f"{split:>5} %" for split in tallies)])
+    shares = [100 * tally.counts[:-1] / max(1, tally.counts[:-1].sum()) for tally in tallies.values()]
+    for number, name in enumerate(classes):
+        yield "  ".join([name.ljust(width), *(f"{share[number]:7.3f}" for share in shares)])
+    yield "  ".join(["does not count".ljust(width), *(f"{100 * tally.ignored:7.3f}" for tally in tallies.values())])
+    for split, tally in tallies.items():
+        if tally.all_ignored:
+            yield f"{split}: {tally.all_ignored} maps of which no pixel counts"
+    lacking = [name for name, count in zip(classes, tallies["train"].counts[:-1], strict=True) if not count]
+    if lacking:
+        warn(f"{len(lacking)} of {len(classes)} classes on no pixel for training: {listed(lacking)}")
 
 
 def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
@@ -179,7 +205,8 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
     picture, is_as_it_is = transcoded(picture, storage)
     encoded = encode_picture(picture, storage, kept)
     encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
-    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is)
+    counts = target.counts(encoded.target, classes)
+    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
 
 
 def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:

@@ -3,8 +3,13 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from en.data.ffcv.file import Encoded
+from en.data.order import Ints
 from en.errors import UserError
+
+NONE = np.zeros(0, np.int64)
 
 
 class Checked(NamedTuple):
@@ -17,6 +22,7 @@ class Checked(NamedTuple):
         note: what is odd about an intact image's file; mostly empty.
         digest: of the file, or of the pixels that stand for it.
         is_as_it_is: the sample is a JPEG file byte for byte.
+        counts: pixels of each class, and last those that do not count, (classes + 1,); (0,) without a map.
     """
 
     name: str
@@ -25,6 +31,38 @@ class Checked(NamedTuple):
     note: str = ""
     digest: bytes = b""
     is_as_it_is: bool = False
+    counts: Ints = NONE
+
+
+@dataclass
+class Tally:
+    """What the maps of a split hold.
+
+    Attributes:
+        counts: pixels of each class, and last those that do not count, (classes + 1,).
+        all_ignored: maps of which no pixel counts.
+    """
+
+    counts: Ints = field(default_factory=NONE.copy)
+    all_ignored: int = 0
+
+    def add(self, counts: Ints) -> None:
+        """Adds one map."""
+        self.counts = self.counts + counts if len(self.counts) else counts
+        self.all_ignored += not counts[:-1].any()
+
+    @property
+    def ignored(self) -> float:
+        """The share of the pixels that does not count."""
+        return float(self.counts[-1] / self.counts.sum())
+
+    def described(self) -> dict[str, object]:
+        """Says for dataset.json what there is: pixels by class number, and what does not count."""
+        return {
+            "pixels": self.counts[:-1].tolist(),
+            "ignored": self.ignored,
+            "images_all_ignored": self.all_ignored,
+        }
 
 
 @dataclass
@@ -36,6 +74,7 @@ class Remarks:
         warned: how many files libjpeg or Pillow warned about, skipped or kept.
         as_they_are: how many JPEG files are stored byte for byte.
         in_both: images that are stored for evaluation and, byte for byte, for training too, with the name there.
+        tallies: what the stored maps hold, by split.
     """
 
     on_warning: str
@@ -46,6 +85,7 @@ class Remarks:
     in_both: list[str] = field(default_factory=list)
     warned: int = 0
     as_they_are: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict)
     _trained: dict[bytes, str] = field(default_factory=dict)  # names of the stored training images, by their digests
 
     def accept(self, checked: Checked, split: str) -> bool:
@@ -60,6 +100,8 @@ class Remarks:
         self.as_they_are += checked.is_as_it_is
         if checked.complaint or checked.note:
             self.kept.append(line)
+        if len(checked.counts):
+            self.tallies.setdefault(split, Tally()).add(checked.counts)
         if split == "train":
             self._trained.setdefault(checked.digest, checked.name)
         elif checked.digest in self._trained:

@@ -3,16 +3,26 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from en.data.sources.ade20k import is_ade20k, read_ade20k
+from en.data.sources.camvid import is_camvid, read_camvid
+from en.data.sources.cityscapes import is_cityscapes, read_cityscapes
 from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
 from en.data.sources.folders import read_folders
 from en.data.sources.lists import read_list
+from en.data.sources.pairs import is_pairs, read_pairs
 from en.data.sources.source import Source, naming_unreadable
+from en.data.sources.voc2012 import is_voc2012, read_voc2012
 from en.errors import UserError
 
 NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
 FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
     (Path.is_file, read_list),
     (is_fashion_mnist, read_fashion_mnist),
+    (is_ade20k, read_ade20k),
+    (is_cityscapes, read_cityscapes),
+    (is_camvid, read_camvid),
+    (is_voc2012, read_voc2012),
+    (is_pairs, read_pairs),
     (Path.is_dir, read_folders),
 )
 
@@ -22,7 +32,8 @@ def read_source(where: str) -> Source:
 
     Args:
         where: a folder with train/CLASS/ and val/CLASS/ inside; a list file, each line `train|val path class`, paths
-            relative to the file's folder; a folder with Fashion-MNIST's four .gz files; or the word fashion-mnist, for
+            relative to the file's folder; a folder with Fashion-MNIST's four .gz files; ADE20K, Cityscapes, CamVid or
+            PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and classes.txt; or the word fashion-mnist, for
             Debian's package dataset-fashion-mnist, else torchvision's download into the folder data/.
     Raises: UserError.
     """
@@ -30,7 +41,7 @@ def read_source(where: str) -> Source:
         return NAMED[where]()
     found = read_form(Path(where))
     if found is None:
-        raise UserError(f"{where}: expected a folder with train/ and val/, a list file, or fashion-mnist")
+        raise UserError(f"{where}: expected a folder of a form that is known, a list file, or fashion-mnist")
     return found
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from en.data.palette import Colour
 from en.data.targets import ClassIndex, Pixels, Target
 from en.errors import UserError
 
@@ -36,12 +37,14 @@ class Source:
         classes: names in the order of their indices.
         splits: the samples of train and val.
         target: the kind of their targets.
+        palette: colours of the classes, for pictures; empty: whichever differ well.
     """
 
     name: str
     classes: list[str]
     splits: dict[str, list[Sample]]
     target: Target = field(default_factory=ClassIndex)
+    palette: list[Colour] = field(default_factory=list)
 
 
 @contextmanager
