@@ -224,7 +224,7 @@ def best_begins_anew(saved: Checkpoint, config: Config, data: Data) -> bool:
 def evaluated_pixels(config: Config) -> tuple[Any, ...]:
     """Lists what decides which pixels of an image the network sees in evaluation."""
     data = config.data
-    return config.task.crop(training=False), config.eval_resolution, data.decode, data.mean, data.std
+    return config.task.crop(training=False), config.task.manner, config.shown_size, data.decode, data.mean, data.std
 
 
 def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
