@@ -38,14 +38,12 @@ def test_a_network_of_torchvisions_is_torchvisions_own_but_for_what_enlarges_its
     kind = getattr(torchvision.models.segmentation, name.split("_")[0])
     maker = kind._fcn_resnet if name.startswith("fcn") else kind._deeplabv3_resnet
     theirs = maker(resnet, CLASSES, True)
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
-    theirs.load_state_dict(ours.state_dict())
+    mine, other = ours.state_dict(), theirs.state_dict()
+    assert mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
     images = torch.randn(1, 3, 40, 33)
     with torch.inference_mode():
         expected, found = theirs.eval()(images), ours.eval()(images)
     torch.testing.assert_close(F.interpolate(found, (40, 33), mode="bilinear"), expected["out"])
-    torch.manual_seed(0)
-    assert torch.equal(next(maker(resnet, CLASSES, True).aux_classifier.parameters()), ours.aux_classifier[0].weight)
 
 
 @pytest.mark.parametrize("head", ["fcn", "psp"])

@@ -67,7 +67,8 @@ class PyramidBranch(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, channels, H, W)."""
-        return F.interpolate(super().forward(pooled(x, self.bins)), size=x.shape[2:], mode="bilinear")
+        narrowed: Tensor = super().forward(pooled(x, self.bins))  # type: ignore[no-untyped-call]
+        return F.interpolate(narrowed, size=x.shape[2:], mode="bilinear")
 
 
 class PyramidHead(nn.Module):
@@ -235,7 +236,7 @@ def build_fcn(in_channels: int, classes: int, own: Mapping[str, Any]) -> nn.Modu
 
 
 def build_deeplab(in_channels: int, classes: int, own: Mapping[str, Any]) -> nn.Module:
-    head = DeepLabHead(in_channels, classes)
+    head: nn.Module = DeepLabHead(in_channels, classes)
     for layer in head.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = own.get("head_dropout", layer.p)
