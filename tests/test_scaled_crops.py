@@ -86,7 +86,7 @@ def test_factors_are_uniform_and_of_the_scale_that_just_fits_into_a_base_lying_o
     windows = ScaledCrop((0.5, 2.0), 0.5)(0, 0, NUMBERS, heights, widths, (100, 100)).windows
     factors = windows[:, 2] / 300
     assert 0.5 <= factors.min() < 0.52 and 1.97 < factors.max() <= 2.0 and abs(factors.mean() - 1.25) < 0.1
-    assert (np.abs(windows[:, 3] - 400 * factors) <= 1).all()
+    assert (np.abs(windows[:, 3] - 400 * factors) < 1.2).all()
     for base in ((512, 2048), (2048, 512)):  # as mmsegmentation's Resize, keep_ratio=True, of 300 x 400 and 2000 x 300
         fixed = ScaledCrop((1.0, 1.0), 0.5, base=base)
         sides = np.array([300, 400, 2000]), np.array([400, 300, 300])
@@ -124,8 +124,8 @@ def test_a_part_of_one_class_is_drawn_again_at_the_same_scale_and_after_ten_time
     once = looked == 1
     assert np.array_equal(view.windows[once], before.windows[once])
     assert (view.windows[100:, :2] != before.windows[100:, :2]).any(1).mean() > 0.9
-    accepted = [crop.accepts(ClassMap().cut(png_of(maps[row]), view, row)) for row in range(100)]
-    assert np.mean(accepted) > 0.95
+    accepted, others = ([crop.accepts(cut(maps, NUMBERS, of, row)) for row in range(100)] for of in (view, before))
+    assert np.mean(accepted) > 0.5 > 0.3 > np.mean(others)
     some = np.array([5, 42, 150])
     again = choose(crop, partial(cut, maps, some), 3, 5, some, heights[:3], widths[:3], (20, 20))
     assert np.array_equal(again.windows, view.windows[some])

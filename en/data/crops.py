@@ -245,9 +245,7 @@ def choose(
         if len(rows) == 0:
             break
         again = crop.drawn(attempt, seed, epoch, samples, heights, widths, size)
-        parts = ((mine, other) for mine, other in zip(view, again, strict=True) if isinstance(mine, np.ndarray))
-        for mine, other in parts:
-            mine[rows] = other[rows]
+        view = view.replaced(rows, again)
     return view
 
 

@@ -179,7 +179,7 @@ class ClassMap:
         numbers = map_of(stored)
         if numbers.dtype != np.uint8:
             raise UnsupportedImage("a map of more than 8 bits a pixel: expected it prepared")
-        return numbers
+        return numbers.view(np.uint8)
 
     def cut(self, target: Stored | Numbers, view: View, row: int) -> NDArray[Any]:
         pixels = target if isinstance(target, np.ndarray) else self.decode(target)
@@ -189,7 +189,7 @@ class ClassMap:
             top, left, height, width = seen.box
             starts = (slice(start, start + count) for start, count in zip(seen.start, seen.size, strict=True))
             lines, dots = map(nearest, (height, width), seen.scaled, starts)
-            shown[seen.rows, seen.columns] = pixels[np.ix_(top + lines, left + dots)]
+            shown[seen.rows, seen.columns] = pixels[top + lines][:, left + dots]  # by far faster than np.ix_
         return shown[:, ::-1] if view.flips[row] else shown
 
     def _load(self, target: int | Path | Pixels, classes: int, size: Size) -> tuple[Pixels, bytes]:
@@ -213,12 +213,15 @@ class ClassMap:
             form = " x ".join(map(str, held.shape))
             raise DamagedImage(f"a map of {form} pixels: expected {in_words(size)}, as the image")
         table = self._table(classes)
-        is_beyond = (held < 0) | (held >= len(table))
-        numbers = table[held if held.dtype == np.uint8 else np.where(is_beyond, len(table) - 1, held)]
+        if held.dtype == np.uint8:
+            numbers = table[held]
+        else:
+            numbers = table[np.where((held < 0) | (held >= len(table)), len(table) - 1, held)]
         if (numbers < 0).any():
             values = listed([str(value) for value in np.unique(held[numbers < 0])], SHOWN)
             raise DamagedImage(f"the map holds {values}: expected {ranges(np.flatnonzero(table >= 0).tolist())}")
-        return numbers.astype(np.uint8)
+        kept: Pixels = numbers.astype(np.uint8)
+        return kept
 
     def _table(self, classes: int) -> NDArray[np.int16]:
         """The number that is kept of each value of a file; -1 for one that is not expected, as the last one is not."""
@@ -273,7 +276,8 @@ def map_of(content: Stored, verify: bool = False) -> NDArray[Any]:
             "and no colours or alpha"
         )
     bits = bits_of_grey(content)
-    return pixels // (255 // ((1 << bits) - 1)) if bits in (2, 4) else pixels.astype(np.uint8, copy=False)
+    step = 255 // ((1 << bits) - 1) if bits in (2, 4) else 1
+    return (pixels // step if step > 1 else pixels).astype(np.uint8, copy=False)
 
 
 def png_of(numbers: Pixels) -> bytes:

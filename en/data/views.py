@@ -52,6 +52,16 @@ class View(NamedTuple):
     size: Size
     windows: Ints | None = None
 
+    def replaced(self, rows: Ints, other: "View") -> "View":
+        """These views, some of them by others of the same images and size."""
+        is_other = np.zeros((len(self.boxes), 1), bool)
+        is_other[rows] = True
+        windows = self.windows
+        if windows is not None and other.windows is not None:
+            windows = np.where(is_other, other.windows, windows)
+        flips = np.where(is_other[:, 0], other.flips, self.flips)
+        return View(np.where(is_other, other.boxes, self.boxes), flips, self.size, windows)
+
     def within(self, heights: Ints, widths: Ints) -> NDArray[np.bool_]:
         """Tells which views show no padding, of images of (B,) heights and widths in pixels."""
         top, left, height, width = self.boxes.T

@@ -205,7 +205,7 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
     picture, is_as_it_is = transcoded(picture, storage)
     encoded = encode_picture(picture, storage, kept)
     encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
-    counts = target.counts(kept, classes)
+    counts = target.counts(encoded.target, classes)
     return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
 
 
