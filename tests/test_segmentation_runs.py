@@ -78,10 +78,15 @@ def run(labelled, tmp_path_factory):
     return path
 
 
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
 def scores_of_files(folder, masks):
     """Scores of predictions that were saved as pictures, from the masks' own files, by sets of pixels."""
-    pairs = [(Image.open(path), Image.open(masks / path.name)) for path in sorted(folder.glob("*.png"))]
-    ours, theirs = (np.concatenate([np.asarray(pair[part]).ravel() for pair in pairs]) for part in (0, 1))
+    names = sorted(path.name for path in folder.glob("*.png"))
+    ours, theirs = (np.concatenate([pixels_of(place / name).ravel() for name in names]) for place in (folder, masks))
     ours, theirs = ours[theirs != 255], theirs[theirs != 255]
     present = [number for number in range(len(NAMES)) if ((ours == number) | (theirs == number)).any()]
     ious = [((ours == n) & (theirs == n)).sum() / ((ours == n) | (theirs == n)).sum() for n in present]
@@ -104,8 +109,7 @@ def test_scores_are_those_of_the_saved_predictions_on_any_number_of_ranks(run, l
             assert len(batch.images) == 1
             found = trained.config.task.predict(network, (batch.images.float() - mean) / std)
             name = names[int(batch.samples[0])]
-            size = Image.open(labelled / "masks" / "val" / name).size
-            assert found.shape[1:] == size[::-1]
+            assert found.shape[1:] == pixels_of(labelled / "masks" / "val" / name).shape
             Image.fromarray(found[0].numpy()).save(tmp_path / name)
     trained.close()
     expected = scores_of_files(tmp_path, labelled / "masks" / "val")
