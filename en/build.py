@@ -152,6 +152,8 @@ def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> 
     for name, pixels in maps_at(network, size, RunningNormalizer).items():
         layer = network.get_submodule(name)
         assert isinstance(layer, RunningNormalizer)
+        if layer.averages_for_one:
+            continue
         if layer.of_batches and pixels == 1 and not layer.frozen and not (layer.sync and ranks.world_size > 1):
             raise UserError(
                 f"train.batch_size={config.train.batch_size}: {name} would take its batch statistics of one value per "

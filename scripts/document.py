@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what follows from the code: the keys in docs/configuration.md and the tree in README.md.
+"""Write what follows from the code: keys in docs/configuration.md, protocols in docs/segmentation.md, README's tree.
 
 With --picture RUN also docs/ratios.svg, from what scripts/ratios.py left in RUN/ratios.
 """
@@ -31,6 +31,10 @@ FENCE = re.compile(r"(?<=^```tree\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 SVG = "http://www.w3.org/2000/svg"
 WORDS = {
     "configs": "what is trained, in YAML",
+    "configs/ade20k": "FCN ResNet50 on ADE20K with bn, gn, sn and en, headed by command and figure",
+    "configs/ade20k/bases": "the recipe that they share",
+    "configs/cityscapes": "the same on Cityscapes",
+    "configs/cityscapes/bases": "the recipe that they share",
     "configs/ablations": "suites: which runs belong together",
     "configs/imagenet": "ResNet50 and ShuffleNetV2 (x0.5, x1.0) with each normalizer, headed by command and figure",
     "configs/imagenet/bases": "the recipes that they share",
@@ -291,7 +295,21 @@ def with_tree(page: str) -> str:
     return FENCE.sub(lambda _: tree(), page)
 
 
-PAGES = {"docs/configuration.md": with_keys, "README.md": with_tree}
+def with_protocols(page: str) -> str:
+    """The page with its second half, the fields of every protocol, written anew."""
+    from en.tasks.protocols import PROTOCOLS
+
+    head, mark, _ = page.partition(MARK)
+    lines = [""]
+    for name, forms in PROTOCOLS.items():
+        for data, form in forms.items():
+            fields = {key: "none" if value is None else value for key, value in form.rows().items()}
+            lines += [f"### `{name}`" + ("" if data == "any" else f" of `{data}`"), ""]
+            lines += ["| field | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in fields.items()), ""]
+    return head + mark + "\n".join(lines)
+
+
+PAGES = {"docs/configuration.md": with_keys, "docs/segmentation.md": with_protocols, "README.md": with_tree}
 
 
 def document() -> None:

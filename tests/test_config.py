@@ -35,6 +35,22 @@ def test_every_shipped_config_loads_builds_and_is_headed_by_its_command_and_publ
             assert ("nverified" in line) == (row["status"] == "unverified")
 
 
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
+def test_a_recipe_that_labels_pixels_is_headed_by_the_figures_of_its_network_and_normalizer(data):
+    paths = [path for path in CONFIGS if path.parent.name == data]
+    assert {path.stem for path in paths} == {f"fcn_resnet50_{norm}" for norm in ("bn", "gn", "sn", "en")}
+    for path in paths:
+        config, header = load_config(str(path), []), path.read_text().partition("\nbase:")[0]
+        assert config.task.name == "segmentation" and config.norm.options.get("sync", False) == (
+            config.norm.name in ("bn", "en")
+        )
+        rows = published(data).figures
+        own = [row for row in rows if (row["model"], row["norm"]) == (config.model.name, config.norm.name)]
+        assert all(f"{row['miou']:.2f} %" in header for row in own)
+        assert own or "no figure of this normalizer" in header
+        assert "GPU hours: not on file" in header
+
+
 def is_published(config: Config) -> bool:
     """Whether the normalizer's options are those of the published figures."""
     return AS_PUBLISHED.get(config.norm.name, {}).items() <= config.norm.all_options.items()

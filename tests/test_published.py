@@ -8,7 +8,8 @@ import yaml
 from report_runs import report, run, scores, table
 
 from en.norm.registry import AS_PUBLISHED
-from en.reports.published import published
+from en.reports.published import published, settings
+from en.tasks.protocols import PROTOCOLS
 
 
 def test_published_figures_stand_beside_with_source_and_unverified_marked(tmp_path):
@@ -75,6 +76,22 @@ def test_a_network_without_published_figures_says_so(tmp_path):
 
 
 def test_every_published_figure_has_a_source_and_a_status():
-    for row in published().figures:
-        assert row["source"] and row["status"] in ("published", "unverified") and 0 < row["top1"] < 100
+    for setting in settings().values():
+        score = "top1" if setting.task == "classification" else "miou"
+        for row in setting.figures:
+            assert row["source"] and row["status"] in ("published", "unverified") and 0 < row[score] < 100
+            assert row["status"] == "unverified" or ("protocol" in row) == (setting.task == "segmentation")
+            assert row.get("protocol") in (*PROTOCOLS, None)
     assert yaml.safe_dump(published().figures)
+
+
+def test_a_run_that_labels_pixels_is_set_against_figures_of_its_data_set_and_protocol(tmp_path):
+    scored = {"miou": 36.9, "macc": 47.0, "aacc": 77.5, "classes_found": 150.0}
+    facts = {"model": "fcn_resnet50", "norm": "gn", "norm_options": {}, "task": "segmentation", "scores": scored}
+    facts |= {"score": "miou", "dataset": "ADE20K", "classes": 150, "images": 2000, "eval_resolution": 512}
+    task = {"name": "segmentation", "data_set": "ade20k", "protocol": "snseg"}
+    report([run(tmp_path / "a", config={"task": task}, **facts)], tmp_path / "out")
+    single, many = table(tmp_path / "out", "against_published_ade20k")
+    assert (single["status"], single["published mIoU"]) == ("published", "35.66")
+    assert float(single["difference of mIoU"]) == pytest.approx(1.24) and "protocol snseg" in single["source"]
+    assert many["status"] == "not comparable: another protocol (snseg)" and many["difference of mIoU"] == ""

@@ -1,12 +1,14 @@
-"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...]; also eval.py, and torchrun.
+"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...].
 
-A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of its task, and images. With
---at there is such a line for each size of the images, with its resolution.
+Also eval.py, and torchrun. A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of
+its task, and images. With --at there is such a line for each size of the images, with its resolution, and with
+--protocol for each protocol, with all that it says.
 """
 
 import argparse
 import json
 import re
+from itertools import product
 
 from en.errors import Parser, exit_on_error, shown, whole_number
 from en.threads import choose_threads
@@ -39,15 +41,22 @@ def evaluate() -> None:
         help="sizes of the images, pixels, as 224 or 512x1024, height first, for data.eval_resolution; --recalibrate "
         "takes crops of that size too",
     )
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        nargs="+",
+        help="protocols of scoring maps of classes, for task.protocol, as mmseg ours: see docs/segmentation.md",
+    )
     arguments = parser.parse_intermixed_args()
 
     choose_threads()
     from en.distributed.ranks import Ranks
     from en.evaluation.score import score
 
-    for side in arguments.at or [None]:
+    for side, protocol in product(arguments.at or [None], arguments.protocol or [None]):
         keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
         overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
+        overrides += [f"task.protocol={protocol}"] if protocol else []
         scores = score(arguments.checkpoint, overrides, arguments.recalibrate)
         if Ranks.from_environment().is_first:
             print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)

@@ -75,8 +75,8 @@ def same_pixels(then: Config, now: Config) -> bool:
 
 def resolved(config: Config) -> dict[str, Any]:
     """Returns a configuration's values, the size in evaluation where it is that of training too."""
-    values = config.model_dump()
-    return values | {"data": values["data"] | {"eval_resolution": as_key(config.eval_resolution)}}
+    values, size = config.model_dump(), config.shown_size
+    return values | {"data": values["data"] | {"eval_resolution": size and as_key(size)}}
 
 
 def at_a_resume(means: Means) -> str:

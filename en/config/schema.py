@@ -31,7 +31,7 @@ Modules = Annotated[list[Text], Field(max_length=1000)]
 
 
 class ModelConfig(Section):
-    name: Text  # a torchvision classification network, or timm/NAME
+    name: Text  # a network of torchvision, or timm/NAME; of task.name=segmentation, see docs/segmentation.md
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability, before the classifier
     zero_init_last_gamma: bool | None = None  # last scale of each residual block; null: the library's way
     options: Annotated[dict[str, Any], Field(max_length=100)] = {}  # further keyword arguments of the network's class
@@ -253,6 +253,11 @@ class Config(Section):
     def eval_resolution(self) -> Size:
         """Size of the network's input in evaluation."""
         return size_of(self.data.eval_resolution or self.data.resolution)
+
+    @property
+    def shown_size(self) -> Size | None:
+        """Size of the images that loaders give in evaluation; None where they keep their own."""
+        return None if self.task.own_sizes and self.data.eval_resolution is None else self.eval_resolution
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

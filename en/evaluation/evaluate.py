@@ -17,7 +17,7 @@ from en.tasks import Task
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, visible: bool
+    task: Task, model: nn.Module, loader: ImageLoader, size: Size | None, to_device: ToDevice, visible: bool
 ) -> Scores:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 

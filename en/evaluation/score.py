@@ -46,6 +46,6 @@ def score(where: str, overrides: list[str], recalibrate_over: int) -> dict[str, 
         model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
         if recalibrate_over:
             recalibrate(model, loaders["train"], recalibrate_over, config.training_resolution.full, to_device)
-        scores = evaluate(config.task, model, loaders["val"], config.eval_resolution, to_device, ranks.is_first)
+        scores = evaluate(config.task, model, loaders["val"], config.shown_size, to_device, ranks.is_first)
     trained.close()
-    return {**scores.values, **scores.details, "images": loaders["val"].samples}
+    return {**config.task.manner, **scores.values, **scores.details, "images": loaders["val"].samples}

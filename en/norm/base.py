@@ -139,6 +139,9 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
     num_batches_tracked: Tensor | None
     process_group: dist.ProcessGroup | None = None
     """The ranks whose batches are taken together where `sync` is on; None for all: see convert_sync()."""
+    averages_for_one = False
+    """Whether a batch of one value per channel, as of one image in a branch that pools all of it, is normalized by the
+    running averages, which it leaves as they are, instead of refused."""
 
     def __init__(
         self,
@@ -160,6 +163,21 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
         self.register_buffer("running_mean", zeros if running else None)
         self.register_buffer("running_var", torch.ones_like(zeros) if running else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if running else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), same dtype and memory format; one node of a graph of torch.fx."""
+        if is_symbolic(x) or not (self.averages_for_one and self.training and self.is_single(x)):
+            return super().forward(x)
+        self.training = False  # of this layer alone, whatever it holds
+        try:
+            return super().forward(x)
+        finally:
+            self.training = True
+
+    def is_single(self, x: Tensor) -> bool:
+        """Tells whether batch statistics would be of one value per channel."""
+        alone = not self.synced or dist.get_world_size(self.process_group) == 1
+        return not is_tracing() and x.numel() == self.num_features and alone
 
     @property
     def affine(self) -> "Unconvertible":  # type: ignore[override]

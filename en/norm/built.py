@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from en.norm.base import Normalizer
+from en.norm.base import Normalizer, RunningNormalizer
 from en.norm.registry import NORMALIZERS, build_norm, name_of, options_of
 from en.norm.replace import finish_fused, put
 
@@ -51,6 +51,8 @@ def rebuild(model: nn.Module, layers: Mapping[str, Options]) -> nn.Module:
             raise ValueError(f"{place}: {error}") from error
         norm.to(device=old.weight.device, dtype=old.weight.dtype).train(old.training)
         norm.place = old.place
+        if isinstance(norm, RunningNormalizer):
+            norm.averages_for_one = getattr(old, "averages_for_one", False)
         if hasattr(old, "act"):
             finish_fused(norm, old)
         new[id(old)] = norm

@@ -18,6 +18,7 @@ from en.tasks import TASKS, Label
 
 Figure = dict[str, Any]
 UNVERIFIED = "unverified"
+IMAGENET, CLAIMS = "imagenet", "claims"
 CHANGES_NO_FIGURE = ("sync",)  # options of a normalizer with which it is still the one that was published
 
 
@@ -26,15 +27,17 @@ class Setting(Section):
 
     Attributes:
         title: the data set and how it was scored.
-        task: its key in TASKS; classes, images, resolution: of the evaluation.
-        figures: rows with model, norm, metrics by name, params, gmacs, source and status.
+        task: its key in TASKS; classes, images, resolution: of the evaluation; None for the latter: images have their
+            own sizes.
+        figures: rows with model, norm, metrics by name, params, gmacs, source and status, and the protocol where the
+            task has several.
     """
 
     title: Name
     task: Name
     classes: Count
     images: Count
-    resolution: Count
+    resolution: Count | None = None
     figures: list[Figure]
 
     @property
@@ -44,7 +47,7 @@ class Setting(Section):
 
 @dataclass(frozen=True)
 class Against:
-    """A variant beside a published figure of its network and normalizer.
+    """A variant beside a published figure of its network and normalizer, of its data set and task.
 
     Attributes:
         figure: of published.yaml.
@@ -68,11 +71,29 @@ class Against:
 
 
 @cache
-def published(data: str = "imagenet") -> Setting:
+def settings() -> dict[str, Setting]:
+    """The package's published figures by data set."""
+    held = yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))
+    return {name: Setting.model_validate(value) for name, value in held.items() if name != CLAIMS}
+
+
+def published(data: str = IMAGENET) -> Setting:
     """The package's published figures on a data set."""
-    return Setting.model_validate(
-        yaml.safe_load((files("en.reports") / "published.yaml").read_text(encoding="utf-8"))[data]
-    )
+    return settings()[data]
+
+
+def data_of(variant: Variant) -> str:
+    """The data set, a key of `settings`, whose figures a variant is set against."""
+    named = str(variant.runs[0].config.get("task.data_set"))
+    return named if named in settings() else IMAGENET
+
+
+def by_data(variants: Iterable[Variant]) -> dict[str, list[Variant]]:
+    """Variants by the data set whose figures they are set against."""
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        found.setdefault(data_of(variant), []).append(variant)
+    return found
 
 
 def network(variant: Variant) -> str:
@@ -83,17 +104,28 @@ def network(variant: Variant) -> str:
 def find_figures(variant: Variant) -> list[Against]:
     """The published figures of a variant's network and normalizer."""
     key, why = (network(variant), variant.summary.norm), incomparable(variant)
-    return [Against(variant, row, why) for row in published().figures if (row["model"], row["norm"]) == key]
+    figures = published(data_of(variant)).figures
+    return [
+        Against(variant, row, why + another_protocol(variant, row))
+        for row in figures
+        if (row["model"], row["norm"]) == key
+    ]
+
+
+def another_protocol(variant: Variant, figure: Figure) -> list[str]:
+    """Says that a variant was scored by another protocol than a figure, in a list that is empty where it was not."""
+    own = variant.runs[0].config.get("task.protocol")
+    return [] if own == figure.get("protocol") else [f"another protocol ({own})"]
 
 
 def incomparable(variant: Variant) -> list[str]:
     """In which ways a variant differs from the published setting; recipes are not looked at."""
-    s, setting, why = variant.summary, published(), []
+    s, setting, why = variant.summary, published(data_of(variant)), []
     if s.task != setting.task:
         why.append(f"another task ({s.task})")
     if (s.classes, s.images) != (setting.classes, setting.images):
         why.append(f"other data ({s.dataset}, {s.classes} classes, {s.images:,} evaluation images)")
-    if s.eval_resolution != setting.resolution:
+    if setting.resolution is not None and s.eval_resolution != setting.resolution:
         why.append(f"another resolution ({in_words(size_of(s.eval_resolution))} pixels)")
     if not variant.is_finished:
         why.append(f"unfinished ({s.epochs_done} of {s.epochs} epochs)")
@@ -116,16 +148,27 @@ def own_options(variant: Variant) -> list[str]:
     return own + [f"{key}={plain(value)}" for key, value in config if key.startswith("model.options.")]
 
 
-def against_table(variants: Sequence[Variant]) -> Table:
+def published_tables(variants: Sequence[Variant]) -> list[Table]:
+    """For each data set, what was measured against published figures, and these."""
+    return [
+        table(group, data) for data, group in by_data(variants).items() for table in (against_table, published_table)
+    ]
+
+
+def named(table: str, data: str) -> str:
+    return table if data == IMAGENET else f"{table}_{data}"
+
+
+def against_table(variants: Sequence[Variant], data: str) -> Table:
     """A row for each variant and published figure of its network and normalizer."""
-    labels = published().labels
+    labels = published(data).labels
     headings = [part for label in labels.values() for part in against_headings(label)]
     rows = [
         [
             words(found.variant.name),
             *(cell for metric in labels for cell in against_cells(found, metric)),
             words(found.status, strong=not found.judges),
-            words(found.figure["source"]),
+            words(source_of(found.figure)),
         ]
         for variant in variants
         for found in find_figures(variant)
@@ -138,7 +181,9 @@ def against_table(variants: Sequence[Variant]) -> Table:
         )
     ]
     title = "Measured against published"
-    return Table("against_published", title, ["variant", *headings, "status", "source"], rows, notes if rows else ())
+    return Table(
+        named("against_published", data), title, ["variant", *headings, "status", "source"], rows, notes if rows else ()
+    )
 
 
 def against_headings(label: Label) -> list[str]:
@@ -160,10 +205,15 @@ def against_cells(found: Against, metric: str) -> list[Cell]:
     return [mean(own), number(figure), number(gap, "+.2f"), interval(low, high, "+.2f")]
 
 
-def published_table(variants: Iterable[Variant]) -> Table:
+def source_of(figure: Figure) -> str:
+    protocol = figure.get("protocol")
+    return f"{figure['source']}; protocol {protocol}" if protocol else str(figure["source"])
+
+
+def published_table(variants: Iterable[Variant], data: str) -> Table:
     """The published figures of the measured networks."""
     models = {network(variant) for variant in variants}
-    setting = published()
+    setting = published(data)
     headings = ["network", "normalizer", *map(heading, setting.labels.values()), "parameters", "GMACs"]
     rows = [
         [
@@ -171,11 +221,11 @@ def published_table(variants: Iterable[Variant]) -> Table:
             words(row["norm"]),
             *(number(row.get(key)) for key in (*setting.labels, "params", "gmacs")),
             words(row["status"], strong=row["status"] == UNVERIFIED),
-            words(row["source"]),
+            words(source_of(row)),
         ]
         for row in setting.figures
         if row["model"] in models
     ]
     missing = sorted(models - {row["model"] for row in setting.figures})
     notes = [Note(f"No published figure is on file for {', '.join(missing)}.")] if missing else []
-    return Table("published", f"Published, {setting.title}", [*headings, "status", "source"], rows, notes)
+    return Table(named("published", data), f"Published, {setting.title}", [*headings, "status", "source"], rows, notes)

@@ -11,7 +11,7 @@ from en.reports.curves import Line, compute_picture, curve_picture, lines
 from en.reports.figures import Picture
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
-from en.reports.published import against_table, published_table
+from en.reports.published import published_tables
 from en.reports.ratios import RatioPicture, find_ratios, ratio_pictures, ratio_tables
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table
@@ -94,8 +94,7 @@ def make_report(paths: Iterable[str]) -> Report:
         Section("runs", "Runs", (), [provenance_table(runs, variants)]),
     ]
     if variants:
-        tables = [against_table(variants), published_table(variants)]
-        sections.insert(1, Section("published", "Published figures", (), tables))
+        sections.insert(1, Section("published", "Published figures", (), published_tables(variants)))
     shown = [part for part in sections if part.notes or part.tables or part.pictures or part.images]
     return Report(title(variants), lead(runs), shown, runs, variants, curves)
 

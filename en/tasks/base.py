@@ -1,7 +1,7 @@
 """What a task decides: all that differs between naming an image and, say, labelling its pixels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -20,6 +20,18 @@ class Label(NamedTuple):
     unit: str
 
 
+class Body(NamedTuple):
+    """The part of a network that another task's network is but for its head, whose weights it may begin with.
+
+    Attributes:
+        module: its name in the network.
+        network: the other network's name.
+    """
+
+    module: str
+    network: str
+
+
 class Task(BaseModel, ABC):
     """What is predicted of an image, and how well. Its fields are the keys of `task:` in a configuration.
 
@@ -33,6 +45,7 @@ class Task(BaseModel, ABC):
         name: its key in TASKS.
         score: the metric by which best.pt is chosen; higher is better.
         target: the kind of targets that it is learned from.
+        own_sizes: whether images keep their own sizes in evaluation where data.eval_resolution is null.
         labels: the metrics that are shown in the terminal and in reports, in this order.
     """
 
@@ -40,6 +53,7 @@ class Task(BaseModel, ABC):
 
     score: ClassVar[str]
     target: ClassVar[type[Target]] = ClassIndex
+    own_sizes: ClassVar[bool] = False
     labels: ClassVar[dict[str, Label]]
 
     name: Fixed[str]
@@ -57,6 +71,10 @@ class Task(BaseModel, ABC):
     def head(self, network: nn.Module) -> list[str]:
         """Names of the network's modules that are the task's own: see optim.head_lr_factor, init; by default, none."""
         return []
+
+    def body(self, name: str) -> Body | None:
+        """The part of a network of this task that `init` may take from the default task's; by default, none."""
+        return None
 
     @abstractmethod
     def check_output(self, output: object, classes: int) -> None:
@@ -105,6 +123,15 @@ class Task(BaseModel, ABC):
 
         Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class.
         """
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """How scores are taken, which stands before them in a file; by default, nothing."""
+        return {}
+
+    def remark(self, scores: Mapping[str, float], classes: int) -> str:
+        """What is to be said wherever scores are shown, such as how they were taken; by default, nothing."""
+        return ""
 
     def check_metrics(self, classes: int, names_taken: Collection[str]) -> None:
         """Raises ValueError unless the score is among the metrics, and none has the name of something else in a row."""

@@ -6,10 +6,12 @@ from typing import Any
 from en.errors import shown
 from en.tasks.base import Task
 from en.tasks.classification import Classification
+from en.tasks.segmentation import Segmentation
 
 DEFAULT = "classification"
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "segmentation": Segmentation,
 }
 
 

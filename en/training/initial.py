@@ -13,14 +13,14 @@ from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.to_device import ToDevice
 from en.errors import UserError, listed
-from en.models.transfer import BATCH_NORM, Transfer, copy_tensors, replaces_batch_norm, transfer
+from en.models.transfer import BATCH_NORM, Transfer, copy_tensors, replaces_batch_norm, transfer, within
 from en.norm.built import layers_as_built, rebuild
 from en.norm.registry import INHERITED
 from en.norm.trained_maps import set_maps
 from en.runs.contents import Checkpoint
 from en.runs.weights import GivenWeights, read_weights
 from en.size import Size
-from en.tasks import Task
+from en.tasks import Body, Task, build_task
 
 IMAGES = 16  # on which outputs are compared
 
@@ -53,7 +53,7 @@ class Initial:
         """
         assert self.before is not None
         was_training, before = model.training, self.before.to(images.device)
-        expected, found = (task.predict(network.eval(), images) for network in (before, model))
+        expected, found = (network.eval()(images).float() for network in (before, model))
         model.train(was_training)
         largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
         self.difference, self.before = ((found - expected).abs().max() / largest).item(), None
@@ -91,6 +91,9 @@ def initialize(model: nn.Module, config: Config, classes: list[str]) -> Initial 
     given = read_weights(config.init)
     saved, head = given.saved, config.task.head(model)
     then = validate(saved.config, str(given.path)) if saved else None
+    body = body_of(given, then, config)
+    if body is not None:
+        return initialize_body(model, body, given, then, config)
     if then:
         refuse_another_network(then, config)
     same_head = saved is None or then is None or (saved.classes, then.task.name) == (classes, config.task.name)
@@ -107,20 +110,57 @@ def initialize(model: nn.Module, config: Config, classes: list[str]) -> Initial 
     return Initial(str(given.path), given.digest, given.averaged, tensors, before)
 
 
-def refuse_another_network(then: Config, now: Config) -> None:
+def body_of(given: GivenWeights, then: Config | None, now: Config) -> Body | None:
+    """Returns the part of the network that is to take the weights, where they are of another task's network."""
+    body = now.task.body(now.model.name)
+    if body is None:
+        return None
+    whole = then.task.body(then.model.name) is not None if then else bool(within(given.state, [body.module]))
+    return None if whole else body
+
+
+def initialize_body(model: nn.Module, body: Body, given: GivenWeights, then: Config | None, config: Config) -> Initial:
+    """Gives a part of a network the weights of another task's network, of which the head alone is left over.
+
+    How far outputs are from those with batch normalization is not measured: there are none yet.
+    """
+    prefix, task = f"{body.module}.", then.task if then else build_task({})
+    try:
+        with torch.device("meta"):
+            head = task.head(task.network(2, name=body.network, norm=BATCH_NORM))
+        dropped = within(given.state, head)
+        if given.saved and then:
+            refuse_another_network(then, config, body.network)
+            inherit_options(model, given.saved, then, config, prefix)
+        weights = {name: value for name, value in given.state.items() if name not in dropped}
+        taken = transfer(model.get_submodule(body.module), weights, [], True).taken
+    except ValueError as error:
+        raise UserError(f"init={config.init}: {error}") from error
+    fresh = [name for name in model.state_dict() if not name.startswith(prefix)]
+    tensors = Transfer([prefix + name for name in taken], fresh, dropped)
+    return Initial(str(given.path), given.digest, given.averaged, tensors, None)
+
+
+def refuse_another_network(then: Config, now: Config, expected: str | None = None) -> None:
     """Raises UserError for weights of another network, or of a normalizer that no other takes over from."""
-    if then.model.name != now.model.name:
-        found, expected = then.model.name, now.model.name
+    expected = expected or now.model.name
+    if then.model.name != expected:
+        found = then.model.name
         raise UserError(f"init={now.init}: weights of model.name={found}: expected those of {expected}")
     if then.norm.name not in (now.norm.name, BATCH_NORM):
         expected = f"{now.norm.name}, or {BATCH_NORM} with norm.start={BATCH_NORM}"
         raise UserError(f"init={now.init}: weights of norm.name={then.norm.name}: expected those of {expected}")
 
 
-def inherit_options(model: nn.Module, saved: Checkpoint, then: Config, config: Config) -> None:
-    """Gives the normalizers those options of the weights' own that the configuration does not give."""
-    now = layers_as_built(model)
-    if saved.norms.keys() != now.keys():
+def inherit_options(model: nn.Module, saved: Checkpoint, then: Config, config: Config, prefix: str = "") -> None:
+    """Gives the normalizers those options of the weights' own that the configuration does not give.
+
+    Args:
+        prefix: of the places of those that the weights are of.
+    """
+    now = {place: options for place, options in layers_as_built(model).items() if place.startswith(prefix)}
+    norms = {prefix + place: options for place, options in saved.norms.items()}
+    if norms.keys() != now.keys():
         return  # of an earlier version, which does not tell; of another network, which the names will show
     kept = None if then.norm.name == config.norm.name else INHERITED
     options = {
@@ -129,7 +169,7 @@ def inherit_options(model: nn.Module, saved: Checkpoint, then: Config, config: C
             for key, value in theirs.items()
             if key in now[place] and key not in config.norm.options and (kept is None or key in kept)
         }
-        for place, theirs in saved.norms.items()
+        for place, theirs in norms.items()
     }  # fmt: skip
     rebuild(model, options)
     set_maps(model, maps_at(model, config.training_resolution.full))

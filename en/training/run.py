@@ -257,7 +257,7 @@ class TrainingRun:
         refuse_drift(networks, self.ranks, self.group)
         network = networks[-1]
         with watching(network) as seen:
-            size, visible = self.config.eval_resolution, self.ranks.is_first
+            size, visible = self.config.shown_size, self.ranks.is_first
             scores = evaluate(self.task, network, self.val_images, size, self.to_device, visible)
         return scores, seen()
 
@@ -332,7 +332,9 @@ class TrainingRun:
         """Training up to an evaluation in one line."""
         labels, values = self.task.labels.items(), row.scores.values
         scored = [f"{label.text} {values[name]:.2f} {label.unit}".strip() for name, label in labels if name in values]
+        remark = self.task.remark(values, len(self.classes))
         line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(scored)}"
+        line += f" ({remark})" if remark else ""
         if row.images_per_second is None:  # resumed after its last step
             return line
         waited = f"waited {100 * row.data_wait:.0f} % for data"

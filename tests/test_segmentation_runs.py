@@ -1,0 +1,215 @@
+"""Runs that label pixels: scores by an independent program, ranks, kills, and a backbone from a run that classified."""
+
+import json
+import random
+
+import kill_loop
+import numpy as np
+import pytest
+import torch
+import torchvision
+from commands import command, last_json, refused, succeed
+from kill_loop import Case, Place, differences
+from PIL import Image
+
+from en.data.targets import IGNORE
+from en.distributed.ranks import Ranks
+from en.evaluation.trained import open_trained
+from en.runs import checkpoint
+from en.runs.position import Position
+
+NAMES = ["ground", "disc", "bar", "never"]
+BACKBONE = "channels: [16, 32, 64, 128], stem_width: 8"
+RECIPE = f"""
+model: {{name: timm/resnet10t, options: {{{BACKBONE}, head: psp, head_channels: 16}}}}
+norm: {{name: en}}
+task: {{name: segmentation, most_of_class: 0.9}}
+data: {{root: unset, loader: folder, resolution: [32, 40], workers: 1}}
+train: {{epochs: 3, batch_size: 6, ema_decay: 0.9}}
+optim: {{lr: 0.02, head_lr_factor: 2.0}}
+schedule: {{name: polynomial, power: 0.9}}
+checkpoint: {{every_steps: 1, keep: 2}}
+device: cpu
+"""
+CLASSIFIER = f"""
+model: {{name: timm/resnet10t, options: {{{BACKBONE}}}}}
+norm: {{name: en}}
+data: {{root: unset, resolution: 48, workers: 1}}
+train: {{epochs: 1, batch_size: 24}}
+optim: {{lr: 0.01}}
+device: cpu
+"""
+
+
+def write_pairs(root):
+    """Images of odd sizes with a disc or a bar; of the last class none; one image of each split does not count."""
+    draws = np.random.default_rng(0)
+    for split, count in {"train": 18, "val": 11}.items():
+        for folder in ("images", "masks"):
+            (root / folder / split).mkdir(parents=True)
+        for number in range(count):
+            height, width = draws.integers(33, 70, 2)
+            y, x = np.mgrid[:height, :width]
+            shapes = [np.hypot(y - height / 2, x - width / 2) < 11, abs(x - width / 3) < 6]
+            mask = np.where(shapes[number % 2], 1 + number % 2, 0).astype(np.uint8)
+            pixels = np.array([(90, 90, 90), (230, 40, 40), (40, 40, 230)])[mask]
+            pixels = np.clip(pixels + draws.normal(0, 15, pixels.shape), 0, 255).astype(np.uint8)
+            mask[: number % 5] = IGNORE
+            if number == 3:
+                mask[:] = IGNORE
+            Image.fromarray(pixels).save(root / "images" / split / f"{number:02}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{number:02}.png")
+    lines = [f"{number} {name}" for number, name in enumerate(NAMES)]
+    (root / "classes.txt").write_text("\n".join([*lines, f"{IGNORE} ignore"]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs")
+    write_pairs(path)
+    (path / "recipe.yaml").write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(labelled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run"
+    succeed("train.py", labelled / "recipe.yaml", f"data.root={labelled}", f"run_dir={path}")
+    return path
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def scores_of_files(folder, masks):
+    """Scores of predictions that were saved as pictures, from the masks' own files, by sets of pixels."""
+    names = sorted(path.name for path in folder.glob("*.png"))
+    ours, theirs = (np.concatenate([pixels_of(place / name).ravel() for name in names]) for place in (folder, masks))
+    ours, theirs = ours[theirs != 255], theirs[theirs != 255]
+    present = [number for number in range(len(NAMES)) if ((ours == number) | (theirs == number)).any()]
+    ious = [((ours == n) & (theirs == n)).sum() / ((ours == n) | (theirs == n)).sum() for n in present]
+    recalls = [(ours[theirs == n] == n).mean() for n in present if (theirs == n).any()]
+    scores = {"miou": 100 * np.mean(ious), "macc": 100 * np.mean(recalls), "aacc": 100 * np.mean(ours == theirs)}
+    return scores | {"classes_found": len(present)}
+
+
+@pytest.mark.filterwarnings("ignore:en, sn or ssn is evaluated on maps")  # of images larger than the crops
+@pytest.mark.slow(reason="a run, and its evaluation on 1, 2 and 3 ranks")
+def test_scores_are_those_of_the_saved_predictions_on_any_number_of_ranks(run, labelled, tmp_path):
+    trained = open_trained(str(run), [], Ranks.from_environment(), ("val",))
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1) for values in (trained.config.data.mean, trained.config.data.std)
+    )
+    loader, network = trained.loaders["val"], trained.model.eval()
+    names = sorted(path.name for path in (labelled / "images" / "val").iterdir())
+    with torch.inference_mode():
+        for batch in loader.eval_epoch(None):
+            assert len(batch.images) == 1
+            found = trained.config.task.predict(network, (batch.images.float() - mean) / std)
+            name = names[int(batch.samples[0])]
+            assert found.shape[1:] == pixels_of(labelled / "masks" / "val" / name).shape
+            Image.fromarray(found[0].numpy()).save(tmp_path / name)
+    trained.close()
+    expected = scores_of_files(tmp_path, labelled / "masks" / "val")
+    assert expected["classes_found"] < len(NAMES)
+    whole = last_json(succeed("eval.py", run))
+    assert {name: whole[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert whole["iou"][3] is None and whole["images"] == 11 and sum(whole["labelled"]) == sum(whole["predicted"])
+    assert whole["protocol"]["name"] == "ours" and whole["protocol"]["absent"] == "left_out"
+    for ranks in (2, 3):
+        assert last_json(succeed("eval.py", run, ranks=ranks)) == whole
+
+
+def test_several_protocols_are_scored_by_one_command_and_an_unknown_one_is_refused(run):
+    done = succeed("eval.py", run, "task.data_set=ade20k", "--protocol", "ours", "ours_ms", "snseg")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [scores["protocol"]["name"] for scores in found] == ["ours", "ours_ms", "snseg"]
+    assert [scores["protocol"]["absent"] for scores in found] == ["left_out", "left_out", "zero"]
+    assert found[0]["miou"] != found[1]["miou"]
+    assert "task.protocol='mmsegg': expected" in refused(command("eval.py", run, "--protocol", "mmsegg"))
+    assert "expected data_set=ade20k" in refused(command("eval.py", run, "--protocol", "snseg"))
+
+
+def test_a_run_shows_its_protocol_and_keeps_each_class_s_score(run):
+    row = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert len(row["iou"]) == len(NAMES) and row["iou"][3] is None and row["miou"] > 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["score"] == "miou" and summary["task"] == "segmentation"
+
+
+@pytest.mark.slow(reason="2 kills, a start of all ranks for each")
+@pytest.mark.parametrize("case", [Case("folder", 0), Case("folder", 2, ["train.accumulation=3"])], ids=str)
+def test_a_killed_run_ends_bit_for_bit_as_the_untouched_one(labelled, tmp_path, case):
+    place = Place(labelled / "recipe.yaml", {"folder": labelled})
+    kill_loop.run_untouched(place, case, tmp_path / "whole")
+    assert kill_loop.run_killed(place, case, tmp_path / "run", random.Random(str(case)), 2) == 2
+    assert differences(tmp_path / "whole", tmp_path / "run") == []
+
+
+def test_pixels_are_averaged_over_the_whole_step_on_any_number_of_ranks_and_micro_batches(labelled, tmp_path):
+    ways = {"one": (0, 1), "micro": (0, 6), "ranks": (3, 1)}
+    for name, (ranks, micro_batches) in ways.items():
+        options = ["norm.name=gn", "train.epochs=1", f"train.accumulation={micro_batches}", "train.ema_decay=null"]
+        places = [f"data.root={labelled}", f"run_dir={tmp_path / name}", "checkpoint.keep=9"]
+        # Dropout draws other numbers where batches are parted otherwise.
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(RECIPE.replace("head: psp,", "head: psp, head_dropout: 0.0,"))
+        succeed("train.py", recipe, *options, *places, ranks=ranks)
+    one, *others = (checkpoint.load(checkpoint.step_path(tmp_path / name, Position(step=1))) for name in ways)
+    for other in others:
+        for key, value in one.model.items():
+            torch.testing.assert_close(other.model[key], value, rtol=1e-4, atol=1e-5)
+        losses = [rank["losses"]["sum"] for rank in other.ranks]
+        assert sum(losses) / len(losses) == pytest.approx(one.ranks[0]["losses"]["sum"], rel=1e-5)
+
+
+def run_on(labelled, tmp_path, recipe, init, *options):
+    """Trains an epoch from weights. Returns: the command's end, and the run's folder."""
+    (tmp_path / "then.yaml").write_text(recipe)
+    places = [f"data.root={labelled}", f"run_dir={tmp_path / 'then'}", f"init={init}"]
+    return command("train.py", tmp_path / "then.yaml", *places, "train.epochs=1", *options), tmp_path / "then"
+
+
+def check_backbone(run, theirs, compared):
+    """Looks whether a run with a frozen backbone began, and ended, with the weights of a classifier there."""
+    facts = json.loads((run / "provenance.json").read_text())["starts"][0]["init"]
+    assert facts["dropped"] == ["fc.weight", "fc.bias"] and len(facts["taken"]) == len(theirs) - 2
+    assert {name.split(".")[0] for name in facts["taken"]} == {"backbone"}
+    assert {name.split(".")[0] for name in facts["fresh"]} == {"classifier", "aux_classifier"}
+    ours = checkpoint.load(run / "last.pt").model
+    for name in compared:
+        assert torch.equal(ours[f"backbone.{name}"], theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("en", "en"), ("bn", "en, start: bn"), ("bn", "bn")], ids=["en", "en from bn", "bn"]
+)
+def test_a_backbone_begins_with_the_weights_of_a_run_that_classified(betons, labelled, tmp_path, before, after):
+    (tmp_path / "first.yaml").write_text(CLASSIFIER.replace("{name: en}", f"{{name: {before}}}"))
+    succeed("train.py", tmp_path / "first.yaml", f"data.root={betons}", f"run_dir={tmp_path / 'first'}")
+    recipe = RECIPE.replace("{name: en}", f"{{name: {after}}}")
+    done, run = run_on(labelled, tmp_path, recipe, tmp_path / "first", "train.freeze=[backbone]")
+    assert done.returncode == 0, done.stderr
+    theirs = checkpoint.load(tmp_path / "first" / "last.pt").model
+    all_of_it = theirs.keys() - {"fc.weight", "fc.bias"}
+    check_backbone(run, theirs, all_of_it if before == after else ["conv1.0.weight", "layer1.0.bn1.running_mean"])
+    other = ["model.options.channels=[16, 32, 64, 64]", f"run_dir={tmp_path / 'other'}"]
+    done = run_on(labelled, tmp_path, recipe, tmp_path / "first", *other)[0]
+    assert "first: layer4.0." in refused(done) and "has shape (128" in refused(done)
+
+
+def test_a_file_of_torchvision_s_begins_the_backbone_of_its_dilated_network(labelled, tmp_path):
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(width_per_group=4).state_dict()
+    torch.save(theirs, tmp_path / "resnet50.pth")
+    recipe = RECIPE.replace("{name: en}", "{name: bn}")
+    recipe = recipe.replace("timm/resnet10t", "fcn_resnet50").replace(f"{BACKBONE}, head: psp", "width_per_group: 4")
+    options = ["train.freeze=[backbone]", "train.ema_decay=null"]
+    done, run = run_on(labelled, tmp_path, recipe, tmp_path / "resnet50.pth", *options)
+    assert done.returncode == 0, done.stderr
+    check_backbone(run, theirs, theirs.keys() - {"fc.weight", "fc.bias"})
+    torch.save(theirs | {"fc2.weight": theirs["fc.weight"]}, tmp_path / "more.pth")
+    other = run_on(labelled, tmp_path, recipe, tmp_path / "more.pth", f"run_dir={tmp_path / 'other'}")[0]
+    assert "fc2.weight: no such parameter or buffer" in refused(other)
