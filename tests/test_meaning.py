@@ -66,6 +66,12 @@ OTHER = {  # by key: a value that the recipe below has not, and what else it ask
     "task.label_smoothing": "0.1",
     "task.mixup": "0.7",
     "task.cutmix": "0.7",
+    "task.scale": "[0.7, 1.5]",
+    "task.base_size": "[64, 128]",
+    "task.most_of_class": "0.5",
+    "task.aux_weight": "0.1",
+    "task.protocol": "ours_ms",
+    "task.data_set": "ade20k",
     "data.root": "elsewhere",
     "data.loader": "folder",
     "data.decode": "ffcv",
@@ -151,6 +157,8 @@ def with_another(key: str) -> list[str]:
 def two_configs(recipe: str, key: str, *overrides: str) -> tuple[Config, Config]:
     """A configuration, and one that differs in a key alone."""
     below = [*overrides, *([PROGRESSIVE] if "progressive" in key else [])]
+    if key.startswith("task.") and key.removeprefix("task.") not in TASKS["classification"].model_fields:
+        below.append("task.name=segmentation")
     first, other = load_config(recipe, below), load_config(recipe, [*below, *with_another(key)])
     assert key in {
         ".".join(each.split(".")[: key.count(".") + 1]) for each in changes(*map(Config.complete, (first, other)))
@@ -270,8 +278,9 @@ def test_ranks_may_differ_in_what_is_of_one_machine_alone(place, key):
 def test_scores_begin_anew_with_other_pixels_alone(place, key):
     """A task's field decides them where the crop of evaluation is another one with it."""
     then, now = two_configs(str(place.recipe), key)
-    pixels = [(*(getattr(c.data, name) for name in ("decode", "mean", "std")), c.eval_resolution, c.task.crop(False))
-              for c in (then, now)]  # fmt: skip
+    data = [[getattr(c.data, name) for name in ("decode", "mean", "std")] for c in (then, now)]
+    pixels = [(*each, c.shown_size, c.task.crop(False), c.task.manner)
+              for each, c in zip(data, (then, now), strict=True)]  # fmt: skip
     assert same_pixels(then, now) == (pixels[0] == pixels[1]) or key == "task.name"
 
 
