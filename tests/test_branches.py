@@ -15,7 +15,7 @@ from en.config.reading import load_config
 from en.config.schema import Config
 from en.errors import UserError
 from en.runs import checkpoint
-from en.runs.course import course_of
+from en.runs.course import Course, course_of
 from en.runs.folder import RunFolder, steps_of
 from en.runs.read import whole_rows
 from en.runs.start import Fresh, Resumed, find_start, load_begun
@@ -99,6 +99,33 @@ def test_a_branch_goes_on_with_other_keys_and_has_the_best_checkpoint_so_far(run
     assert not (tmp_path / "x").exists()
 
 
+def test_a_branch_does_not_go_on_as_that_of_another_checkpoint(run, tmp_path):
+    """Its first starts are those of the run, which was itself resumed by its folder."""
+    starts = json.loads((run / "provenance.json").read_text())["starts"]
+    starts.append(starts[-1] | {"resumed_at": {"epoch": 0, "step": 1}, "resumed_from": {"asked": str(run.resolve())}})
+    (run / "provenance.json").write_text(json.dumps({"starts": starts}))
+    lay_out(config_of(run, run / "checkpoints" / OLDER, f"run_dir={tmp_path / 'branch'}"), False)
+    with pytest.raises(UserError, match="branch: holds a run already: expected a new folder"):
+        find_start(config_of(run, run, f"run_dir={tmp_path / 'branch'}"), "recipe.yaml")
+
+
+def test_starts_that_nobody_can_read_do_not_end_a_branch(run, tmp_path):
+    (run / "provenance.json").write_text('{"starts": [{"resumed_at": 7}]}')
+    branch = lay_out(config_of(run, run / "checkpoints" / OLDER, f"run_dir={tmp_path / 'branch'}"), False)
+    assert (branch / "config.yaml").is_file()
+
+
+def test_a_resume_from_what_is_no_run_names_it_and_so_does_a_flag_without_use(run, tmp_path):
+    for asked in ("nothing.pt", "", str(tmp_path)):
+        assert f"--resume {asked}: " in refused(command("train.py", "--resume", asked))
+    assert "--drop-later: expected --resume" in refused(command("train.py", "--resume", run, "--drop-later"))
+
+
+def test_notes_of_an_epoch_of_more_steps_stay():
+    course = Course(2, 4, None, False)
+    assert steps_of({"epoch": 3, "step": 4}, "events.jsonl", course) == 6
+
+
 def test_a_resume_needs_no_configuration_and_takes_it_from_the_folder_or_else_the_checkpoint(run, tmp_path):
     shown = command("train.py", "--resume", run, "train.epochs=6", "--print-config").stdout
     assert "epochs: 6" in shown and "run_dir: null" in shown and "dropout: 0.2" in shown
@@ -106,7 +133,9 @@ def test_a_resume_needs_no_configuration_and_takes_it_from_the_folder_or_else_th
     shutil.copy(run / "last.pt", alone)
     assert "dropout: 0.2" in command("train.py", f"resume={alone}", "--print-config").stdout
     (run / "config.yaml").unlink()
-    assert f"{run}/config.yaml: No such file" in refused(command("train.py", "--resume", run))
+    assert f"--resume {run}: a folder without config.yaml: expected a run folder" in refused(
+        command("train.py", "--resume", run)
+    )
     for arguments in ([], ["optim.lr=1"], ["--resume", "auto"], ["--resume", "auto", f"run_dir={run}"]):
         assert "CONFIG: missing: expected a YAML file" in refused(command("train.py", *arguments))
     assert "--resume nowhere: no such file or folder" in refused(command("train.py", "--resume", "nowhere"))

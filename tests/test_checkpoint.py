@@ -263,9 +263,13 @@ def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run
     run, names = tmp_path / "run", {"last.pt", "best.pt", "summary.json"}
     shutil.copytree(whole, run)
     folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
-    folder.drop_later(saved.position, saved.best)
+    folder.take(run / "last.pt", saved, [], run)
+    folder.settle(saved, saved.position.epoch)
     assert names <= {path.name for path in run.iterdir()} and capsys.readouterr().err == ""
-    folder.drop_later(Position(epoch=saved.position.epoch - 1), {"score": 0.5, "epoch": 1})
+    before = {"position": Position(epoch=saved.position.epoch - 1), "summary": None, "best": {"score": 0.5, "epoch": 1}}
+    earlier = saved.model_copy(update=before)
+    folder.take(run / "last.pt", earlier, [], run)
+    folder.settle(earlier, saved.position.epoch)
     assert not names & {path.name for path in run.iterdir()} and "best.pt" in capsys.readouterr().err
     folder._lock.close()
 
@@ -293,7 +297,7 @@ def test_what_killed_writers_left_of_checkpoints_goes_at_the_next_start(whole, t
         (run / leftover).write_bytes(b"half")
     folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
     config, course = validate(saved.config, "x"), Course(4, saved.position.epoch, None, False)
-    folder.start(config, course, course.steps, {})
+    folder.start(config, course, course.steps, {}, run)
     folder.close()
     assert {path for path in run.rglob("*") if "tfevents" not in path.name} == before
 

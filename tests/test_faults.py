@@ -31,7 +31,7 @@ from en.norm.built import layers_as_built
 from en.runs import checkpoint
 from en.runs.contents import Checkpoint
 from en.runs.position import Position
-from en.runs.start import describe_data
+from en.runs.resume import describe_data
 from en.training.epoch import refuse_bad_step, train_epoch
 from en.training.learner import Learner, build_learner
 from en.training.record import EpochRecord

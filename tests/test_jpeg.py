@@ -235,6 +235,13 @@ def test_a_transcoded_file_has_the_same_pixels_and_markers_where_they_are_wanted
             assert jpeg.transcode(written, interval) == written
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xc0", b"\xff\xc4", b"\xff\xda", b"\xff\xd9"])
+def test_fill_bytes_before_any_marker_are_no_damage(marker):
+    content = encode(noise(50, 41, 0), quality=90)
+    filled = content.replace(marker, b"\xff\xff" + marker, 1)
+    assert jpeg.transcode(filled) == jpeg.transcode(content)
+
+
 def test_a_transcoded_file_keeps_what_else_it_said():
     exif = Image.Exif()
     exif[0x0112] = 6

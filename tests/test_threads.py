@@ -93,10 +93,10 @@ from en.threads import choose_threads
 choose_threads()
 import torch
 from en.runs import checkpoint
-from en.runs.start import keep_threads
+from en.runs.resume import keep_threads
 saved = checkpoint.load(Path(sys.argv[1]))
 for threads in map(int, sys.argv[2:]):
-    keep_threads(saved.model_copy(update={"circumstances": {**saved.circumstances, "threads": threads}}))
+    keep_threads({**saved.circumstances, "threads": threads})
     print(torch.get_num_threads())
 """
 

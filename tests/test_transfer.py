@@ -210,6 +210,7 @@ def wrapped(kind: str, model: nn.Module, folder: Path) -> Path:
         "plain": plain,
         "torchvision": {"model": plain, "epoch": 3, "args": Namespace(lr=0.1)},
         "compiled": torch.compile(model).state_dict(),
+        "with a config": {"model": plain, "config": {"MODEL": "resnet10t"}},
         "ddp": {"state_dict": nn.DataParallel(torch.compile(model)).state_dict()},
         "lightning": {"epoch": 1, "state_dict": {f"model.{name}": value for name, value in plain.items()}},
         "old": {name: value for name, value in plain.items() if not name.endswith("num_batches_tracked")},
@@ -218,7 +219,7 @@ def wrapped(kind: str, model: nn.Module, folder: Path) -> Path:
     return path
 
 
-KINDS = ["plain", "torchvision", "timm", "compiled", "ddp", "lightning", "old", "safetensors"]
+KINDS = ["plain", "torchvision", "timm", "compiled", "with a config", "ddp", "lightning", "old", "safetensors"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,6 +297,13 @@ def test_the_same_classes_keep_the_head_too(recipe, folders, trained):
     saved = checkpoint.load(trained / "best.pt")
     assert run.initial.tensors.fresh == run.initial.tensors.dropped == []
     assert equal(run.model.state_dict(), saved.ema, list(saved.ema))
+
+
+def test_keys_of_the_network_and_its_input_that_are_other_ones_than_the_weights_are_of_are_told(recipe, three, trained):
+    keys = ["model.dropout=0.5", "data.mean=[0.0, 0.0, 0.0]", "train.batch_size=8"]
+    initial = begun(recipe, three, f"init={trained}", *keys).initial
+    assert initial is not None and set(initial.other) == {"model.dropout", "data.mean"}
+    assert any(line.startswith("init: model.dropout=0.5 (the weights are of ") for line in initial.lines())
 
 
 @pytest.mark.parametrize("ranks", [0, 2])

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from en.errors import Parser, exit_on_error
+from en.errors import Parser, UserError, exit_on_error
 from en.threads import choose_threads
 from en.training.signals import StopRequest
 
@@ -42,6 +42,9 @@ def train(stop: StopRequest) -> None:
     if arguments.print_config:
         print(dump(config), end="")
         return
+
+    if arguments.drop_later and (config.resume in (None, "auto") or Path(str(config.resume)).is_dir()):
+        raise UserError("--drop-later: expected --resume with a checkpoint of the run, after which the rest is dropped")
 
     from en.training.run import TrainingRun
 

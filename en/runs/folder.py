@@ -11,6 +11,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, cast
 
+from pydantic import ValidationError
+
 from en import durable
 from en.config.reading import dump
 from en.config.schema import Config
@@ -252,7 +254,10 @@ def is_best(path: Path, best: Best | None) -> bool:
 
 def begun_before(earlier: dict[str, Any], start: dict[str, Any]) -> bool:
     """Tells whether a start of a run had begun when its checkpoint was written at which another start resumes."""
-    first, second = (Position.model_validate(each.get("resumed_at", {})) for each in (earlier, start))
+    try:
+        first, second = (Position.model_validate(each.get("resumed_at", {})) for each in (earlier, start))
+    except ValidationError:  # of another version, or changed by hand
+        return True
     return place(first) < place(second)
 
 
@@ -264,7 +269,8 @@ def axis(key: Mapping[str, Any]) -> int:
 def steps_of(row: Mapping[str, Any], name: str, course: Course) -> float:
     """The steps of the run after which a row of a log was written, or of which a note is."""
     if name == f"{NOTES}.jsonl":
-        return float((row["epoch"] - 1) * course.epoch_steps + row.get("step", 0))
+        # An epoch that is over may have had more steps than those of today's batches.
+        return float((row["epoch"] - 1) * course.epoch_steps + min(row.get("step", 0), course.epoch_steps))
     return float(row.get("step", row["epoch"] * course.epoch_steps))
 
 

@@ -31,7 +31,10 @@ def refuse_foreign(found: Mapping[Any, Any], path: Path) -> None:
 
 def is_own(found: object) -> bool:
     """Tells whether a version of this package wrote these values."""
-    return isinstance(found, Mapping) and ("format" in found or found.keys() >= OWN)
+    if not isinstance(found, Mapping):
+        return False
+    config = found.get("config")
+    return "format" in found or (found.keys() >= OWN and isinstance(config, Mapping) and "norm" in config)
 
 
 def is_state_dict(value: object) -> bool:

@@ -211,7 +211,8 @@ def begun_new(folder: Path, config: Config) -> Fresh | FromWeights:
 
 def branch(folder: Path, asked: Path, home: Path) -> Resumed:
     """A run that goes on elsewhere than the one whose checkpoint it begins with, or has done so already."""
-    if begun_at(asked, earlier_starts(folder)) and (found := checkpoint.newest(folder)):
+    own = [start for start in earlier_starts(folder) if "branch_of" in start][-1:]  # others are of the run before it
+    if begun_at(asked, own) and (found := checkpoint.newest(folder)):
         return Resumed(folder, asked, *found, folder)
     refuse_used_once(folder)
     origin, saved = newest_of(home, asked) if asked.is_dir() else (asked, checkpoint.load(asked))
@@ -257,10 +258,11 @@ def load_begun(overrides: list[str]) -> tuple[Config, str]:
     if not isinstance(resume, str) or resume == "auto":
         raise UserError("CONFIG: missing: expected a YAML file, see configs/, or --resume RUN, which has its own")
     asked = Path(resume)
-    # A checkpoint may have gone meanwhile: one from which a run began that torchrun restarts.
-    if not asked.exists() and asked.suffix != ".pt":
-        raise UserError(f"--resume {resume}: no such file or folder: expected a run folder or a checkpoint")
     path = (asked if asked.is_dir() else run_of(asked)) / "config.yaml"
+    # A checkpoint may have gone meanwhile: one from which a run began that torchrun restarts.
+    if not (asked.is_file() or (resume and path.is_file() and (asked.is_dir() or asked.suffix == ".pt"))):
+        found = f"a folder without {path.name}" if asked.is_dir() else "no such file or folder"
+        raise UserError(f"--resume {resume}: {found}: expected a run folder or a checkpoint")
     if asked.is_file() and not path.exists():
         path, begun = asked, checkpoint.load(asked).config
     else:

@@ -1,6 +1,6 @@
 """What a run begins with instead of its seed's weights: those of another network, under a head of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from en.build import build_with_batch_norm, maps_at
+from en.config.meaning import Changes, changes
 from en.config.reading import validate
 from en.config.schema import Config
 from en.data import ImageLoader
@@ -35,6 +36,7 @@ class Initial:
         tensors: what was taken, fresh and dropped.
         before: the network with batch normalization, where other normalizers have taken over what it had learned.
         difference: of the outputs from its own, over the largest of these; None until it is measured.
+        other: keys of the network and of its input that were other ones for these weights: the values then and now.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Initial:
     tensors: Transfer
     before: nn.Module | None
     difference: float | None = None
+    other: Changes = field(default_factory=dict)
 
     @torch.inference_mode()
     def compare(self, task: Task, model: nn.Module, images: Tensor) -> None:
@@ -70,6 +73,7 @@ class Initial:
         words = [f"{len(taken)} tensors taken from the {kind} of {self.path}"]
         words += [f"{kind} {listed(names) or 'none'}" for kind, names in (("fresh", fresh), ("dropped", dropped))]
         lines = [f"init: {', '.join(words)}"]
+        lines += [f"init: {key}={now} (the weights are of {then})" for key, (then, now) in self.other.items()]
         if self.difference is not None:
             lines.append(
                 f"init: outputs differ by at most {self.difference:.3g} of the largest from those with {BATCH_NORM}"
@@ -88,7 +92,10 @@ def initialize(model: nn.Module, config: Config, classes: list[str]) -> Initial 
     """
     if config.init is None:
         return None
-    given = read_weights(config.init)
+    try:
+        given = read_weights(config.init)
+    except UserError as error:
+        raise UserError(f"init={config.init}: {error}") from error
     saved, head = given.saved, config.task.head(model)
     then = validate(saved.config, str(given.path)) if saved else None
     body = body_of(given, then, config)
@@ -107,7 +114,19 @@ def initialize(model: nn.Module, config: Config, classes: list[str]) -> Initial 
             copy_tensors(model, before, transfer(before, given.state, head, same_head).fresh)
     except ValueError as error:
         raise UserError(f"init={config.init}: {error}") from error
-    return Initial(str(given.path), given.digest, given.averaged, tensors, before)
+    return Initial(
+        str(given.path), given.digest, given.averaged, tensors, before, other=other_keys(then, config) if then else {}
+    )
+
+
+def other_keys(then: Config, now: Config) -> Changes:
+    """Returns the keys that change what a network of given weights answers, but for its normalizer and the sizes."""
+    differing = changes(then.model_dump(), now.model_dump())
+    return {
+        key: values
+        for key, values in differing.items()
+        if key.startswith("model.") or key in ("data.mean", "data.std", "data.decode")
+    }
 
 
 def body_of(given: GivenWeights, then: Config | None, now: Config) -> Body | None:

@@ -188,6 +188,7 @@ inline void write_header(const File& file, int interval, const Code (&codes)[8],
     output.marker(0xD8);
     for (const uint8_t* at = file.begin + 2; at < file.scan_header;) {
         while (at[1] == 0xFF) ++at;
+        if (at >= file.scan_header) break;  // fill bytes before the scan's marker
         const int kind = at[1], length = at[2] << 8 | at[3];
         if (kind != 0xC4 && kind != 0xDD) output.bytes(at, length + 2);
         at += length + 2;
