@@ -266,7 +266,8 @@ def test_names_of_later_epochs_than_the_one_resumed_from_go_and_those_of_the_run
     folder.take(run / "last.pt", saved, [], run)
     folder.settle(saved, saved.position.epoch)
     assert names <= {path.name for path in run.iterdir()} and capsys.readouterr().err == ""
-    before = {"position": Position(epoch=saved.position.epoch - 1), "summary": None, "best": {"score": 0.5, "epoch": 1}}
+    at = Position(epoch=saved.position.epoch - 1)
+    before = {"position": at, "evaluated": at, "summary": None, "best": {"score": 0.5, "epoch": 1}}
     earlier = saved.model_copy(update=before)
     folder.take(run / "last.pt", earlier, [], run)
     folder.settle(earlier, saved.position.epoch)

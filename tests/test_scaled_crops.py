@@ -34,7 +34,9 @@ def roots(tmp_path_factory):
     root = write_nuclei(tmp_path_factory.mktemp("nuclei"))
     random = np.random.default_rng(1)
     for path in sorted((root / "masks").rglob("*.png")):
-        path.write_bytes(png(random.choice([0, 128, 255], Image.open(path).size[::-1]).astype(np.uint8), 8))
+        with Image.open(path) as mask:
+            size = mask.size[::-1]
+        path.write_bytes(png(random.choice([0, 128, 255], size).astype(np.uint8), 8))
     out = tmp_path_factory.mktemp("prepared")
     prepare(read_source(str(root)), out, Storage(), 1, False)
     return {"ffcv": out, "folder": root}

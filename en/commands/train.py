@@ -43,7 +43,7 @@ def train(stop: StopRequest) -> None:
         print(dump(config), end="")
         return
 
-    if arguments.drop_later and (config.resume in (None, "auto") or Path(str(config.resume)).is_dir()):
+    if arguments.drop_later and (config.resume is None or Path(config.resume).is_dir()):
         raise UserError("--drop-later: expected --resume with a checkpoint of the run, after which the rest is dropped")
 
     from en.training.run import TrainingRun
