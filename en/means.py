@@ -1,4 +1,4 @@
-"""What keys of a configuration mean: the markers that their fields carry. Read by `en.config.meaning` alone."""
+"""Marks what keys of a configuration mean, on their fields. Read by `en.config.meaning` alone."""
 
 from enum import Flag, auto
 from typing import Annotated, TypeVar

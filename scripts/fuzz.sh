@@ -11,7 +11,7 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
     fail "scripts/fuzz.sh ${libfuzzer:+--libfuzzer }$*: expected FILES and SEED, or --libfuzzer and SECONDS, whole numbers"
 [ -z "${libfuzzer:-}" ] || command -v clang++ >/dev/null || fail "there is no clang++, which --libfuzzer needs"
 
-bash scripts/setup.sh
+bash scripts/setup.sh --tests
 source .venv/bin/activate
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT

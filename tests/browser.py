@@ -24,7 +24,7 @@ class Browser:
 
     def __init__(self, profile: Path) -> None:
         binary = shutil.which("chromium")
-        assert binary, "chromium is missing: scripts/setup.sh installs it where the system has it"
+        assert binary, "chromium is missing: scripts/setup.sh --tests installs it where the system has it"
         orders, self._orders = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, FAR) for end in os.pipe())
         self._answers, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, FAR) for end in os.pipe())
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]

@@ -188,7 +188,7 @@ def dies(config: Config, drop_later: bool, operation: int) -> bool:
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """What a run folder holds but for its starts, the lock and TensorBoard's events."""
+    """Reads what a run folder holds but for its starts, the lock and TensorBoard's events."""
     return {name: text for name, text in content(run).items()
             if not name.startswith(("events.out", "provenance", ".lock"))}  # fmt: skip
 

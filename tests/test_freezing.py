@@ -63,7 +63,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def is_count(name: str) -> bool:
-    """Whether a batch changes it: running averages, and the batches of ssn."""
+    """Tells whether a batch changes it: running averages, and the batches of ssn."""
     return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked", "trained_batches")
 
 

@@ -198,7 +198,7 @@ def test_a_png_with_a_wrong_checksum_is_damaged(tmp_path):
 
 @pytest.mark.parametrize(("length", "count"), [(5, 3), (3, 5), (180, 512), (360, 97), (7, 14), (11, 11)])
 def test_masks_are_shown_by_the_nearest_pixel_as_torchs_nearest_exact_has_it(length, count):
-    """Of five labels in three, torch's "nearest" and the default of torchvision's masks give 0, 1, 3."""
+    """Shows that, of five labels in three, torch's "nearest" and torchvision's default for masks give 0, 1, 3."""
     numbers = np.arange(length, dtype=np.uint8)[None].repeat(4, 0) % 250
     view = View(np.array([[0, 0, 4, length]]), np.zeros(1, bool), (4, count))
     shown = torch.from_numpy(ClassMap().cut(png_of(numbers), view, 0))

@@ -1,4 +1,4 @@
-"""What docs/configuration.md says of each key is what resuming, suites, reports, ranks and evaluation do with it."""
+"""Holds docs/configuration.md against what resuming, suites, reports, ranks and evaluation do with each key."""
 
 import json
 import re

@@ -24,7 +24,7 @@ def noise(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def complaint(content: bytes) -> str:
-    """What is wrong with a file in our decoder's words; empty for a progressive one that is whole."""
+    """Returns what is wrong with a file in our decoder's words; empty for a progressive one that is whole."""
     try:
         assert jpeg.transcode(content) is None
     except ValueError as error:
@@ -100,7 +100,7 @@ def test_padding_of_a_progressive_file_that_libjpeg_reads_in_silence_is_none_of_
 
 
 def is_refused(content: bytes) -> bool:
-    """Whether decoding, then reading all codes, finds anything."""
+    """Tells whether decoding, then reading all codes, finds anything."""
     try:
         picture = decoding.decode_image(content)
         return bool(picture.warning or (picture.jpeg and transcode_padded(picture.jpeg)))

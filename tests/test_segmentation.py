@@ -128,7 +128,7 @@ def test_the_loss_is_torchs_over_the_pixels_that_count_and_zero_where_none_does(
 
 
 def literal_classes(network, image, form):
-    """What predict_classes computes, at full size, pass by pass."""
+    """Computes what predict_classes does, at full size, pass by pass."""
     (height, width), total = image.shape[2:], 0
     for resize in form.resizes:
         size = resize.size(height, width)

@@ -35,7 +35,7 @@ Epoch = Callable[[], "tuple[float, float]"]  # goes through it; seconds, and the
 
 
 class Images(NamedTuple):
-    """What is loaded: the files' folder, each's kind, and the side that crops are resized to."""
+    """Names what is loaded: the files' folder, each's kind, and the side that crops are resized to."""
 
     root: Path
     kind: Kind

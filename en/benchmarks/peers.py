@@ -24,7 +24,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 class Wanted(NamedTuple):
-    """What to load."""
+    """Describes what to load."""
 
     files: list[str]
     workers: int

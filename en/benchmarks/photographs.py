@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 
 KINDS = (Kind(375, 500, 90, 2), Kind(387, 470, 96, 0))
-"""What cameras and web sites write, and what most files of ImageNet are like."""
+"""Kinds of cameras and web sites, and of most files of ImageNet."""
 
 
 def make_images(root: Path, kind: Kind, photos: Path | None, count: int, workers: int) -> int:

@@ -1,4 +1,4 @@
-"""What a key means, by its marker in the schema: what resuming, suites, reports, ranks and evaluation go by."""
+"""Tells what a key means, by its marker in the schema, to resuming, suites, reports, ranks and evaluation."""
 
 from collections.abc import Iterable
 from functools import reduce

@@ -1,4 +1,4 @@
-"""What torchrun, srun and mpirun set in the environment: numbers, and tasks that are no ranks."""
+"""Reads what torchrun, srun and mpirun set in the environment: numbers, and tasks that are no ranks."""
 
 import os
 import re

@@ -13,7 +13,7 @@ from en.norm.freezing import has_normalizers, normalizers
 
 
 class Frozen(NamedTuple):
-    """What stays as it is: tensors that do not learn, and normalizers that keep their statistics."""
+    """Lists what stays as it is: tensors that do not learn, and normalizers that keep their statistics."""
 
     parameters: list[str]
     normalizers: list[str]

@@ -17,7 +17,7 @@ OPTIONAL = (COUNT, KEY, "trained_pixels")  # the latter two, those from before e
 
 
 class Transfer(NamedTuple):
-    """What became of weights: names of tensors.
+    """Lists what became of weights, by the names of tensors.
 
     Attributes:
         taken: of the weights, those that the network has now.

@@ -140,8 +140,8 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
     process_group: dist.ProcessGroup | None = None
     """The ranks whose batches are taken together where `sync` is on; None for all: see convert_sync()."""
     averages_for_one = False
-    """Whether a batch of one value per channel, as of one image in a branch that pools all of it, is normalized by the
-    running averages, which it leaves as they are, instead of refused."""
+    """Has a batch of one value per channel, as of one image in a branch that pools all of it, normalized by the running
+    averages, which it leaves as they are, instead of refused."""
 
     def __init__(
         self,

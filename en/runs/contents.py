@@ -1,4 +1,4 @@
-"""What a checkpoint holds: everything that the future of a run depends on."""
+"""Defines what a checkpoint holds: everything that the future of a run depends on."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -54,7 +54,7 @@ class Split(TypedDict):
 
 
 class Data(TypedDict):
-    """What a run was trained and scored on."""
+    """Identifies what a run was trained and scored on."""
 
     name: str
     loader: str
@@ -112,7 +112,7 @@ class Checkpoint(BaseModel):
         return {key: value for key, value in norm.items() if key != "name"} if isinstance(norm, dict) else {}
 
     def content(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Returns what the file holds."""
         held = {name: getattr(self, name) for name in type(self).model_fields if name != "digest"}
         return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in held.items()}
 

@@ -34,7 +34,7 @@ class StartRow(Section):
 
 
 class Provenance(Section):
-    """What a report needs of provenance.json."""
+    """Holds what a report needs of provenance.json."""
 
     starts: list[StartRow]
 

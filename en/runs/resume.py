@@ -1,4 +1,4 @@
-"""Whether a run may resume at a checkpoint, as the one that it began as, and what is different then."""
+"""Decides whether a run may resume at a checkpoint, as the one that it began as, and says what is different then."""
 
 import os
 from collections.abc import Mapping
@@ -137,7 +137,7 @@ def best_begins_anew(saved: Checkpoint, config: Config, data: Data) -> bool:
 
 
 def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
-    """What a checkpoint keeps of the images of both splits.
+    """Returns what a checkpoint keeps of the images of both splits.
 
     Args:
         loader: data.loader, whose digests they are.
@@ -151,7 +151,7 @@ def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
 
 
 def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any]) -> dict[str, Any]:
-    """What provenance.json keeps of a start that resumes from a checkpoint.
+    """Returns what provenance.json keeps of a start that resumes from a checkpoint.
 
     Args:
         data: the images of this start.
@@ -172,7 +172,7 @@ def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any
 
 
 def differences(resumed: dict[str, Any]) -> list[str]:
-    """What a resumed run does differently from before, a line each; nothing for a run that begins."""
+    """Lists what a resumed run does differently from before, a line each; nothing for a run that begins."""
     if not resumed:
         return []
     lines = whereabouts(resumed) + [

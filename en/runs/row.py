@@ -55,7 +55,7 @@ class Row:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What rows of this and other files are keyed by."""
+        """Returns what rows of this and other files are keyed by."""
         return {"epoch": self.epoch} if self.step is None else {"step": self.step, "epoch": self.epoch}
 
     @property
@@ -67,7 +67,7 @@ class Row:
         return self.scores.values | {"images": self.images}
 
     def content(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Returns what the file holds."""
         return self.key | self.training | self.evaluation | self.scores.details
 
 

@@ -45,7 +45,7 @@ class Fresh:
 
     @property
     def circumstances(self) -> dict[str, Any]:
-        """What the bits of the steps so far depended on: see provenance.circumstances."""
+        """Returns what the bits of the steps so far depended on: see provenance.circumstances."""
         return {}
 
     @property

@@ -130,7 +130,7 @@ class Task(BaseModel, ABC):
         return {}
 
     def remark(self, scores: Mapping[str, float], classes: int) -> str:
-        """What is to be said wherever scores are shown, such as how they were taken; by default, nothing."""
+        """Returns what is to be said wherever scores are shown, such as how they were taken; by default, nothing."""
         return ""
 
     def check_metrics(self, classes: int, names_taken: Collection[str]) -> None:

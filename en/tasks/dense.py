@@ -107,7 +107,7 @@ def upsampled(rows: Rows, height: int, size: Size, corners: bool) -> Rows:
 
 
 def neighbours(first: int, end: int, length: int, count: int, corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `length` rows enlarged to `count`, those that a range of rows lies between, and how near to the second."""
+    """Finds, of `length` rows enlarged to `count`, those that a range lies between, and how near to the second."""
     rows = torch.arange(first, end, dtype=torch.float64)
     if corners:
         places = rows * ((length - 1) / (count - 1)) if count > 1 else rows * 0

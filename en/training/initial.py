@@ -1,4 +1,4 @@
-"""What a run begins with instead of its seed's weights: those of another network, under a head of its own."""
+"""Begins a run with other weights than its seed's: those of another network, under a head of its own."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,12 +62,12 @@ class Initial:
         self.difference, self.before = ((found - expected).abs().max() / largest).item(), None
 
     def row(self) -> dict[str, Any]:
-        """What provenance.json keeps of it."""
+        """Returns what provenance.json keeps of it."""
         held = {"path": self.path, "sha256": self.digest, "averaged": self.averaged, "difference": self.difference}
         return {"init": held | self.tensors._asdict()}
 
     def lines(self) -> list[str]:
-        """What is shown of it."""
+        """Returns what is shown of it."""
         taken, fresh, dropped = self.tensors
         kind = "averages" if self.averaged else "weights"
         words = [f"{len(taken)} tensors taken from the {kind} of {self.path}"]

@@ -36,7 +36,7 @@ class Checked(NamedTuple):
 
 @dataclass
 class Tally:
-    """What the maps of a split hold.
+    """Counts what the maps of a split hold.
 
     Attributes:
         counts: pixels of each class, and last those that do not count, (classes + 1,).

@@ -23,7 +23,7 @@ from en.norm.statistics import is_tracing
 
 
 class Layer(again.Layer, Protocol):
-    """What normalize() asks of a layer: see en.norm.base.Normalizer."""
+    """Declares what normalize() asks of a layer: see en.norm.base.Normalizer."""
 
     def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]: ...
     def native_plan(self, pixels: int) -> NativePlan | None: ...
@@ -60,7 +60,7 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
 
 
 def is_looked_into(x: Tensor) -> bool:
-    """Whether something records, transforms or intercepts the operations on `x`, or `x` only stands for values.
+    """Tells whether something records, transforms or intercepts operations on `x`, or `x` only stands for values.
 
     autocast, profilers, DDP, FSDP2, checkpointing and torch.device() do neither.
     """
@@ -74,7 +74,7 @@ def is_looked_into(x: Tensor) -> bool:
 
 
 def native_parts(device_type: str = "cpu") -> str:
-    """What runs as this package's own code on a kind of device: layers, passes or nothing."""
+    """Returns what runs as this package's own code on a kind of device: layers, passes or nothing."""
     return cpu.native_parts() if device_type == "cpu" else gpu.chosen()
 
 

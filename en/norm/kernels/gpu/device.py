@@ -1,4 +1,4 @@
-"""What of a layer runs in Triton, on which tensors. Triton is imported when a tensor on a GPU is first normalized."""
+"""Decides what of a layer runs in Triton, on which tensors; imports Triton when one on a GPU is first normalized."""
 
 import functools
 import warnings
@@ -11,23 +11,23 @@ from en.norm.kernels.again import Again
 from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
 
 BY_DEFAULT = "layers"
-"""What runs on a GPU where EN_NATIVE is not set: layers, passes or nothing. Measured on an H100: see ../SPEED.md."""
+"""Default on a GPU where EN_NATIVE is not set: layers, passes or nothing. Measured on an H100: see ../SPEED.md."""
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def chosen() -> str:
-    """What runs in Triton: layers, passes or nothing."""
+    """Returns what runs in Triton: layers, passes or nothing."""
     return chosen_parts(BY_DEFAULT)
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Whether `x` is a tensor of its own on a GPU: no subclass, and none that only stands for values."""
+    """Tells whether `x` is a tensor of its own on a GPU: no subclass, and none that only stands for values."""
     return x.is_cuda and type(x) in (Tensor, torch.nn.Parameter)
 
 
 def can_take(x: Tensor) -> bool:
-    """Whether the four passes can run in Triton on `x`."""
+    """Tells whether the four passes can run in Triton on `x`."""
     if not on_gpu(x) or x.numel() == 0 or x.dtype not in TYPES or chosen() == "nothing":
         return False
     if x.shape[2] * x.shape[3] >= 2**31:  # a cell's pixels are counted in 32 bits
@@ -36,7 +36,7 @@ def can_take(x: Tensor) -> bool:
 
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
-    """Whether the kernels know this layer's ratios, and take `x`, the parameters and the averages."""
+    """Tells whether the kernels know this layer's ratios, and take `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not can_take(x) or chosen() != "layers":
         return False
     if x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
@@ -47,7 +47,7 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
 
 @functools.cache
 def works(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton is there and can compile and launch a kernel for values of this type, or a warning."""
+    """Tells whether Triton can compile and launch a kernel for values of this type; warns where it cannot."""
     try:
         triton_passes().moments(torch.ones(1, 1, 1, 1, device=device, dtype=dtype))
     except Exception as error:  # of Triton, of the compilers that it starts, or of the driver
