@@ -189,6 +189,12 @@ def test_a_jpeg_is_no_mask(tmp_path):
         ClassMap().load(tmp_path / "a.jpg", 12, (8, 8))
 
 
+@pytest.mark.parametrize(("content", "words"), [(b"", "the map: empty file"), (b"x", "the map: not an image")])
+def test_what_is_no_image_is_told_as_such(content, words):
+    with pytest.raises(DamagedImage, match=f"^{words}"):
+        map_of(content)
+
+
 def test_a_png_with_a_wrong_checksum_is_damaged(tmp_path):
     content = bytearray(png(np.zeros((8, 8), np.uint8), 8))
     content[content.index(b"IDAT") - 5] ^= 1  # of IHDR

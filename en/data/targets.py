@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from en.data.decoding import DamagedImage, UnsupportedImage, UnusableImage, read_file, words
+from en.data.decoding import DamagedImage, UnsupportedImage, UnusableImage, read_file, refusal
 from en.data.png import bits_of_grey, without_text
 from en.data.views import IGNORE as IGNORE
 from en.data.views import View
@@ -264,7 +264,7 @@ def map_of(content: Stored, verify: bool = False) -> NDArray[Any]:
             Image.open(io.BytesIO(content)).verify()
         image.load()
     except Exception as error:  # Pillow raises many kinds of error for damaged files
-        raise DamagedImage(f"the map: {words(error)}") from error
+        raise DamagedImage(f"the map: {refusal(content, error)}") from error
     if image.format in LOSSY:
         raise UnsupportedImage(f"a map as {image.format}, which changes numbers: expected PNG")
     pixels = np.asarray(image)
