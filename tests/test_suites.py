@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from commands import ROOT, command, environment_of, refused
@@ -187,8 +188,17 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     while not list(out.glob("plain-s0/checkpoints/*.pt")):
         assert process.poll() is None
         time.sleep(0.02)
+    (run,) = psutil.Process(process.pid).children()
+    run.suspend()  # or it might finish before the suite hears of the signal
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    assert process.stderr is not None
+    errors = ""
+    while "waiting for the checkpoints of 1 runs" not in errors:
+        line = process.stderr.readline()
+        assert line, errors
+        errors += line
+    run.resume()
+    errors += process.communicate(timeout=120)[1]
     assert process.returncode == 75 and "the same command resumes the suite" in errors, errors
     assert not (out / "broken-s0").exists()
     before = checkpoints(out / "plain-s0")
