@@ -21,7 +21,7 @@ def main() -> None:
         "--threads", type=whole_number(1, 1024), default=os.cpu_count(), help="CPU threads, or workers of a loader"
     )
     norm = parser.add_argument_group("norm")
-    norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0"),
+    norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0", "fcn_resnet50"),
                       default=["layer", "resnet50", "shufflenet_v2_x1_0"])  # fmt: skip
     norm.add_argument("--modes", nargs="+", choices=("train", "infer"), default=["train", "infer"])
     norm.add_argument("--layouts", nargs="+", choices=("nchw", "channels_last"), default=["nchw", "channels_last"])
@@ -35,7 +35,8 @@ def main() -> None:
     loader.add_argument("--peers", metavar="PYTHON", help="loader: of an environment with tensorflow, nvidia-dali, "
                         "spdl or simplejpeg and opencv, whichever it has")  # fmt: skip
     train = parser.add_argument_group("train")
-    train.add_argument("--norm", default="en", help="normalizer of the ResNet50")
+    train.add_argument("--network", choices=("resnet50", "fcn_resnet50"), default="resnet50")
+    train.add_argument("--norm", default="en", help="normalizer of the network")
     train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
     arguments = parser.parse_args()
 
@@ -74,7 +75,7 @@ def main() -> None:
         case "decode":
             benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
         case _:
-            benchmark_train(arguments.norm, arguments.steps, arguments.rounds, arguments.json)
+            benchmark_train(arguments.network, arguments.norm, arguments.steps, arguments.rounds, arguments.json)
 
 
 if __name__ == "__main__":

@@ -148,10 +148,18 @@ def test_a_killed_run_ends_bit_for_bit_as_the_untouched_one(labelled, tmp_path, 
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def test_pixels_are_averaged_over_the_whole_step_on_any_number_of_ranks_and_micro_batches(labelled, tmp_path):
-    ways = {"one": (0, 1), "micro": (0, 6), "ranks": (3, 1)}
-    for name, (ranks, micro_batches) in ways.items():
-        options = ["norm.name=gn", "train.epochs=1", f"train.accumulation={micro_batches}", "train.ema_decay=null"]
+WAYS = {"one": (0, 1), "micro": (0, 6), "ranks": (3, 1)}
+
+
+@pytest.mark.parametrize(
+    ("norm", "ways"), [("{name: gn}", WAYS), ("{name: en, sync: true}", ("one", "ranks"))], ids=["gn", "en with sync"]
+)
+def test_pixels_are_averaged_over_the_whole_step_on_any_number_of_ranks_and_micro_batches(
+    labelled, tmp_path, norm, ways
+):
+    for name in ways:
+        ranks, micro_batches = WAYS[name]
+        options = [f"norm={norm}", "train.epochs=1", f"train.accumulation={micro_batches}", "train.ema_decay=null"]
         places = [f"data.root={labelled}", f"run_dir={tmp_path / name}", "checkpoint.keep=9"]
         # Dropout draws other numbers where batches are parted otherwise.
         recipe = tmp_path / f"{name}.yaml"

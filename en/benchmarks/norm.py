@@ -13,6 +13,7 @@ SHAPES = {  # N, C, H, W of the input, on a CPU and on a GPU
     "layer": ((16, 256, 32, 32), (256, 256, 56, 56)),
     "resnet50": ((16, 3, 128, 128), (256, 3, 224, 224)),
     "shufflenet_v2_x1_0": ((64, 3, 64, 64), (256, 3, 224, 224)),
+    "fcn_resnet50": ((4, 3, 128, 128), (16, 3, 512, 512)),
 }
 NAMES = (REFERENCE, *NORMALIZERS)
 

@@ -4,18 +4,21 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from en.data.views import IGNORE
 from en.norm import build_norm, replace_norm
 
 REFERENCE, TORCH_GROUP_NORM = "nn.BatchNorm2d", "nn.GroupNorm"
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 CLASSES = 1000
+LABEL_PIXELS = ("fcn_resnet50",)  # networks of torchvision's that do, with an auxiliary head
+PIXEL_CLASSES, AUX_WEIGHT = 150, 0.4
 SMALL = "a small network"
 
 Step = Callable[[], object]
@@ -60,6 +63,9 @@ def step_of(setting: Setting, name: str) -> tuple[Step, int]:
         upstream = {torch.float32: torch.randn_like(images)}
         images = images.to(dtype).requires_grad_(setting.mode == "train")
         labels = None
+    elif setting.model in LABEL_PIXELS:
+        pixels = images[:, 0]
+        labels = torch.arange(pixels.numel(), device=device).view(pixels.shape) % PIXEL_CLASSES
     else:
         labels = torch.arange(setting.shape[0], device=device) % CLASSES
 
@@ -69,18 +75,36 @@ def step_of(setting: Setting, name: str) -> tuple[Step, int]:
 
     def train() -> None:
         with autocast:
-            output: Tensor = forward(images)
+            output: Any = forward(images)  # a tensor, or one for each head
         if labels is None:
             if output.dtype not in upstream:
                 upstream[output.dtype] = upstream[torch.float32].to(output.dtype)
             torch.autograd.backward(output, upstream[output.dtype])
             images.grad = None
+        elif isinstance(output, dict):
+            torch.autograd.backward(loss_of_pixels(output, labels))
         else:
             torch.autograd.backward(F.cross_entropy(output.float(), labels))
         network.zero_grad(set_to_none=True)
 
     held = sum(part.numel() * part.element_size() for part in (images, *network.parameters(), *network.buffers()))
     return train if setting.mode == "train" else infer, held
+
+
+def loss_of_pixels(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    """Adds the cross-entropy of the auxiliary head, by the task's default weight, to that of the head.
+
+    Args:
+        outputs: (N, C, h, w) by head, as torchvision calls them, which are enlarged to the labels' size.
+        labels: (N, H, W).
+    """
+    losses = {
+        name: F.cross_entropy(
+            F.interpolate(logits.float(), labels.shape[1:], mode="bilinear"), labels.long(), ignore_index=IGNORE
+        )
+        for name, logits in outputs.items()
+    }
+    return losses["out"] + AUX_WEIGHT * losses["aux"]
 
 
 def network_of(setting: Setting, name: str) -> nn.Module:
@@ -102,6 +126,11 @@ def layer_of(name: str, channels: int) -> nn.Module:
 def torchvision_network(name: str) -> nn.Module:
     import torchvision
 
+    if name in LABEL_PIXELS:
+        pixels = torchvision.models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=PIXEL_CLASSES, aux_loss=True
+        )
+        return cast(nn.Module, pixels)
     network: nn.Module = torchvision.models.get_model(name, num_classes=CLASSES)
     return network
 

@@ -3,6 +3,8 @@
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from en.benchmarks.steps import AUX_WEIGHT, LABEL_PIXELS, loss_of_pixels
 from en.benchmarks.threads import compare_threads
 from en.benchmarks.timing import finish, hardware, median, show, write
 from en.build import build_network, build_to_device, open_loaders
@@ -18,6 +21,7 @@ from en.config.reading import dump, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.data.sources import Sample, Source
+from en.data.targets import ClassIndex, ClassMap, Target
 from en.data.to_device import ToDevice
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
@@ -30,14 +34,18 @@ from en.training.epoch import steps_of, train_epoch
 from en.training.learner import Learner, build_learner
 from en.training.record import EpochRecord
 
-BATCH, RESOLUTION, SIDE, CLASSES = 16, 128, 160, 10
+RESOLUTION, SIDE, CLASSES = 128, 160, 10
+BATCH = {"resnet50": 16, "fcn_resnet50": 4}  # by network
 EVERY = 500  # steps between checkpoints
 
 
-def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> None:
+def benchmark_train(network: str, norm: str, steps: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio.
 
     Then those of a small network by the threads of its run, alone and beside a busy process; see compare_threads.
+
+    Args:
+        network: resnet50, or fcn_resnet50, which labels pixels.
     """
     from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
 
@@ -45,8 +53,12 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         keys = {"data": {"root": str(root), "workers": threads}, "device": "cpu"}
-        config = recipe("resnet50", norm, RESOLUTION, BATCH, rounds, keys)
-        prepare(noise_images(steps * BATCH, SIDE), root, Storage("raw"), threads, skip_corrupt=False)
+        if network in LABEL_PIXELS:
+            keys["task"] = {"name": "segmentation", "aux_weight": AUX_WEIGHT}
+        config, batch = recipe(network, norm, RESOLUTION, BATCH[network], rounds, keys), BATCH[network]
+        source = noise_images(steps * batch, SIDE, network in LABEL_PIXELS)
+        with redirect_stdout(StringIO()):  # what its masks hold
+            prepare(source, root, Storage("raw"), threads, skip_corrupt=False)
         loader = open_loaders(config, Ranks.from_environment(), ("train",))["train"]
         speeds, learner = compare_trainer(config, loader, rounds)
         loader.close()
@@ -56,15 +68,22 @@ def benchmark_train(norm: str, steps: int, rounds: int, out: Path | None) -> Non
     where = hardware("cpu", threads)
     ratio = speeds["trainer"] / speeds["bare step"]
     print(
-        f"{where}, ResNet50 with {norm}, batches of {BATCH} at {RESOLUTION} pixels, "
+        f"{where}, {network} with {norm}, batches of {batch} at {RESOLUTION} pixels, "
         f"{rounds} rounds of {steps} steps in turns"
     )
     show("images/s", [{"what": name, "images/s": speed} for name, speed in speeds.items()])
     print(f"trainer / bare step: {ratio:.3f}")
-    share = seconds / (EVERY * BATCH / speeds["trainer"])
+    share = seconds / (EVERY * batch / speeds["trainer"])
     print(f"a checkpoint takes {seconds:.2f} s: {100 * share:.2f} % of the time of {EVERY} steps")
     show("images/s of ShuffleNetV2 x0.5 with bn, batches of 64 at 64 pixels, a run each", settings)
-    report = {"threads": settings, "hardware": where, "norm": norm, "speeds": speeds, "trainer / bare step": ratio}
+    report = {
+        "threads": settings,
+        "hardware": where,
+        "network": network,
+        "norm": norm,
+        "speeds": speeds,
+        "trainer / bare step": ratio,
+    }
     write(out, {**report, "checkpoint s": seconds, f"checkpoint / {EVERY} steps": share})
 
 
@@ -113,7 +132,9 @@ def bare_speed(learner: Learner, images: Tensor, labels: Tensor, steps: int) -> 
     learner.forward.train()
     started = time.perf_counter()
     for _ in range(steps):
-        torch.autograd.backward(F.cross_entropy(learner(images), labels))
+        output: Tensor | dict[str, Tensor] = learner(images)
+        loss = loss_of_pixels(output, labels) if isinstance(output, dict) else F.cross_entropy(output, labels)
+        torch.autograd.backward(loss)
         learner.optimizer.step()
         learner.optimizer.zero_grad(set_to_none=True)
     finish(images.device.type)
@@ -151,14 +172,15 @@ def small_run(root: Path) -> tuple[Path, Path]:
     return root / "recipe.yaml", root
 
 
-def noise_images(count: int, side: int) -> Source:
-    """Random pixels, stored raw: nothing to decode, so that the loader is not what limits."""
+def noise_images(count: int, side: int, masks: bool = False) -> Source:
+    """Random pixels, stored raw, and classes or masks: nothing to decode, so that the loader is not what limits."""
     random = np.random.default_rng(0)
 
     def samples(number: int, split: str) -> list[Sample]:
         pixels = random.integers(0, 256, (number, side, side, 3), np.uint8)
-        return [Sample(f"{split} {i}", image, i % CLASSES) for i, image in enumerate(pixels)]
+        targets = pixels[..., 0] % CLASSES if masks else [i % CLASSES for i in range(number)]
+        return [Sample(f"{split} {i}", image, targets[i]) for i, image in enumerate(pixels)]
 
-    return Source(
-        "noise", [str(i) for i in range(CLASSES)], {"train": samples(count, "train"), "val": samples(CLASSES, "val")}
-    )
+    splits = {"train": samples(count, "train"), "val": samples(CLASSES, "val")}
+    target: Target = ClassMap({number: number for number in range(CLASSES)}, None) if masks else ClassIndex()
+    return Source("noise", [str(i) for i in range(CLASSES)], splits, target)
