@@ -42,7 +42,8 @@ EVERY = 500  # steps between checkpoints
 def benchmark_train(network: str, norm: str, steps: int, rounds: int, out: Path | None) -> None:
     """Prints images/s of the trainer, epochs of `steps` steps, and of a bare step, in turns, and their ratio.
 
-    Then those of a small network by the threads of its run, alone and beside a busy process; see compare_threads.
+    Beside the ResNet50, also those of a small network by the threads of its run, alone and beside a busy process; see
+    compare_threads.
 
     Args:
         network: resnet50, or fcn_resnet50, which labels pixels.
@@ -64,7 +65,7 @@ def benchmark_train(network: str, norm: str, steps: int, rounds: int, out: Path 
         loader.close()
         seconds = checkpoint_seconds(config, learner, loader, root)
         del learner
-        settings = compare_threads(*small_run(root / "small"), rounds)
+        settings = [] if network in LABEL_PIXELS else compare_threads(*small_run(root / "small"), rounds)
     where = hardware("cpu", threads)
     ratio = speeds["trainer"] / speeds["bare step"]
     print(
@@ -75,7 +76,8 @@ def benchmark_train(network: str, norm: str, steps: int, rounds: int, out: Path 
     print(f"trainer / bare step: {ratio:.3f}")
     share = seconds / (EVERY * batch / speeds["trainer"])
     print(f"a checkpoint takes {seconds:.2f} s: {100 * share:.2f} % of the time of {EVERY} steps")
-    show("images/s of ShuffleNetV2 x0.5 with bn, batches of 64 at 64 pixels, a run each", settings)
+    if settings:
+        show("images/s of ShuffleNetV2 x0.5 with bn, batches of 64 at 64 pixels, a run each", settings)
     report = {
         "threads": settings,
         "hardware": where,
