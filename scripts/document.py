@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what follows from the code: keys in docs/configuration.md, protocols in docs/segmentation.md, README's tree.
+"""Write what follows from the code: keys in docs/configuration.md, protocols in docs/segmentation.md, docs/tree.md.
 
 With --picture RUN also docs/ratios.svg, from what scripts/ratios.py left in RUN/ratios.
 """
@@ -196,7 +196,7 @@ def table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
-# ---- the tree in README.md ----
+# ---- docs/tree.md ----
 
 
 def tree() -> str:
@@ -291,7 +291,7 @@ def with_keys(page: str) -> str:
 
 
 def with_tree(page: str) -> str:
-    """README.md with the tree as it is now."""
+    """docs/tree.md with the tree as it is now."""
     return FENCE.sub(lambda _: tree(), page)
 
 
@@ -309,7 +309,7 @@ def with_protocols(page: str) -> str:
     return head + mark + "\n".join(lines)
 
 
-PAGES = {"docs/configuration.md": with_keys, "docs/segmentation.md": with_protocols, "README.md": with_tree}
+PAGES = {"docs/configuration.md": with_keys, "docs/segmentation.md": with_protocols, "docs/tree.md": with_tree}
 
 
 def document() -> None:

@@ -37,7 +37,7 @@ def test_what_follows_from_the_code_is_fresh(page):
 
 def test_the_tree_names_every_module_and_nothing_that_does_not_exist():
     """Read as a person does, by its indents, and not by the code that has written it."""
-    found = FENCE.search((ROOT / "README.md").read_text())
+    found = FENCE.search((ROOT / "docs" / "tree.md").read_text())
     assert found is not None
     named, folders = set(), [Path()]
     for line in found[0].splitlines():

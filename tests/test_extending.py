@@ -54,7 +54,7 @@ def run(root, *line):
 @pytest.mark.slow(reason="another interpreter tests a copied tree")
 def test_a_normalizer_and_a_task_that_were_added_as_the_page_says_pass_the_tests(copied):
     run(copied, "scripts/document.py")
-    assert "larger.py " in (copied / "README.md").read_text()
+    assert "larger.py " in (copied / "docs" / "tree.md").read_text()
     assert "larger" in (copied / "docs/configuration.md").read_text()
     files = ["tests/test_norm.py", "tests/test_norm_forms.py", "tests/test_tasks.py", "tests/test_docs.py"]
     chosen = "(larger or regression or fresh or described or mixing) and not resume"
