@@ -18,9 +18,12 @@ from en.models import OptionError, check_output
 from en.models.freezing import Frozen, freeze_parts
 from en.models.transfer import BATCH_NORM
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
+from en.norm.built import layers_as_built, rebuild
 from en.norm.combined import CombinedNormalizer
+from en.norm.registry import INHERITED
 from en.norm.trained_maps import maps_of, set_maps
 from en.runs import row
+from en.runs.contents import Checkpoint
 from en.size import Size, in_words
 
 
@@ -122,6 +125,29 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         raise UserError(f"{factor}: expected 1: task.name={config.task.name} names no head of {named}")
     set_maps(network, maps_at(network, trained_at or config.training_resolution.full))
     return network
+
+
+def inherit_options(model: nn.Module, saved: Checkpoint, then: Config, config: Config, prefix: str = "") -> None:
+    """Gives the normalizers those options of the weights' own that the configuration does not give.
+
+    Args:
+        prefix: of the places of those that the weights are of.
+    """
+    now = {place: options for place, options in layers_as_built(model).items() if place.startswith(prefix)}
+    norms = {prefix + place: options for place, options in saved.norms.items()}
+    if norms.keys() != now.keys():
+        return  # of an earlier version, which does not tell; of another network, which the names will show
+    kept = None if then.norm.name == config.norm.name else INHERITED
+    options = {
+        place: now[place] | {
+            key: value
+            for key, value in theirs.items()
+            if key in now[place] and key not in config.norm.options and (kept is None or key in kept)
+        }
+        for place, theirs in norms.items()
+    }  # fmt: skip
+    rebuild(model, options)
+    set_maps(model, maps_at(model, config.training_resolution.full))
 
 
 def build_with_batch_norm(config: Config, classes: int) -> nn.Module:

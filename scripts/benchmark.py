@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the normalizers, the loaders, the JPEG decoder and the trainer, each against what does the same elsewhere."""
+"""Measure normalizers, loaders, the JPEG decoder, corruptions and the trainer, each against what does the same."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "train"))
+    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "corruptions", "train"))
     parser.add_argument(
         "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
     )
@@ -28,10 +28,12 @@ def main() -> None:
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    loader = parser.add_argument_group("loader, masks, decode")
+    loader = parser.add_argument_group("loader, masks, decode, corruptions")
     loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
     loader.add_argument("--photos", metavar="DIR", type=Path, help="JPEGs to make mosaics of, not noise")
-    loader.add_argument("--sizes", nargs="+", type=whole_number(1, 4096), default=[224], help="loader: sides of crops")
+    loader.add_argument(
+        "--sizes", nargs="+", type=whole_number(1, 4096), default=[224], help="loader, corruptions: sides of crops"
+    )
     loader.add_argument("--peers", metavar="PYTHON", help="loader: of an environment with tensorflow, nvidia-dali, "
                         "spdl or simplejpeg and opencv, whichever it has")  # fmt: skip
     train = parser.add_argument_group("train")
@@ -47,6 +49,7 @@ def main() -> None:
         raise UserError(f"--json {arguments.json}: expected a file in an existing, writable folder")
     import torch
 
+    from en.benchmarks.corruptions import benchmark_corruptions
     from en.benchmarks.decode import benchmark_decode
     from en.benchmarks.loader import benchmark_loader
     from en.benchmarks.masks import benchmark_masks
@@ -74,6 +77,9 @@ def main() -> None:
             benchmark_masks(arguments.images, arguments.photos, arguments.threads, arguments.rounds, arguments.json)
         case "decode":
             benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
+        case "corruptions":
+            shown = (arguments.images, arguments.photos, arguments.sizes)
+            benchmark_corruptions(*shown, arguments.threads, arguments.rounds, arguments.json)
         case _:
             benchmark_train(arguments.network, arguments.norm, arguments.steps, arguments.rounds, arguments.json)
 

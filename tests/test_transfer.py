@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from commands import ROOT, command, refused, succeed
+from commands import ROOT, command, last_json, refused, succeed
+from conftest import write_folders
 from kill_loop import rows
 from norm_cases import PHOTOS, every_norm, images, network
 from safetensors.torch import save_file
@@ -325,6 +326,54 @@ def test_batch_normalization_is_fine_tuned_into_what_begins_on_it_with_a_frozen_
     kept = [key for key in kept if final.model[key].shape == saved.ema[key].shape and final.model[key].ndim == 4]
     assert len(kept) > 3 and equal(final.model, saved.ema, kept) and equal(final.ema, saved.ema, kept)
     assert not torch.equal(final.model["layer4.0.conv1.weight"], saved.ema["layer4.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("name", ["bn", "gn", "sn", "en"])
+def test_a_linear_probe_learns_its_head_alone_and_fine_tuning_all_of_a_run_with_any_normalizer(
+    recipe, folders, three, tmp_path, name
+):
+    body = train(recipe, folders, tmp_path / "body", f"norm.name={name}")[0].ema
+    options = [f"norm.name={name}", f"init={tmp_path / 'body'}", "optim.head_lr_factor=10"]
+    probed, told = train(recipe, three, tmp_path / "probed", *options, "train.freeze=['[!f]*']")
+    kept = [key for key in body if key not in HEAD]
+    assert f"frozen: parameters ({len([key for key in kept if is_learned(key)])} tensors)" in told
+    assert equal(probed.model, body, kept) and equal(probed.ema, body, kept)  # running averages too
+    tuned, _ = train(recipe, three, tmp_path / "tuned", *options)
+    learned = [key for key in kept if is_learned(key) and not key.endswith("gate.2.bias")]
+    assert not any(torch.equal(tuned.model[key], body[key]) for key in learned if tuned.model[key].ndim == 4)
+    for found in (probed, tuned):
+        assert found.model["fc.weight"].shape[0] == 3
+
+
+def is_learned(key: str) -> bool:
+    kinds = ("running_mean", "running_var", "num_batches_tracked", "trained_pixels", "_extra_state")
+    return key.rpartition(".")[2] not in kinds
+
+
+@pytest.fixture(scope="module")
+def many(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with batch normalization whose accuracy is of 1,000 images."""
+    root = tmp_path_factory.mktemp("many")
+    write_folders(root / "clothes", {"train": 150, "val": 250})
+    options = ["train.epochs=6", "train.batch_size=50", "schedule.warmup_epochs=1"]
+    succeed("train.py", recipe, f"data.root={root / 'clothes'}", f"run_dir={root / 'run'}", *options)
+    return root / "run"
+
+
+@pytest.mark.slow(reason="trains a network whose accuracy is far from chance, and scores it on 1,000 images")
+@pytest.mark.parametrize("name", BEGINS)
+def test_what_batch_normalization_becomes_is_scored_before_training_by_the_command(many, name):
+    before, done = last_json(succeed("eval.py", many)), succeed("eval.py", many, f"norm.name={name}", "norm.start=bn")
+    found = last_json(done)
+    assert f"evaluates with norm.name={name} (trained with bn)" in done.stderr
+    assert before["top1"] > 60 and abs(found["top1"] - before["top1"]) <= 0.5, (before, found)
+    assert found["loss"] != before["loss"] and found["images"] == 1_000
+
+
+def test_another_normalizer_than_the_weights_is_refused_unless_it_begins_on_batch_normalization(trained):
+    for name in ("gn", "en"):
+        message = refused(command("eval.py", trained, f"norm.name={name}"))
+        assert f"norm.name={name}: expected bn, the normalizer of" in message and "norm.start=bn" in message
 
 
 def test_a_run_that_resumes_does_not_read_its_first_weights_again(recipe, three, trained, tmp_path):

@@ -1,14 +1,18 @@
-"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...].
+"""Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...]
+[--statistics KIND ...] [--corrupt NAME[:SEVERITY] ...] [--seed N].
 
 Also eval.py, and torchrun. A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of
 its task, and images. With --at there is such a line for each size of the images, with its resolution, and with
---protocol for each protocol, with all that it says.
+--protocol for each protocol, with all that it says. With --statistics or --corrupt there is one for each of both, and
+for the mean over corruptions; tables are on stderr.
 """
 
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 from en.errors import Parser, exit_on_error, shown, whole_number
 from en.threads import choose_threads
@@ -47,19 +51,54 @@ def evaluate() -> None:
         nargs="+",
         help="protocols of scoring maps of classes, for task.protocol, as mmseg ours: see docs/segmentation.md",
     )
+    shift_arguments(parser)
     arguments = parser.parse_intermixed_args()
 
     choose_threads()
     from en.distributed.ranks import Ranks
-    from en.evaluation.score import score
 
     for side, protocol in product(arguments.at or [None], arguments.protocol or [None]):
         keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
         overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
         overrides += [f"task.protocol={protocol}"] if protocol else []
-        scores = score(arguments.checkpoint, overrides, arguments.recalibrate)
-        if Ranks.from_environment().is_first:
-            print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)
+        for scores in all_scores(arguments, overrides):
+            if Ranks.from_environment().is_first:
+                print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)
+
+
+def shift_arguments(parser: Parser) -> None:
+    """Adds the arguments that change what a network is shown, or what it normalizes that by."""
+    parser.add_argument(
+        "--statistics",
+        metavar="KIND",
+        nargs="+",
+        help="what running averages are replaced by: none, full (those of the set), batch (each batch's), partial:N "
+        "(each batch's mixed with the averages, which count like N images); :SIZE for the images of a batch",
+    )
+    parser.add_argument(
+        "--corrupt",
+        metavar="NAME[:SEVERITY]",
+        nargs="+",
+        help="corruptions of the images, as fog or fog:3, or all: see docs/robustness.md",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="of these two, default 0"
+    )
+
+
+def all_scores(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows that are printed of one size and protocol."""
+    from en.evaluation.adapt import Statistics
+    from en.evaluation.robustness import parse_corruptions, score_shifted
+    from en.evaluation.score import score
+
+    where, recalibrate = arguments.checkpoint, arguments.recalibrate
+    if arguments.statistics is None and arguments.corrupt is None:
+        yield score(where, overrides, recalibrate)
+        return
+    statistics = [Statistics.parse(text) for text in arguments.statistics or ["none"]]
+    corruptions = parse_corruptions(arguments.corrupt or [])
+    yield from score_shifted(where, overrides, recalibrate, statistics, corruptions, arguments.seed)
 
 
 def main() -> None:

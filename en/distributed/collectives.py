@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -25,3 +26,12 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, in its place."""
     return sum_over_ranks(values).div_(dist.get_world_size()) if dist.is_initialized() else values
+
+
+def gather_rows(row: Tensor) -> list[Tensor]:
+    """Every rank's tensor, of one shape and type, in the order of the ranks, on every rank."""
+    if not dist.is_initialized():
+        return [row]
+    rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, row)
+    return rows

@@ -1,12 +1,12 @@
 """A finished network, from its checkpoint alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from en.build import build_network, open_loaders
+from en.build import build_network, inherit_options, open_loaders
 from en.config.meaning import changes, deciding
 from en.config.reading import overridden, validate
 from en.config.schema import Config
@@ -14,6 +14,7 @@ from en.data import ImageLoader
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
 from en.means import Means
+from en.models.transfer import BATCH_NORM, transfer
 from en.norm import without_options
 from en.norm.built import in_one, layers_as_built, rebuild
 from en.progress import tell
@@ -59,19 +60,41 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     saved = checkpoint.load(path)
     tree = overridden(saved.config, overrides, str(path))
     begun, config = (validate(each, str(path)) for each in (saved.config, tree))
-    if config.norm.name != begun.norm.name:
-        raise UserError(f"norm.name={config.norm.name}: expected {begun.norm.name}, the normalizer of {path}")
+    replaced = config.norm.name != begun.norm.name
+    if replaced and not takes_over(begun, config):
+        expected = f"{begun.norm.name}, the normalizer of {path}"
+        hint = f", or norm.start={BATCH_NORM} with it" if begun.norm.name == BATCH_NORM else ""
+        raise UserError(f"norm.name={config.norm.name}: expected {expected}{hint}")
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), begun.training_resolution.full)
-    changed = rebuild_as_trained(model, saved, config, path)
-    weights = averages(saved, path) or saved.model
-    load_weights(model, without_options(weights) if changed else weights, path)
+    weights, changed = averages(saved, path) or saved.model, {}
+    if replaced:
+        take_over(model, weights, saved, begun, config, path)
+    else:
+        changed = rebuild_as_trained(model, saved, config, path)
+        load_weights(model, without_options(weights) if changed else weights, path)
     for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
         tell(line)
     return Trained(path, saved, config, model, loaders)
+
+
+def takes_over(begun: Config, config: Config) -> bool:
+    """Tells whether the network's normalizers are to begin on the batch normalization that it was trained with."""
+    return begun.norm.name == BATCH_NORM and config.norm.options.get("start") == BATCH_NORM
+
+
+def take_over(
+    model: nn.Module, weights: Mapping[str, Tensor], saved: Checkpoint, begun: Config, config: Config, path: Path
+) -> None:
+    """Gives other normalizers what batch normalization had learned, as `init` does before a training."""
+    try:
+        inherit_options(model, saved, begun, config)
+        transfer(model, weights, head=[], same_head=True)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path: Path) -> dict[str, object]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from en.build import build_with_batch_norm, maps_at
+from en.build import build_with_batch_norm, inherit_options
 from en.config.meaning import Changes, changes
 from en.config.reading import validate
 from en.config.schema import Config
@@ -16,9 +16,6 @@ from en.data.to_device import ToDevice
 from en.errors import UserError, listed
 from en.models.transfer import BATCH_NORM, Transfer, copy_tensors, replaces_batch_norm, transfer, within
 from en.norm.built import layers_as_built, rebuild
-from en.norm.registry import INHERITED
-from en.norm.trained_maps import set_maps
-from en.runs.contents import Checkpoint
 from en.runs.weights import GivenWeights, read_weights
 from en.size import Size
 from en.tasks import Body, Task, build_task
@@ -169,29 +166,6 @@ def refuse_another_network(then: Config, now: Config, expected: str | None = Non
     if then.norm.name not in (now.norm.name, BATCH_NORM):
         expected = f"{now.norm.name}, or {BATCH_NORM} with norm.start={BATCH_NORM}"
         raise UserError(f"init={now.init}: weights of norm.name={then.norm.name}: expected those of {expected}")
-
-
-def inherit_options(model: nn.Module, saved: Checkpoint, then: Config, config: Config, prefix: str = "") -> None:
-    """Gives the normalizers those options of the weights' own that the configuration does not give.
-
-    Args:
-        prefix: of the places of those that the weights are of.
-    """
-    now = {place: options for place, options in layers_as_built(model).items() if place.startswith(prefix)}
-    norms = {prefix + place: options for place, options in saved.norms.items()}
-    if norms.keys() != now.keys():
-        return  # of an earlier version, which does not tell; of another network, which the names will show
-    kept = None if then.norm.name == config.norm.name else INHERITED
-    options = {
-        place: now[place] | {
-            key: value
-            for key, value in theirs.items()
-            if key in now[place] and key not in config.norm.options and (kept is None or key in kept)
-        }
-        for place, theirs in norms.items()
-    }  # fmt: skip
-    rebuild(model, options)
-    set_maps(model, maps_at(model, config.training_resolution.full))
 
 
 def network_before(given: GivenWeights, config: Config, classes: int) -> nn.Module:
