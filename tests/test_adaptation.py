@@ -6,17 +6,20 @@ All that is asked of a network is asked of every normalizer in the registry.
 import copy
 import hashlib
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import command, last_json, refused, succeed
+from commands import ROOT, command, environment_of, last_json, refused, succeed
 from norm_cases import every_norm, images, network, randomized
 from torch import Tensor, nn
 
 from en.build import open_loaders
 from en.config.reading import load_config
+from en.data.corruptions import CORRUPTIONS
 from en.data.to_device import ToDevice
 from en.distributed.ranks import Ranks
 from en.errors import UserError
@@ -285,6 +288,22 @@ def test_what_cannot_be_adapted_or_corrupted_is_refused_in_one_line(finished):
     assert "expected a severity from 1 to 5" in refused(command("eval.py", finished, "--corrupt", "fog:6"))
     single = refused(command("eval.py", finished, "--statistics", "batch:1"))
     assert "--statistics batch:1" in single and "expected more than one value per channel" in single
+
+
+@pytest.mark.slow(reason="scores a network by four kinds of statistics on fourteen corruptions")
+def test_the_script_scores_each_run_of_a_suite_once(finished, tmp_path):
+    (tmp_path / "suite").mkdir()
+    shutil.copytree(finished, tmp_path / "suite" / "en-s0")
+    line = ["bash", ROOT / "scripts" / "robustness.sh", tmp_path / "suite", "data.workers=1"]
+    first, again = (
+        subprocess.run(line, env=environment_of(SEVERITIES="3"), capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    assert first.stdout.strip().endswith("suite/en-s0") and again.stdout == ""
+    rows = rows_of((tmp_path / "suite" / "en-s0" / "robustness.jsonl").read_text())
+    assert [row["corruption"] for row in rows] == ["none", *CORRUPTIONS, "mean"] * 4
+    tables = (tmp_path / "suite" / "en-s0" / "robustness.txt").read_text()
+    assert tables.count("no published mCE") == 4 and tables.count("\nbn ") == 4
 
 
 def test_sync_takes_no_part_in_statistics_at_test_time(one_rank):

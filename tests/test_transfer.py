@@ -352,22 +352,22 @@ def is_learned(key: str) -> bool:
 
 @pytest.fixture(scope="module")
 def many(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with batch normalization whose accuracy is of 1,000 images."""
+    """A run with batch normalization whose accuracy is of 3,000 images."""
     root = tmp_path_factory.mktemp("many")
-    write_folders(root / "clothes", {"train": 150, "val": 250})
+    write_folders(root / "clothes", {"train": 150, "val": 750})
     options = ["train.epochs=6", "train.batch_size=50", "schedule.warmup_epochs=1"]
     succeed("train.py", recipe, f"data.root={root / 'clothes'}", f"run_dir={root / 'run'}", *options)
     return root / "run"
 
 
-@pytest.mark.slow(reason="trains a network whose accuracy is far from chance, and scores it on 1,000 images")
+@pytest.mark.slow(reason="trains a network whose accuracy is far from chance, and scores it on 3,000 images")
 @pytest.mark.parametrize("name", BEGINS)
 def test_what_batch_normalization_becomes_is_scored_before_training_by_the_command(many, name):
     before, done = last_json(succeed("eval.py", many)), succeed("eval.py", many, f"norm.name={name}", "norm.start=bn")
     found = last_json(done)
     assert f"evaluates with norm.name={name} (trained with bn)" in done.stderr
-    assert before["top1"] > 60 and abs(found["top1"] - before["top1"]) <= 0.5, (before, found)
-    assert found["loss"] != before["loss"] and found["images"] == 1_000
+    assert before["top1"] > 60 and found["top1"] >= before["top1"] - 0.5, (before, found)
+    assert found["loss"] != before["loss"] and found["images"] == 3_000
 
 
 def test_another_normalizer_than_the_weights_is_refused_unless_it_begins_on_batch_normalization(trained):

@@ -88,26 +88,36 @@ def score_shifted(
                 "data.eval_resolution=null: expected one size of all images, for statistics and corruptions"
             )
         adapted = len(averaging_layers(opened.trained.model))
+        rows: list[Shifted] = []
         if not adapted and opened.ranks.is_first and any(each.kind != "none" for each in statistics):
             name = opened.trained.config.norm.name
             tell(f"--statistics: norm.name={name} keeps no running averages: the network is scored as it is")
-        rows: list[Shifted] = []
-        for number, each in enumerate(statistics):
-            said = {"statistics": str(each), "adapted_layers": adapted if each.kind != "none" else 0}
-            if number and not adapted:
-                rows = [{**row, **said} for row in rows]
+        for each in statistics:
+            said = {"statistics": str(each), "adapted_layers": 0 if each.kind == "none" else adapted}
+            if adapted or not rows:
+                rows = []
+                for row in rows_of(opened, each, corruptions, seed, pool):
+                    rows.append(said | row)
+                    yield rows[-1]
+            else:  # the same again
+                rows = [row | said for row in rows]
                 yield from rows
-                continue
-            rows = []
-            for corruption in [None, *corruptions]:
-                rows.append({**said, **scores_of(opened, each, corruption, seed, pool)})
-                yield rows[-1]
-            if len(corruptions) > 1:
-                rows.append({**said, **mean_of(rows[1:], opened)})
-                yield rows[-1]
             if corruptions and opened.ranks.is_first:
                 for line in table(rows, opened.trained.config.task.score, seed):
                     tell(line)
+
+
+def rows_of(
+    opened: Scoring, statistics: Statistics, corruptions: Sequence[Corruption], seed: int, pool: Executor
+) -> Iterator[Shifted]:
+    """The rows of one kind of statistics, without its name: see `score_shifted`."""
+    yield scores_of(opened, statistics, None, seed, pool)
+    found = []
+    for corruption in corruptions:
+        found.append(scores_of(opened, statistics, corruption, seed, pool))
+        yield found[-1]
+    if len(found) > 1:
+        yield mean_of(found, opened)
 
 
 def scores_of(
@@ -128,6 +138,8 @@ def scores_of(
         ):
             scores = evaluate(config.task, model, shown_loader, size, to_device, ranks.is_first)
     except ValueError as error:
+        if statistics.kind == "none":
+            raise
         raise UserError(f"--statistics {statistics}: {error}") from error
     with torch.inference_mode():
         ratios = rounded(mean_ratios(model, record))

@@ -15,7 +15,7 @@ from en.norm.refusals import MixtureEps
 from en.norm.weight_options import option
 
 MIN_PIXELS = 65  # of a map on which `in` takes part, by default
-HEAD_START = 3.0
+HEAD_START = 4.0
 """How far, before the softmax, `start` puts one normalizer ahead of the others."""
 
 

@@ -51,7 +51,7 @@ def zoom_blur(image: Floats, severity: int, random: np.random.Generator) -> Floa
 
 def elastic(image: Floats, severity: int, random: np.random.Generator) -> Floats:
     """Moves every point by a smooth random field, whose standard deviation and grain are shares of the side."""
-    deviation = length((0.26, 0.36, 0.47, 0.6, 0.75), (1.8, 2.5, 3.3, 4.2, 5.2), severity, image)
+    deviation = length((0.35, 0.5, 0.65, 0.85, 1.05), (1.8, 2.5, 3.3, 4.2, 5.2), severity, image)
     kernel = gaussian(length((1.9,) * 5, (13,) * 5, severity, image))
     # Of white noise, a kernel leaves as much as the root of the sum of its squares.
     scale = deviation / math.sqrt(float(np.square(kernel).sum()))
