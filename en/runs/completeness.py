@@ -41,6 +41,7 @@ def gaps(saved: Checkpoint) -> Iterator[str]:
     yield from gaps_in_scores(saved)
     yield from gaps_in_ranks(saved)
     yield from gaps_in_losses(saved)
+    yield from gaps_in_outcomes(saved)
 
 
 def gaps_in_averages(saved: Checkpoint) -> Iterator[str]:
@@ -106,3 +107,13 @@ def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
             yield f"ranks.{rank}.losses.steps is {own['steps']}: expected {expected}, {where}"
         if own["left_out"] > left_out or own["left_out"] != losses[0]["left_out"]:
             yield f"ranks.{rank}.losses.left_out is {own['left_out']}: expected the same on all, {left_out} at most"
+
+
+def gaps_in_outcomes(saved: Checkpoint) -> Iterator[str]:
+    """Counts the samples under given labels: those of the steps that counted, or none at all where images are mixed."""
+    found = [sum(losses["outcomes"]) for state in saved.ranks if "outcomes" in (losses := state["losses"])]
+    steps, batch = (state["losses"]["steps"] for state in saved.ranks[:1]), flatten(saved.config)["train.batch_size"]
+    if found and "labels" not in saved.data:
+        yield "losses.outcomes are there: expected none, of a run without data.labels"
+    elif found and sum(found) != (expected := sum(steps) * batch):
+        yield f"losses.outcomes add up to {sum(found)}: expected {expected}, the samples of the steps that counted"
