@@ -6,6 +6,7 @@ import random
 import shutil
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from en.data.labels.rules import CIFAR10, RULES, by_names, relabel
 from en.data.labels.table import labels_from, read_table
 from en.distributed.ranks import Ranks
 from en.errors import UserError
+from en.runs.position import Position
 from en.runs.row import OUTCOMES, Row, shares
 from en.training.record import EpochRecord
 
@@ -74,9 +76,7 @@ def test_asymmetric_labels_are_wrong_in_the_classes_that_are_named_alone_and_exa
     clean = np.repeat(np.arange(10), 50)
     given = relabel([str(number) for number in range(500)], clean, by_names(CIFAR10, classes, ""), Fraction("0.4"), 3)
     found = Counter((classes[own], classes[other]) for own, other in zip(clean, given, strict=True) if own != other)
-    assert (
-        found == dict.fromkeys(CIFAR10.items(), 20) and (given != clean).mean() == 0.2
-    )  # the "40 %" of the literature
+    assert found == dict.fromkeys(CIFAR10.items(), 20) and (given != clean).mean() == 0.2  # the literature's 40 %
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -114,7 +114,7 @@ def noisy(tmp_path_factory, folders, betons) -> Place:
     return Place(recipe, made)
 
 
-SIDECAR = "labels/symmetric-0.4-s0.csv"
+SIDECAR, LABELS = "labels/symmetric-0.4-s0.csv", "data.labels=symmetric-0.4-s0"
 
 
 def test_the_command_writes_the_same_labels_beside_either_form_of_a_set_and_prints_their_counts(noisy):
@@ -135,9 +135,7 @@ def test_loaders_give_the_labels_of_the_sidecar_and_touch_neither_images_nor_eva
     root, at = noisy.data[kind], Ranks(rank, 2, rank, 2)
     options = [f"data.loader={kind}", f"data.root={root}", *UNMIXED]
     plain = open_loaders(load_config(str(noisy.recipe), options), at, ("train", "val"))
-    given = open_loaders(
-        load_config(str(noisy.recipe), [*options, "data.labels=symmetric-0.4-s0"]), at, ("train", "val")
-    )
+    given = open_loaders(load_config(str(noisy.recipe), [*options, LABELS]), at, ("train", "val"))
     by_name, names = read_by_hand(root / SIDECAR), given["train"].names()
     changed = 0
     for ours, theirs in zip(
@@ -182,7 +180,7 @@ def by_hand(saved: Path, root: Path, ranks: int, accumulation: int, epoch: int, 
 @pytest.mark.parametrize(("kind", "ranks", "accumulation"), [("ffcv", 1, 2), ("folder", 2, 1), ("ffcv", 3, 2)])
 def test_the_log_tells_what_saved_predictions_tell_on_any_number_of_ranks(noisy, tmp_path, kind, ranks, accumulation):
     case = Case(kind, 0, [*UNMIXED, f"train.accumulation={accumulation}", "train.epochs=2", "optim.lr=0.2"])
-    run, line = tmp_path / "run", ["data.labels=symmetric-0.4-s0"]
+    run, line = tmp_path / "run", [LABELS]
     arguments = kill_loop.line(noisy, case, run, *line)[1:]
     environment = environment_of(SAVED=str(tmp_path))
     done = fork([str(ROOT / "tests" / "saving_task.py"), *arguments], environment, ranks if ranks > 1 else 0)
@@ -204,7 +202,7 @@ def test_the_log_tells_what_saved_predictions_tell_on_any_number_of_ranks(noisy,
 def test_a_run_on_given_labels_that_is_killed_and_resumed_ends_bit_for_bit_as_the_untouched_one(
     noisy, tmp_path, kind, ranks
 ):
-    options = [*UNMIXED, "data.labels=symmetric-0.4-s0", "train.epochs=2", "optim.lr=0.2"]
+    options = [*UNMIXED, LABELS, "train.epochs=2", "optim.lr=0.2"]
     case = Case(kind, ranks, options)
     kill_loop.run_untouched(noisy, case, tmp_path / "whole")
     kills = kill_loop.run_killed(noisy, case, tmp_path / "run", random.Random(0), 2)
@@ -225,7 +223,7 @@ def test_counts_go_on_with_another_number_of_ranks(ranks):
     held = [record.state_dict() for record in states]
     assert "outcomes" not in held[0]  # of a step that does not count yet
     for record in states:
-        record.add(torch.tensor(1.0), None, kill_position())
+        record.add(torch.tensor(1.0), None, Position(step=1))
         record.count(torch.ones(5, dtype=torch.int64))
         record.leave_out()
     held = [record.state_dict() for record in states]
@@ -236,14 +234,8 @@ def test_counts_go_on_with_another_number_of_ranks(ranks):
     assert total.tolist() == [5, 5, 7, 9, 11]
 
 
-def kill_position():
-    from en.runs.position import Position
-
-    return Position(step=1)
-
-
 def test_mixed_images_count_for_no_sample_and_the_run_says_so(noisy, tmp_path):
-    case = Case("ffcv", 0, ["task.mixup=0.2", "task.cutmix=0", "train.epochs=1", "data.labels=symmetric-0.4-s0"])
+    case = Case("ffcv", 0, ["task.mixup=0.2", "task.cutmix=0", "train.epochs=1", LABELS])
     done = kill_loop.train(noisy, case, tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "memorization not counted: images are mixed" in done.stderr
@@ -257,24 +249,20 @@ def mistaken(root: Path, change) -> None:
 
 
 def with_others(sidecar: Sidecar) -> Sidecar:
-    return Sidecar(
-        [f"x{name}" for name in sidecar.names], sidecar.classes, sidecar.clean, sidecar.given, sidecar.origin
-    )
+    return replace(sidecar, names=[f"x{name}" for name in sidecar.names])
 
 
 def with_more(sidecar: Sidecar) -> Sidecar:
-    more = [np.append(each, 0) for each in (sidecar.clean, sidecar.given)]
-    return Sidecar([*sidecar.names, "another.jpg"], sidecar.classes, *more, sidecar.origin)
+    clean, given = (np.append(each, 0) for each in (sidecar.clean, sidecar.given))
+    return replace(sidecar, names=[*sidecar.names, "another.jpg"], clean=clean, given=given)
 
 
 def with_other_classes(sidecar: Sidecar) -> Sidecar:
-    return Sidecar(
-        sidecar.names, [f"{name}s" for name in sidecar.classes], sidecar.clean, sidecar.given, sidecar.origin
-    )
+    return replace(sidecar, classes=[f"{name}s" for name in sidecar.classes])
 
 
 def with_other_clean(sidecar: Sidecar) -> Sidecar:
-    return Sidecar(sidecar.names, sidecar.classes, sidecar.clean[::-1].copy(), sidecar.given, sidecar.origin)
+    return replace(sidecar, clean=sidecar.clean[::-1].copy())
 
 
 MISTAKES = {
@@ -290,7 +278,7 @@ def test_labels_of_another_set_are_refused_in_a_line(noisy, betons, tmp_path, mi
     root = Path(shutil.copytree(noisy.data["ffcv"], tmp_path / "clothes"))
     change, words = MISTAKES[mistake]
     mistaken(root, change)
-    options = [f"data.root={root}", "data.labels=symmetric-0.4-s0", f"run_dir={tmp_path / 'run'}"]
+    options = [f"data.root={root}", LABELS, f"run_dir={tmp_path / 'run'}"]
     line = refused(command("train.py", noisy.recipe, *options))
     assert words in line and SIDECAR in line
 
@@ -317,13 +305,13 @@ def test_a_label_that_was_changed_by_hand_is_found(noisy, tmp_path):
     root = Path(shutil.copytree(noisy.data["ffcv"], tmp_path / "clothes"))
     lines = (root / SIDECAR).read_text().splitlines(keepends=True)
     (root / SIDECAR).write_text("".join([*lines[:-1], lines[-1].replace("000.jpg", "001.jpg").replace("023", "022")]))
-    options = [f"data.root={root}", "data.labels=symmetric-0.4-s0", f"run_dir={tmp_path / 'run'}"]
+    options = [f"data.root={root}", LABELS, f"run_dir={tmp_path / 'run'}"]
     assert "changed since en-labels wrote it" in refused(command("train.py", noisy.recipe, *options))
 
 
 def test_a_resumed_run_keeps_its_labels(noisy, tmp_path):
     root = Path(shutil.copytree(noisy.data["ffcv"], tmp_path / "clothes"))
-    options = [*UNMIXED, "train.epochs=1", f"data.root={root}", "data.labels=symmetric-0.4-s0"]
+    options = [*UNMIXED, "train.epochs=1", f"data.root={root}", LABELS]
     run = tmp_path / "run"
     succeed("train.py", noisy.recipe, *options, f"run_dir={run}")
     line = refused(command("train.py", "--resume", run, "train.epochs=2", "data.labels=null"))
@@ -340,7 +328,7 @@ COMMANDS = {
     "--rule symmetric --rate 1.5": "expected a share above 0 and up to 1",
     "--rule symmetric --rate 0.4 --from x.csv": "--rule, --from: expected one of the two",
     "--from x.csv": "--from x.csv: No such file",
-    "--rule asymmetric --rate 0.4": "without --pairs FILE: airplane; automobile; bird (or|and).*expected classes of the set",
+    "--rule asymmetric --rate 0.4": "airplane; automobile; bird; and 5 more: expected classes of the set",
     "--rule symmetric --rate 0.4": "exists: expected another --name, or --overwrite",
     "--rule pair --rate 0.4 --name a/b": "--name 'a/b': expected letters",
 }
@@ -348,11 +336,8 @@ COMMANDS = {
 
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_mistakes_of_the_command_are_refused_in_a_line(noisy, arguments):
-    import re
-
-    assert re.search(
-        COMMANDS[arguments], refused(command("scripts/label_data.py", noisy.data["ffcv"], *arguments.split()))
-    )
+    line = refused(command("scripts/label_data.py", noisy.data["ffcv"], *arguments.split()))
+    assert COMMANDS[arguments] in line
 
 
 def test_labels_come_from_a_table_whose_names_may_begin_with_the_split(noisy, tmp_path):
@@ -399,15 +384,13 @@ def test_a_table_of_another_form_is_refused(tmp_path, content):
         read_table(tmp_path / "table.csv")
 
 
-def test_a_report_tells_what_was_given_for_what_the_scores_last_and_best_and_what_became_of_the_samples(
-    noisy, tmp_path
-):
+def test_a_report_tells_what_was_given_the_scores_last_and_best_and_what_became_of_the_samples(noisy, tmp_path):
     options = [
         *UNMIXED,
         "train.epochs=2",
         "optim.lr=0.2",
         f"data.root={noisy.data['ffcv']}",
-        "data.labels=symmetric-0.4-s0",
+        LABELS,
     ]
     for seed in (0, 1):
         succeed("train.py", noisy.recipe, *options, f"seed={seed}", f"run_dir={tmp_path / 'runs' / str(seed)}")
