@@ -12,7 +12,7 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "train"))
+    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "train", "labels"))
     parser.add_argument(
         "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
     )
@@ -28,15 +28,15 @@ def main() -> None:
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    loader = parser.add_argument_group("loader, masks, decode")
+    loader = parser.add_argument_group("loader, masks, decode, labels")
     loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
     loader.add_argument("--photos", metavar="DIR", type=Path, help="JPEGs to make mosaics of, not noise")
     loader.add_argument("--sizes", nargs="+", type=whole_number(1, 4096), default=[224], help="loader: sides of crops")
     loader.add_argument("--peers", metavar="PYTHON", help="loader: of an environment with tensorflow, nvidia-dali, "
                         "spdl or simplejpeg and opencv, whichever it has")  # fmt: skip
-    train = parser.add_argument_group("train")
-    train.add_argument("--norm", default="en", help="normalizer of the ResNet50")
-    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
+    train = parser.add_argument_group("train, labels")
+    train.add_argument("--norm", default="en", help="normalizer of the network")
+    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="train: steps per round")
     arguments = parser.parse_args()
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -47,6 +47,7 @@ def main() -> None:
     import torch
 
     from en.benchmarks.decode import benchmark_decode
+    from en.benchmarks.labels import benchmark_labels
     from en.benchmarks.loader import benchmark_loader
     from en.benchmarks.masks import benchmark_masks
     from en.benchmarks.norm import benchmark_norm
@@ -73,6 +74,8 @@ def main() -> None:
             benchmark_masks(arguments.images, arguments.photos, arguments.threads, arguments.rounds, arguments.json)
         case "decode":
             benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
+        case "labels":
+            benchmark_labels(arguments.images, arguments.norm, arguments.rounds, arguments.json)
         case _:
             benchmark_train(arguments.norm, arguments.steps, arguments.rounds, arguments.json)
 

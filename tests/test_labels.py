@@ -22,6 +22,7 @@ from en.build import open_loaders
 from en.config.reading import load_config
 from en.data.labels import Sidecar, read_sidecar, write_sidecar
 from en.data.labels.rules import CIFAR10, RULES, by_names, relabel
+from en.data.labels.sidecar import of_samples
 from en.data.labels.table import labels_from, read_table
 from en.distributed.ranks import Ranks
 from en.errors import UserError
@@ -420,3 +421,13 @@ def test_a_row_that_is_read_has_the_outcomes_that_were_written():
     assert shares([0, 0, 0, 3, 1]) == {
         "wrong_labels": 0, "right_labels": 4, "right_labels_true": 0.75, "right_labels_other": 0.25,
     }  # fmt: skip
+
+
+def test_a_sidecar_keeps_its_digest_when_the_set_has_another_order(some):
+    names, clean = some
+    given = relabel(names, clean, RULES["pair"](len(SIZES)), Fraction("0.4"), 0)
+    ours = Sidecar(names, ["a", "b", "c", 'd, "e"'], clean, given, {"rule": "pair"})
+    order = np.random.default_rng(0).permutation(len(names))
+    theirs = of_samples(ours, [names[place] for place in order], Path("x.csv"))
+    assert theirs.digest == ours.digest and theirs.given.tolist() == given[order].tolist()
+    assert replace(ours, given=np.roll(given, 1)).digest != ours.digest != replace(ours, origin={}).digest

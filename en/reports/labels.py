@@ -7,7 +7,7 @@ from en.reports.figures import Picture
 from en.reports.runs import Run
 from en.reports.statistics import estimate
 from en.reports.tables import Cell, Note, Table, mean, number, words
-from en.reports.variants import Peers, Variant, heading, labels_of, plain, summary_of
+from en.reports.variants import Peers, Variant, heading, label, plain, summary_of
 from en.runs.read import LabelFacts
 from en.runs.row import Row
 
@@ -44,7 +44,7 @@ def label_tables(runs: Sequence[Run], variants: Sequence[Variant]) -> list[Table
 
 def outcome_table(variants: Sequence[Variant]) -> Table:
     """A row for each variant: its scores last and best, and the shares of the last epoch."""
-    labels = dict.fromkeys(heading(labels_of(v.summary)[v.summary.score]) for v in variants)
+    labels = dict.fromkeys(heading(label(v.summary.task, v.summary.score)) for v in variants)
     score = next(iter(labels)) if len(labels) == 1 else "score"
     headings = ["variant", "n", f"last {score}", f"best {score} (chosen on the test set)", *FIGURES.values()]
     rows = [

@@ -350,7 +350,9 @@ class TrainingRun:
         line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(scored)}"
         line += f" ({remark})" if remark else ""
         if self.relabelling:
-            line += f", {told(row.outcomes) or 'memorization not counted: images are mixed'}"
+            line += (
+                f", {told(row.outcomes) or 'memorization not counted: images are mixed, or the task names no class'}"
+            )
         if row.images_per_second is None:  # resumed after its last step
             return line
         waited = f"waited {100 * row.data_wait:.0f} % for data"

@@ -51,7 +51,7 @@ class Sidecar:
         """Counts the samples that are given another class than their own."""
         return int((self.clean != self.given).sum())
 
-    @cached_property
+    @property
     def rows(self) -> str:
         """The samples as the file has them."""
         text = io.StringIO()
@@ -61,9 +61,9 @@ class Sidecar:
         writer.writerows(zip(self.names, *named, strict=True))
         return text.getvalue()
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of names, classes and labels, and of how they came about."""
+        """Hex SHA-256 of names, classes and labels, in whatever order, and of how they came about."""
         return digest_of(self.origin, self.rows)
 
     def facts(self) -> dict[str, Any]:
@@ -79,7 +79,8 @@ class Sidecar:
 
 
 def digest_of(origin: Mapping[str, Any], rows: str) -> str:
-    return hashlib.sha256(f"{json.dumps(dict(origin), sort_keys=True)}\n{rows}".encode()).hexdigest()
+    lines = sorted(rows.split("\n"))
+    return hashlib.sha256("\n".join([json.dumps(dict(origin), sort_keys=True), *lines]).encode()).hexdigest()
 
 
 def sidecar_path(root: Path, labels: str) -> Path:
