@@ -102,7 +102,7 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         not take.
     """
     try:
-        config.task.check_metrics(classes, row.NAMES)
+        config.task.check_metrics(classes, row.TAKEN)
     except ValueError as error:
         raise UserError(f"task.name={config.task.name}: {error}") from error
     torch.manual_seed(config.seed)

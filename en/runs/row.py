@@ -61,7 +61,7 @@ class Row:
         """Takes the finite numbers of a row that was read."""
         numbers = {name: float(value) for name, value in content.items() if is_number(value)}
         outcomes = {name: numbers.pop(name) for name in (*GROUPS, *OUTCOMES) if name in numbers}
-        own: dict[str, Any] = {name: numbers.pop(name) for name in FIELDS if name in numbers}
+        own: dict[str, Any] = {name: numbers.pop(name) for name in NAMES if name in numbers}
         own |= {name: content[name] for name in KEY if name in own}
         return Row(**own, scores=Scores(numbers, {}), outcomes=outcomes)
 
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def training(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in FIELDS if name not in (*KEY, "images")}
+        own = {name: getattr(self, name) for name in NAMES if name not in (*KEY, "images")}
         return {**own, **self.outcomes}
 
     @property
@@ -84,8 +84,9 @@ class Row:
         return self.key | self.training | self.evaluation | self.scores.details
 
 
-FIELDS = tuple(each.name for each in fields(Row) if each.name not in ("scores", "outcomes"))
-NAMES = (*FIELDS, *GROUPS, *OUTCOMES)
+NAMES = tuple(each.name for each in fields(Row) if each.name not in ("scores", "outcomes"))
+"""Names that every row has."""
+TAKEN = (*NAMES, *GROUPS, *OUTCOMES)
 """Names in a row that no metric can have."""
 
 
