@@ -331,6 +331,7 @@ COMMANDS = {
     "--from x.csv": "--from x.csv: No such file",
     "--rule asymmetric --rate 0.4": "airplane; automobile; bird; and 5 more: expected classes of the set",
     "--rule symmetric --rate 0.4": "exists: expected another --name, or --overwrite",
+    "--rule pair --rate 0.4 --name a.csv": "--name 'a.csv': expected letters, digits, and . _ + - within, without .csv",
     "--rule pair --rate 0.4 --name a/b": "--name 'a/b': expected letters",
 }
 

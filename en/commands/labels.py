@@ -55,8 +55,9 @@ def refuse_together(arguments: argparse.Namespace) -> None:
         raise UserError(f"--column {arguments.column}: expected --from FILE with it")
     if arguments.pairs is not None and rule != "asymmetric":
         raise UserError(f"--pairs {arguments.pairs}: expected --rule asymmetric with it")
-    if arguments.name is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", arguments.name, re.ASCII):
-        raise UserError(f"--name {arguments.name!r}: expected letters, digits, and . _ + - within")
+    name = arguments.name or "default"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII) or name.endswith(".csv"):
+        raise UserError(f"--name {name!r}: expected letters, digits, and . _ + - within, without .csv")
 
 
 def label_data() -> None:
