@@ -10,6 +10,7 @@ from torch import nn
 
 from en.config.schema import Config, NormConfig
 from en.data import LOADERS, ImageLoader, Part, Reading
+from en.data.labels import relabelled, sidecar_path
 from en.data.to_device import ToDevice
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
@@ -64,6 +65,8 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
     loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
     for loader in loaders.values():
         refuse_other_targets(config, loader)
+    if data.labels is not None and "train" in loaders:
+        loaders["train"] = relabelled(loaders["train"], sidecar_path(Path(data.root), data.labels))
     return loaders
 
 
@@ -102,7 +105,7 @@ def build_network(config: Config, classes: int, trained_at: Size | None = None) 
         not take.
     """
     try:
-        config.task.check_metrics(classes, row.NAMES)
+        config.task.check_metrics(classes, row.TAKEN)
     except ValueError as error:
         raise UserError(f"task.name={config.task.name}: {error}") from error
     torch.manual_seed(config.seed)

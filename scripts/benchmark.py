@@ -12,7 +12,7 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "corruptions", "train"))
+    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "corruptions", "labels", "train"))
     parser.add_argument(
         "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
     )
@@ -28,7 +28,7 @@ def main() -> None:
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    loader = parser.add_argument_group("loader, masks, decode, corruptions")
+    loader = parser.add_argument_group("loader, masks, decode, corruptions, labels")
     loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
     loader.add_argument("--photos", metavar="DIR", type=Path, help="JPEGs to make mosaics of, not noise")
     loader.add_argument(
@@ -36,10 +36,10 @@ def main() -> None:
     )
     loader.add_argument("--peers", metavar="PYTHON", help="loader: of an environment with tensorflow, nvidia-dali, "
                         "spdl or simplejpeg and opencv, whichever it has")  # fmt: skip
-    train = parser.add_argument_group("train")
-    train.add_argument("--network", choices=("resnet50", "fcn_resnet50"), default="resnet50")
+    train = parser.add_argument_group("train, labels")
+    train.add_argument("--network", choices=("resnet50", "fcn_resnet50"), default="resnet50", help="train alone")
     train.add_argument("--norm", default="en", help="normalizer of the network")
-    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="training steps per round")
+    train.add_argument("--steps", type=whole_number(1, 10**6), default=10, help="train: steps per round")
     arguments = parser.parse_args()
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
@@ -51,6 +51,7 @@ def main() -> None:
 
     from en.benchmarks.corruptions import benchmark_corruptions
     from en.benchmarks.decode import benchmark_decode
+    from en.benchmarks.labels import benchmark_labels
     from en.benchmarks.loader import benchmark_loader
     from en.benchmarks.masks import benchmark_masks
     from en.benchmarks.norm import benchmark_norm
@@ -80,6 +81,8 @@ def main() -> None:
         case "corruptions":
             shown = (arguments.images, arguments.photos, arguments.sizes)
             benchmark_corruptions(*shown, arguments.threads, arguments.rounds, arguments.json)
+        case "labels":
+            benchmark_labels(arguments.images, arguments.norm, arguments.rounds, arguments.json)
         case _:
             benchmark_train(arguments.network, arguments.norm, arguments.steps, arguments.rounds, arguments.json)
 

@@ -149,6 +149,14 @@ GAPS: dict[str, tuple[Callable[[Checkpoint], dict[str, object]], str]] = {
         lambda saved: {"ranks": [rank | {"buffers": rank["buffers"][:1]} for rank in saved.ranks]},
         r"ranks\.0\.buffers is a list of 1: expected 2",
     ),
+    "labels that were not given": (
+        lambda saved: {"ranks": in_ranks(saved, outcomes=[1, 0, 0, 0, 0])},
+        r"losses\.outcomes are there: expected none, of a run without data\.labels",
+    ),
+    "more samples than the steps had": (
+        lambda saved: {"ranks": in_ranks(saved, outcomes=[9999, 0, 0, 0, 0]), "data": {**saved.data, "labels": "ab"}},
+        r"losses\.outcomes add up to 9999: expected \d+ at most, the samples of the steps",
+    ),
     "a scaler": (
         lambda saved: {"config": precise(saved, "float16")},
         r"scaler lacks scale, .*: expected that of its train\.precision=float16",

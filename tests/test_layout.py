@@ -36,6 +36,7 @@ IN_DATA = {  # what a part of en.data does not import of the others
     "targets": ("ffcv", "folder", "loader", "preparation", "sources"),
     "crops": ("ffcv", "folder", "loader", "preparation", "sources", "targets"),
     "views": ("crops", "ffcv", "folder", "loader", "preparation", "sources", "targets"),
+    "labels": ("ffcv", "folder", "preparation", "sources"),
     "loader": ("ffcv", "folder", "preparation", "sources"),
     "ffcv": ("folder", "foreign", "preparation"),
     "folder": ("ffcv", "preparation"),
@@ -48,7 +49,7 @@ WORDS = {  # names that had several meanings, and where the one is that is left:
     "shown": "en/errors.py",
 }
 LIFTABLE = ("native", "norm")  # both together can be taken out whole: neither imports GROUND
-COMMANDS = ("ablate", "prepare_data", "ratios", "report")
+COMMANDS = ("ablate", "label_data", "prepare_data", "ratios", "report")
 MODULES = sorted((ROOT / "en").rglob("*.py"))
 FOLDERS = [path for path in MODULES if path.name == "__init__.py"]
 

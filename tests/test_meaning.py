@@ -83,6 +83,7 @@ OTHER = {  # by key: a value that the recipe below has not, and what else it ask
     "data.workers": "3",
     "data.timeout_s": "7",
     "data.on_error": "skip",
+    "data.labels": "elsewhere",
     "train.epochs": "9",
     "train.steps": "900",
     "train.batch_size": "48",

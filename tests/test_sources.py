@@ -40,7 +40,7 @@ def test_blanks_of_any_kind_around_the_fields_of_a_list_are_no_part_of_them(tmp_
         assert (found.classes, found.splits) == (plain.classes, plain.splits)
     for lacking in (f"train\ta.jpg\t{blank}", f"train\t{blank}\tcat", f"train a.jpg {blank}"):
         (tmp_path / "lacks.tsv").write_text("\n".join([*lines, lacking]), encoding="utf-8")
-        with pytest.raises(UserError, match=r"lacks.tsv:4: .* expected `train.val path class`"):
+        with pytest.raises(UserError, match=r"lacks.tsv:4: .* expected `train.val.test path class`"):
             read_source(str(tmp_path / "lacks.tsv"))
 
 
@@ -74,7 +74,7 @@ def test_bad_sources_and_arguments_are_refused_in_one_line(tmp_path, folders):
     (tmp_path / "unknown.txt").write_text("train a.jpg x\nval b.jpg y\n")
     (tmp_path / "binary.bin").write_bytes(bytes(range(128, 256)))
     for source, word in [
-        (tmp_path / "missing", "missing"), (tmp_path, "val"), (tmp_path / "list.txt", "list.txt:1"),
+        (tmp_path / "missing", "missing"), (tmp_path, "image files"), (tmp_path / "list.txt", "list.txt:1"),
         (tmp_path / "unknown.txt", "'y'"), (tmp_path / "binary.bin", "text file"), (tmp_path / "train", "train"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match="expected") as refusal:

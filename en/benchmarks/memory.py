@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from itertools import cycle, islice
 
+import numpy as np
 import torch
 
 from en.data import Batch
@@ -39,6 +40,12 @@ class MemoryLoader:
         for _ in range(DISTINCT):
             images = torch.randint(256, (batch_size, 3, side, side), dtype=torch.uint8, generator=random)
             self._batches.append(Batch(images.pin_memory() if pinned else images, indices % classes, indices, []))
+
+    def names(self) -> list[str]:
+        return [f"noise[{sample}]" for sample in range(self.samples)]
+
+    def labels(self) -> Ints:
+        return np.resize(self._batches[0].targets.numpy(), self.samples)
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         return islice(cycle(self._batches), self.samples // len(self._batches[0].samples) - first_step)

@@ -1,1 +1,1 @@
-"""The commands en-train, en-eval, en-prepare, en-ablate, en-ratios and en-report: train.py, eval.py and scripts/."""
+"""The commands en-train, en-eval, en-prepare, en-labels, en-ablate, en-ratios, en-report; train.py, scripts/ etc."""

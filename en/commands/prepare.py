@@ -1,6 +1,7 @@
 """Prepare a data set for the FFCV loader: en-prepare SOURCE OUT; also scripts/prepare_data.py.
 
-Writes OUT/train.beton, val.beton, dataset.json and classes.json.
+Writes OUT/train.beton, val.beton or test.beton, those of the splits that SOURCE has, with a name a sample in .names
+beside each, dataset.json and classes.json.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from en.errors import Parser, UserError, exit_on_error
 
 def prepare_data() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg; a "
-                        "list file with lines `train|val path class`; Fashion-MNIST's folder; ADE20K, "
-                        "Cityscapes, CamVid or PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and "
+    parser.add_argument("source", metavar="SOURCE", help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+                        "with one split alone; a list file with lines `train|val|test path class`; Fashion-MNIST's "
+                        "folder; ADE20K, Cityscapes, CamVid or PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and "
                         "classes.txt; or the word fashion-mnist")  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     parser.add_argument("--storage", choices=("jpeg", "as-is", "reencode", "raw"), default="jpeg",
@@ -44,7 +45,7 @@ def prepare_data() -> None:
     if arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"{arguments.out}: expected an output folder, found a file")
     from en.data.preparation.prepare import Storage, Terminated, prepare
-    from en.data.sources import read_source
+    from en.data.sources import ALL_SPLITS, read_source
 
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may hold any bytes
     signal.signal(signal.SIGTERM, Terminated.stop)
@@ -60,8 +61,10 @@ def prepare_data() -> None:
         arguments.on_warning,
         arguments.overwrite,
     )
+    uses = {"train": "training", "val": "evaluation", "test": "testing"}
+    images = " and ".join(f"{counts[split]} images for {uses[split]}" for split in ALL_SPLITS if split in counts)
     print(
-        f"{arguments.out}: {counts['train']} images for training and {counts['val']} for evaluation, "
+        f"{arguments.out}: {images}, "
         f"{len(source.classes)} classes, {counts['skipped']} skipped, {counts['warnings']} with warnings "
         f"({counts['warnings_kept']} of them kept), {counts['as_they_are']} JPEG files as they are, "
         f"{time.monotonic() - started:.0f} s"

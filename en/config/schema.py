@@ -95,6 +95,9 @@ class DataConfig(Section):
     on_error: Recipe[Literal["raise", "skip"]] = (
         "raise"  # a damaged training image; skip: the next one of the set in its place
     )
+    labels: Fixed[PathText | None] = (
+        None  # of training, not the set's own: NAME in root's labels/, or FILE.csv; see docs/noisy_labels.md
+    )
 
     @model_validator(mode="after")
     def _decodes(self) -> "DataConfig":

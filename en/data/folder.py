@@ -36,7 +36,9 @@ from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.palette import varied
 from en.data.showing import show
-from en.data.sources import Sample, Source, as_text, read_folders, read_form
+from en.data.sources import ALL_SPLITS, Sample, Source, as_text, read_folders, read_form
+from en.data.sources.source import refuse_lacking
+from en.data.targets import Field
 from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
 from en.size import Size
@@ -81,11 +83,11 @@ class Images(Dataset[Item]):
             image = picture.image
             target = self._target.load(sample.target, self._classes, (image.height, image.width))
         except UnsupportedImage as error:
-            return f"{sample.name}: not supported: {error}"
+            return f"{sample.place}: not supported: {error}"
         except DamagedImage as error:
-            return f"{sample.name}: damaged: {error}"
+            return f"{sample.place}: damaged: {error}"
         if picture.warning:
-            return f"{sample.name}: damaged: {picture.warning}"
+            return f"{sample.place}: damaged: {picture.warning}"
         seed, place = self._reading.part.seed, (np.array([index]), np.array([image.height]), np.array([image.width]))
         if mode == TRAIN:
             assert size is not None
@@ -94,7 +96,7 @@ class Images(Dataset[Item]):
             view = seen_in_evaluation(self._reading.evaluation_crop, seed, *place, size)
         pixels, out = np.ascontiguousarray(image), torch.empty((1, *view.size, 3), dtype=torch.uint8)
         if refused := show(of_pixels(pixels), view, self._reading.padding, out):
-            return f"{sample.name}: {refused[0]}"
+            return f"{sample.place}: {refused[0]}"
         return out[0].permute(2, 0, 1), self._target.cut(target, view, 0), index
 
 
@@ -192,18 +194,19 @@ class FolderLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         if not HAS_LIBJPEG_WARNINGS and reading.part.rank == 0:
             warn_of_silent_libjpeg()
-        if (root / "classes.json").is_file() and not (root / "train").exists():
+        if (root / "classes.json").is_file() and not any((root / each).exists() for each in ALL_SPLITS):
             raise UserError(f"{root}: prepared data, without class folders: expected those, or data.loader=ffcv")
         source = read_files(root)
+        refuse_lacking(root, split, source.splits)
         samples = source.splits[split]
-        if split == "val" and is_reporter():
-            refuse_foreign(root / split, samples)
+        if split != "train" and is_reporter():
+            refuse_foreign(root / split if (root / split).is_dir() else root, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.target, self.palette = source.target, source.palette or varied(len(source.classes))
         self.digest = names_digest(root, samples)
         self.made_by: Mapping[str, str | None] = made_by()
         library_or_none()  # compiled before workers ask for it
-        self._root, self._reading = root, reading
+        self._root, self._reading, self._samples = root, reading, samples
         self._keys, self._asked_at = Keys(), 0.0
         workers = reading.workers
         self._loader: DataLoader[Item] = DataLoader(
@@ -221,6 +224,14 @@ class FolderLoader:
         )
         # For one that nobody closes: else Python would end, and wait for, workers that ignore its signal.
         Finalize(self, end_workers, [self._loader], exitpriority=0)
+
+    def names(self) -> list[str]:
+        return [sample.name for sample in self._samples]
+
+    def labels(self) -> Ints:
+        if self.target.field is not Field.INT:
+            raise UserError(f"{self._root}: {self.target.words}: expected one class an image")
+        return np.array([sample.target for sample in self._samples], np.int64)
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)

@@ -90,6 +90,17 @@ class ImageLoader(Protocol):
     digest: str
     made_by: Mapping[str, str | None]
 
+    def names(self) -> list[str]:
+        """One name a sample, in their order, the same by any loader and wherever the set lies (see Sample).
+
+        Raises: UserError for files that were prepared without, by an earlier version.
+        """
+        ...
+
+    def labels(self) -> Ints:
+        """The class numbers of the samples, (samples,) int64. Raises UserError where targets are none."""
+        ...
+
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         """This rank's augmented micro-batches of an epoch: `accumulation` for each of the samples // batch_size steps.
 

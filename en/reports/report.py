@@ -9,6 +9,7 @@ from typing import Any
 from en.reports.comparisons import cost_table, difference_table
 from en.reports.curves import Line, compute_picture, curve_picture, lines
 from en.reports.figures import Picture
+from en.reports.labels import label_pictures, label_tables
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import published_tables
@@ -84,12 +85,14 @@ def make_report(paths: Iterable[str]) -> Report:
     every = find_peers(variants)
     curves: dict[str, list[Line]] = {}
     measured = [measured_table(variants)] if variants else []
+    label_curves = [each for peers in every for each in label_pictures(peers, curves)]
     differences = [table for peers in every if (table := difference_table(peers))]
     sections = [
         Section("measured", "Measured", remarks(runs, variants), measured),
         Section("differences", "Differences between variants", none_to(differences), differences),
         Section("cost", "Cost", (), [cost_table(peers) for peers in every]),
         Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
+        Section("labels", "Noisy labels", (), label_tables(runs, variants), label_curves),
         Section("ratios", "Ratios", (), ratio_tables(ratios), (), ratio_pictures(ratios)),
         Section("runs", "Runs", (), [provenance_table(runs, variants)]),
     ]

@@ -41,6 +41,7 @@ def gaps(saved: Checkpoint) -> Iterator[str]:
     yield from gaps_in_scores(saved)
     yield from gaps_in_ranks(saved)
     yield from gaps_in_losses(saved)
+    yield from gaps_in_outcomes(saved)
 
 
 def gaps_in_averages(saved: Checkpoint) -> Iterator[str]:
@@ -106,3 +107,14 @@ def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
             yield f"ranks.{rank}.losses.steps is {own['steps']}: expected {expected}, {where}"
         if own["left_out"] > left_out or own["left_out"] != losses[0]["left_out"]:
             yield f"ranks.{rank}.losses.left_out is {own['left_out']}: expected the same on all, {left_out} at most"
+
+
+def gaps_in_outcomes(saved: Checkpoint) -> Iterator[str]:
+    """Counts the samples under given labels: those of the steps that counted, but for mixed images."""
+    found = [sum(losses["outcomes"]) for state in saved.ranks if "outcomes" in (losses := state["losses"])]
+    batch = flatten(saved.config).get("train.batch_size")
+    at_most = saved.ranks[0]["losses"]["steps"] * batch if found and isinstance(batch, int) else 0
+    if found and "labels" not in saved.data:
+        yield "losses.outcomes are there: expected none, of a run without data.labels"
+    elif sum(found) > at_most:
+        yield f"losses.outcomes add up to {sum(found)}: expected {at_most} at most, the samples of the steps"

@@ -13,6 +13,7 @@ from en.errors import RunError, UserError, shown, warn
 from en.norm.registry import INHERITED, norm_defaults
 from en.runs.foreign import refuse_foreign
 from en.runs.position import Position
+from en.runs.row import OUTCOMES
 from en.runs.summary import Summary
 
 FORMAT = 5  # of the file's content; counted up with each change of it, or of what a configuration in it means
@@ -31,12 +32,13 @@ class Best(TypedDict):
 
 
 class Losses(TypedDict):
-    """One rank's losses since the last evaluation: see EpochRecord."""
+    """One rank's losses since the last evaluation, and counts of its samples under given labels: see EpochRecord."""
 
     sum: Sum
     steps: Count
     notes: list[Plain]
     left_out: Count
+    outcomes: NotRequired[Annotated[list[Count], Field(min_length=len(OUTCOMES), max_length=len(OUTCOMES))]]
 
 
 class RankState(TypedDict):
@@ -54,12 +56,16 @@ class Split(TypedDict):
 
 
 class Data(TypedDict):
-    """Identifies what a run was trained and scored on."""
+    """Identifies what a run was trained and scored on.
+
+    labels is the digest of the sidecar whose labels it was trained with, where it had one.
+    """
 
     name: str
     loader: str
     train: Split
     val: Split
+    labels: NotRequired[str]
 
 
 class Checkpoint(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from en.config.reading import flatten
-from en.config.section import Section, explain
+from en.config.section import Count, Section, explain
 from en.config.strict_yaml import Tree, read_tree
 from en.config.text_file import read_text
 from en.errors import UserError, shown, warn
@@ -19,8 +19,21 @@ A_RUN = "a run with at least one finished epoch"
 Words = Annotated[str, Field(max_length=100_000)]
 
 
+class LabelFacts(Section):
+    """Labels of a sidecar, as Sidecar.facts tells them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    origin: dict[Name, Any]
+    digest: Name
+    samples: Count
+    wrong: Count
+    classes: Count
+    counts: list[tuple[Name, Name, Count]]
+
+
 class StartRow(Section):
-    """One start in a run's provenance.json: when, how and on what; where it resumed, and the keys it changed."""
+    """One start in a run's provenance.json: when, how, on what, which labels; where it resumed, and what it changed."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,6 +44,7 @@ class StartRow(Section):
     hardware: Name | None = None
     resumed_at: Position = Position()
     changed: dict[Name, tuple[Any, Any]] = Field(default_factory=dict)  # dotted key: before and now
+    labels: LabelFacts | None = None  # None: the set's own
 
 
 class Provenance(Section):

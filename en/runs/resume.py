@@ -12,6 +12,7 @@ from en.config.meaning import Changes, changes, deciding, names_the_run, same_pi
 from en.config.reading import validate
 from en.config.schema import Config, completed
 from en.data import ImageLoader
+from en.data.labels import relabelling
 from en.errors import UserError, in_one_line, listed
 from en.machine import processor
 from en.means import Means
@@ -55,6 +56,7 @@ def check_resumable(saved: Checkpoint, config: Config, data: Data, classes: list
             before, now = changed[key]
             raise UserError(f"{key}={now}: expected what {origin} began with, {before}")
     refuse_other_data(saved.data, data, config.data.root, origin)
+    refuse_other_labels(saved.data, data, config.data.labels, origin)
     for key in deciding(changed, Means.ORDER) if saved.position.step else ():
         before, now = changed[key]
         raise UserError(f"{key}={now}: expected the {before} of {origin}, which is in the middle of an epoch")
@@ -119,6 +121,15 @@ def refuse_other_data(then: Data, now: Data, root: str, origin: Path) -> None:
             )
 
 
+def refuse_other_labels(then: Data, now: Data, labels: str | None, origin: Path) -> None:
+    """Raises UserError unless the labels of training are those that a run began with, where it had a sidecar's."""
+    before, after = then.get("labels"), now.get("labels")
+    if before != after:
+        digests = [f"the digest {digest[:12]}" if digest else "those of the set" for digest in (before, after)]
+        expected = f"expected the labels that {origin} was trained with, {digests[0]}"
+        raise UserError(f"data.labels={labels}: {expected}, found {digests[1]}")
+
+
 def changed_keys(saved: Checkpoint, config: Config) -> Changes:
     """Returns the keys whose values have changed since the checkpoint was written, but for those that name the run."""
     found = changes(completed(saved.config), config.complete())
@@ -142,12 +153,15 @@ def describe_data(loader: str, train: ImageLoader, val: ImageLoader) -> Data:
     Args:
         loader: data.loader, whose digests they are.
     """
-    return {
+    data: Data = {
         "name": train.name,
         "loader": loader,
         "train": {"samples": train.samples, "digest": train.digest},
         "val": {"samples": val.samples, "digest": val.digest},
     }
+    if relabelled := relabelling(train):
+        data["labels"] = relabelled.sidecar.digest
+    return data
 
 
 def resumption(saved: Checkpoint, config: Config, data: Data, now: dict[str, Any]) -> dict[str, Any]:

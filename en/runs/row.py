@@ -1,7 +1,7 @@
 """A row of log.jsonl, the one definition of what stands in it: written by training, read by reports and suites."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,6 +9,14 @@ from en.runs.scores import Scores
 
 MAX_NUMBER = 1e15  # of one that is read
 KEY = ("step", "epoch")
+GROUPS = ("wrong_labels", "right_labels")  # of training samples, by what a sidecar gives them
+OUTCOMES = (  # of samples by their group: whether their true, their given (memorized), or another class was predicted
+    "wrong_labels_true",
+    "wrong_labels_given",
+    "wrong_labels_other",
+    "right_labels_true",
+    "right_labels_other",
+)
 INCIDENTS = ("damaged", "left_out", "scaler_skipped")  # of which there are notes, see events.jsonl
 
 
@@ -30,6 +38,7 @@ class Row:
         damaged, left_out, scaler_skipped: images and steps that did not count, steps at which float16 overflowed.
         images: that were evaluated.
         scores: the task's metrics of them.
+        outcomes: of training samples under given labels (see shares); empty in a run that has none.
     """
 
     step: int | None = None
@@ -45,13 +54,16 @@ class Row:
     scaler_skipped: int = 0
     images: int = 0
     scores: Scores = field(default_factory=lambda: Scores({}, {}))
+    outcomes: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(content: Mapping[str, Any]) -> "Row":
         """Takes the finite numbers of a row that was read."""
         numbers = {name: float(value) for name, value in content.items() if is_number(value)}
+        outcomes = {name: numbers.pop(name) for name in (*GROUPS, *OUTCOMES) if name in numbers}
         own: dict[str, Any] = {name: numbers.pop(name) for name in NAMES if name in numbers}
-        return Row(**own | {name: content[name] for name in KEY if name in own}, scores=Scores(numbers, {}))
+        own |= {name: content[name] for name in KEY if name in own}
+        return Row(**own, scores=Scores(numbers, {}), outcomes=outcomes)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -60,7 +72,8 @@ class Row:
 
     @property
     def training(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in NAMES if name not in (*KEY, "images")}
+        own = {name: getattr(self, name) for name in NAMES if name not in (*KEY, "images")}
+        return {**own, **self.outcomes}
 
     @property
     def evaluation(self) -> dict[str, float]:
@@ -71,8 +84,27 @@ class Row:
         return self.key | self.training | self.evaluation | self.scores.details
 
 
-NAMES = tuple(each.name for each in fields(Row) if each.name != "scores")
+NAMES = tuple(each.name for each in fields(Row) if each.name not in ("scores", "outcomes"))
+"""Names that every row has."""
+TAKEN = (*NAMES, *GROUPS, *OUTCOMES)
 """Names in a row that no metric can have."""
+
+
+def shares(counts: Sequence[int]) -> dict[str, float]:
+    """Counts by OUTCOMES as a row has them: by group, how many samples there are, and of these the shares, 0 to 1."""
+    by_name, found = dict(zip(OUTCOMES, counts, strict=True)), dict[str, float]()
+    for group in GROUPS:
+        own = {name: count for name, count in by_name.items() if name.startswith(group)}
+        samples = found[group] = sum(own.values())
+        found |= {name: count / samples for name, count in own.items() if samples}
+    return found
+
+
+def told(outcomes: Mapping[str, float]) -> str:
+    """Says what came of samples that are labelled wrongly; "" where nothing is known."""
+    words = {"wrong_labels_true": "known better", "wrong_labels_given": "memorized"}
+    return ", ".join(f"{100 * outcomes[name]:.1f} % of wrong labels {said}" for name, said in words.items()
+                     if name in outcomes)  # fmt: skip
 
 
 def is_number(value: object) -> bool:

@@ -112,6 +112,16 @@ class Task(BaseModel, ABC):
             targets: as `augment` gives them.
         """
 
+    def predicted_classes(self, outputs: Any) -> Tensor | None:
+        """Class numbers that the outputs of a training step give its images, (B,); by default None, for no such.
+
+        Also None where `augment` mixes images, of which a prediction is of none.
+
+        Args:
+            outputs: of the network in training mode.
+        """
+        return None
+
     def predict(self, network: nn.Module, images: Tensor) -> Tensor:
         """Predicts (B, 3, H, W) images by the network, in evaluation mode; by default, its output."""
         output: Tensor = network(images).float()

@@ -92,6 +92,9 @@ class Classification(Task):
         total = F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")
         return total, len(targets)
 
+    def predicted_classes(self, outputs: Tensor) -> Tensor | None:
+        return None if self.mixup or self.cutmix else outputs.detach().argmax(1)
+
     def metrics(self, classes: int) -> MetricCollection:
         if classes < 2:
             raise ValueError(f"expected images of at least 2 classes, found {classes}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from en.config.schema import Config
 from en.data import Batch, ImageLoader
+from en.data.labels import relabelling
 from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
 from en.distributed.collectives import mean_over_ranks, sum_over_ranks
@@ -16,6 +17,7 @@ from en.errors import RunError, warn
 from en.runs.course import course_of
 from en.runs.position import Position
 from en.training.learner import Learner
+from en.training.memorization import outcomes
 from en.training.record import EpochRecord
 from en.training.schedule import schedule_of
 
@@ -84,7 +86,7 @@ def accumulate(
 
     The mean is taken over all that counts in the step, on whichever rank and in whichever micro-batch it is.
     """
-    task, micro_batches = config.task, config.train.accumulation
+    task, micro_batches, labels = config.task, config.train.accumulation, relabelling(loader)
     total = torch.zeros((), device=to_device.device)
     counted: list[Tensor] = []
     for micro in range(micro_batches):
@@ -94,7 +96,10 @@ def accumulate(
             record.note(done, damaged=message)
         images, targets = task.augment(*to_device(batch.images, batch.targets), len(loader.classes))
         with learner.sharing_gradients(last=micro + 1 == micro_batches):
-            losses, count = task.loss(learner(images), targets)
+            outputs = learner(images)
+            losses, count = task.loss(outputs, targets)
+            if labels is not None and (predicted := task.predicted_classes(outputs)) is not None:
+                record.count(outcomes(predicted, labels, batch.samples))
             if isinstance(count, Tensor):
                 # It depends on the targets, and is known of the whole step only after the last micro-batch.
                 counted.append(count / len(images) / micro_batches)
@@ -118,7 +123,7 @@ def finite_everywhere(loss: Tensor, norm: Tensor | None) -> bool:
 
 def leave_out(config: Config, record: EpochRecord, done: Position, steps: int, ranks: Ranks) -> None:
     """Records a step whose loss or gradient was not finite. Raises RunError for too many in a row."""
-    record.left_out += 1
+    record.leave_out()
     if ranks.is_first:
         warn(f"the loss or gradient is not finite at {done.words(steps)}: left out")
         record.note(done, left_out="not finite")

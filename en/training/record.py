@@ -13,6 +13,7 @@ from en.distributed.collectives import sum_over_ranks
 from en.distributed.ranks import Ranks
 from en.runs.contents import Losses
 from en.runs.position import Position
+from en.runs.row import OUTCOMES, shares
 
 WHATS = ("loss", "gradient")
 
@@ -20,7 +21,7 @@ WHATS = ("loss", "gradient")
 class EpochRecord:
     """Losses and gradients of the steps since the last evaluation, times and incidents.
 
-    Losses and norms stay on the device, so that no step waits for them.
+    Losses, norms and counts stay on the device, so that no step waits for them.
 
     Attributes:
         steps: that counted.
@@ -31,6 +32,8 @@ class EpochRecord:
     def __init__(self, device: torch.device) -> None:
         self.notes: list[dict[str, Any]] = []
         self.left_out = self.steps = 0
+        self._outcomes: Tensor | None = None  # of the samples of steps that counted
+        self._of_step: Tensor | None = None  # those of the current step
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.full((2,), math.inf, dtype=torch.float64, device=device)  # of losses, of gradients
         self.start_clock()
@@ -60,9 +63,19 @@ class EpochRecord:
         """Notes what happened in the step that led to a position."""
         self.notes.append({"epoch": position.epoch + 1, "step": position.step, **what})
 
+    def count(self, outcomes: Tensor) -> None:
+        """Counts what came of samples of the current step, by OUTCOMES, for when the step counts."""
+        self._of_step = added(self._of_step, outcomes)
+
+    def leave_out(self) -> None:
+        """Leaves the current step out."""
+        self.left_out += 1
+        self._of_step = None
+
     def add(self, loss: Tensor, norm: Tensor | None, position: Position) -> None:
         """Counts the loss of the step that led to a position and the norm of its gradient, without synchronization."""
         self._sum += loss
+        self._outcomes, self._of_step = added(self._outcomes, self._of_step), None
         self.steps += 1
         self.left_out = 0
         values = torch.stack([loss.double(), loss.double() if norm is None else norm.double()])
@@ -90,12 +103,25 @@ class EpochRecord:
         """The mean over all ranks and the steps so far. All ranks have to ask together."""
         return float(sum_over_ranks(self._sum.clone())) / (ranks.world_size * max(self.steps, 1))
 
+    def outcomes(self) -> dict[str, float]:
+        """Shares of what came of the samples of all ranks so far (see shares); none of runs that do not tell.
+
+        All ranks have to ask together.
+        """
+        return {} if self._outcomes is None else shares(sum_over_ranks(self._outcomes.clone()).tolist())
+
     def state_dict(self) -> Losses:
         """What a checkpoint keeps of it."""
-        return {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
+        own: Losses = {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
+        if self._outcomes is not None:
+            own["outcomes"] = self._outcomes.tolist()
+        return own
 
     def load_state_dict(self, states: list[Losses], ranks: Ranks) -> None:
-        """Resumes from the states of all ranks; with another number of ranks, each takes the mean of the sums."""
+        """Resumes from the states of all ranks.
+
+        With another number of ranks, each takes the mean of the sums, and the first one all notes and counts.
+        """
         same = len(states) == ranks.world_size
         own = states[ranks.rank] if same else states[0]
         self._sum.fill_(own["sum"] if same else sum(state["sum"] for state in states) / len(states))
@@ -103,3 +129,12 @@ class EpochRecord:
         self.notes = (
             list(own["notes"]) if same else [note for state in states for note in state["notes"] if ranks.is_first]
         )
+        counts = [state["outcomes"] for state in states if "outcomes" in state]
+        if counts:
+            mine = [counts[ranks.rank]] if same else counts if ranks.is_first else [[0] * len(OUTCOMES)]
+            self._outcomes = torch.tensor(mine, device=self._sum.device).sum(0)
+
+
+def added(sum_so_far: Tensor | None, more: Tensor | None) -> Tensor | None:
+    """Adds what there is."""
+    return more if sum_so_far is None else sum_so_far if more is None else sum_so_far + more

@@ -19,6 +19,7 @@ from en.config.reading import validate
 from en.config.schema import Config
 from en.config.section import first_problem
 from en.data import naming_dead_workers
+from en.data.labels import relabelling
 from en.distributed.agreement import refuse_differences, refuse_drift
 from en.distributed.buffers import average_buffers
 from en.distributed.collectives import gather
@@ -40,7 +41,7 @@ from en.runs.folder import Observations, RunFolder
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
 from en.runs.resume import describe_data, differences, keep_threads
-from en.runs.row import INCIDENTS, Row
+from en.runs.row import INCIDENTS, Row, told
 from en.runs.scores import Scores
 from en.runs.start import FromWeights, Resumed, Start, find_start
 from en.runs.summary import Summary
@@ -71,6 +72,7 @@ class TrainingRun:
         keep_threads(self.start.circumstances)
         loaders = open_loaders(config, self.ranks, ("train", "val"))
         self.train_images, self.val_images = loaders["train"], loaders["val"]
+        self.relabelling = relabelling(self.train_images)
         self.data = describe_data(config.data.loader, self.train_images, self.val_images)
         self.classes = self.train_images.classes
         check_batch_size(config, self.ranks, self.train_images.samples)
@@ -157,12 +159,14 @@ class TrainingRun:
             self.initial.compare(self.task, self.model, some_images(self.val_images, size, self.to_device))
         self.folder = RunFolder(start.folder, writes=ranks.is_first, observers=[each.name for each in OBSERVERS])
         own = start.record(config, self.data, self.circumstances)
-        remarks = [*(self.initial.lines() if self.initial else []), *self.frozen.lines(), *remarks]
+        remarks = [*self.frozen.lines(), *self.label_remarks(), *remarks]
+        remarks = [*(self.initial.lines() if self.initial else []), *remarks]
         for line in [self.headline(), *remarks, *differences(own)] if ranks.is_first else []:
             tell(line)
         start.enter(self.folder)
         this_start = provenance(config.seed, ranks, self.device, workers_of(config, ranks), self.circumstances) | own
         this_start |= self.initial.row() if self.initial else {}
+        this_start |= {"labels": self.relabelling.sidecar.facts()} if self.relabelling else {}
         begun, evaluated = config.model_copy(update={"resume": None}), self.course.done(self.evaluated)
         self.folder.start(begun, self.course, evaluated, this_start, start.history)
         start.settle(self.folder, self.course.epochs)
@@ -194,7 +198,7 @@ class TrainingRun:
             if finished.step:
                 self.best["step"] = finished.step
         notes = [note for own in gather(record.notes, self.group) for note in own]
-        counts = {kind: sum(kind in note for note in notes) for kind in INCIDENTS}
+        counts: dict[str, Any] = {kind: sum(kind in note for note in notes) for kind in INCIDENTS}
         row = replace(row, scores=scores, images=self.val_images.samples, **counts)
         self.folder.write_row(row, seen, notes)
         if ranks.is_first:
@@ -204,6 +208,15 @@ class TrainingRun:
         self.save(finished, None, summary, supersedes=None if before == finished else before)
         self.folder.publish(finished, summary, self.best)
         return finished
+
+    def label_remarks(self) -> list[str]:
+        """Says which labels the images are trained with, where those are not the set's own."""
+        if self.relabelling is None:
+            return []
+        sidecar, labels = self.relabelling.sidecar, self.config.data.labels
+        total, wrong = len(sidecar.names), sidecar.wrong
+        share = f"{wrong:,} of {total:,} wrong, {100 * wrong / total:.2f} %"
+        return [f"data.labels={labels}: {share}; digest {sidecar.digest[:12]}"]
 
     def label(self, end: int) -> tuple[str, int]:
         """Returns what the progress up to an evaluation is of, and after how many steps of the run it begins."""
@@ -326,6 +339,7 @@ class TrainingRun:
             data_wait=data_wait,
             seconds=seconds,
             resolution=as_key(self.config.training_resolution.at(last.epoch)),
+            outcomes=record.outcomes(),
         )
 
     def line(self, end: int, row: Row) -> str:
@@ -335,6 +349,10 @@ class TrainingRun:
         remark = self.task.remark(values, len(self.classes))
         line = f"{self.course.words(end)}: loss {row.train_loss:.4f}, {', '.join(scored)}"
         line += f" ({remark})" if remark else ""
+        if self.relabelling:
+            line += (
+                f", {told(row.outcomes) or 'memorization not counted: images are mixed, or the task names no class'}"
+            )
         if row.images_per_second is None:  # resumed after its last step
             return line
         waited = f"waited {100 * row.data_wait:.0f} % for data"

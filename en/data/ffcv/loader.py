@@ -23,10 +23,13 @@ from torch import Tensor
 from en.data.crops import choose, chooses, seen_in_evaluation
 from en.data.decoding import UnusableImage
 from en.data.ffcv.file import BetonFile, read_classes, read_name, read_palette, read_target
+from en.data.ffcv.names import read_names
 from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.showing import Decoder, rows_of
+from en.data.sources import ALL_SPLITS
+from en.data.sources.source import refuse_lacking
 from en.data.targets import Field, Numbers
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -89,6 +92,13 @@ def refuse_unknown_labels(file: BetonFile, classes: int) -> None:
         raise UserError(f"{file.path}: label {label}: expected 0 to {classes - 1} by classes.json")
 
 
+def labels_of(file: BetonFile) -> Ints:
+    """The class numbers of a file, (samples,). Raises UserError for one of maps."""
+    if file.field is not Field.INT:
+        raise UserError(f"{file.path}: maps of classes: expected one class an image")
+    return file.targets
+
+
 class FfcvLoader:
     """Reads root/{split}.beton and root/classes.json (see ImageLoader).
 
@@ -97,6 +107,8 @@ class FfcvLoader:
 
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.classes, self.name = read_classes(root), read_name(root)
+        if found := [each for each in ALL_SPLITS if (root / f"{each}.beton").exists()]:
+            refuse_lacking(root, split, found)
         self._file = BetonFile(root / f"{split}.beton", reading.verify)
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None]
@@ -106,6 +118,12 @@ class FfcvLoader:
             refuse_unknown_labels(self._file, len(self.classes))
         self._reading, self._memory = reading, Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
+
+    def names(self) -> list[str]:
+        return read_names(self._file)
+
+    def labels(self) -> Ints:
+        return labels_of(self._file)
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
         batches = self._reading.part.training_batches(self.samples, epoch, first_step)

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from en import durable
-from en.data.sources import SPLITS
+from en.data.ffcv.names import SUFFIX
+from en.data.sources import ALL_SPLITS
 from en.errors import UserError, warn
 
 CLASSES = "classes.json"  # the last to be placed, the first to be removed: without it, the others are no data set
-FILES = (*(f"{split}.beton" for split in SPLITS), "dataset.json", CLASSES)
+FILES = (*(f"{split}{end}" for split in ALL_SPLITS for end in (".beton", SUFFIX)), "dataset.json", CLASSES)
 
 
 class OutFolder:
-    """A folder for {train,val}.beton, dataset.json, classes.json: written under partial names, then renamed together.
+    """A folder for FILES, without those of splits that a set lacks: written under partial names, renamed together.
 
     Attributes:
         path: the folder.
@@ -57,7 +58,10 @@ class OutFolder:
         (self.path / CLASSES).unlink(missing_ok=True)
         durable.sync_folder(self.path)
         for name in FILES:
-            self.partial(name).replace(self.path / name)
+            if self.partial(name).exists():
+                self.partial(name).replace(self.path / name)
+            else:  # of a split that the old data set had
+                (self.path / name).unlink(missing_ok=True)
         durable.sync_folder(self.path)
 
     def _lock(self, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Turns a source of images into train.beton, val.beton, dataset.json and classes.json."""
+"""Turns a source of images into a .beton file and a file of names a split, dataset.json and classes.json."""
 
 import ctypes
 import hashlib
@@ -23,12 +23,13 @@ from PIL import Image
 
 from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
 from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
+from en.data.ffcv.names import SUFFIX, write_names
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.jpeg import library_or_none, transcode
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.showing import rows_of
-from en.data.sources import SPLITS, Sample, Source
+from en.data.sources import Sample, Source
 from en.data.targets import Stored, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
@@ -79,7 +80,7 @@ def prepare(
     on_warning: str = "refuse",
     overwrite: bool = False,
 ) -> dict[str, int]:
-    """Writes out/train.beton, out/val.beton, out/dataset.json and out/classes.json, all or none of them.
+    """Writes out/SPLIT.beton and out/SPLIT.names of each split, out/dataset.json and out/classes.json: all or none.
 
     Decodes every image once to check it, and reads every stored sample again after writing. Grey and CMYK images become
     RGB. Samples keep the source's order, so that the same source gives the same bytes.
@@ -99,12 +100,14 @@ def prepare(
     library_or_none()  # compiled before the workers ask for it
     try:
         with folder.locked(overwrite):
-            counts = {split: write_split(source, split, folder, storage, workers, remarks) for split in SPLITS}
+            names = {split: write_split(source, split, folder, storage, workers, remarks) for split in source.splits}
             remarks.refuse()
-            for split in SPLITS:
-                if not counts[split]:
+            for split in source.splits:
+                if not names[split]:
                     raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
-                verify(folder.partial(f"{split}.beton"), source.target, workers)
+                digest = verify(folder.partial(f"{split}.beton"), source.target, workers)
+                write_names(folder.partial(f"{split}{SUFFIX}"), digest, names[split])
+            counts = {split: len(own) for split, own in names.items()}
             counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
             counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
             described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
@@ -124,8 +127,9 @@ def prepare(
     for line in table_of(remarks.tallies, source.classes):
         print(line)
     if remarks.in_both:
+        others = sum(len(own) for split, own in names.items() if split != "train")
         warn(
-            f"{source.name}: {len(remarks.in_both)} of {counts['val']} images for evaluation are among those for "
+            f"{source.name}: {len(remarks.in_both)} of {others} images for evaluation are among those for "
             f"training, so that scores flatter: {listed(remarks.in_both, 3)}"
         )
     return counts
@@ -147,22 +151,29 @@ def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
     for split, tally in tallies.items():
         if tally.all_ignored:
             yield f"{split}: {tally.all_ignored} maps of which no pixel counts"
-    lacking = [name for name, count in zip(classes, tallies["train"].counts[:-1], strict=True) if not count]
+    trained = tallies["train"].counts[:-1] if "train" in tallies else np.ones(len(classes))
+    lacking = [name for name, count in zip(classes, trained, strict=True) if not count]
     if lacking:
         warn(f"{len(lacking)} of {len(classes)} classes on no pixel for training: {listed(lacking)}")
 
 
-def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
-    """Writes a split's .beton file under its partial name. Returns: the number of samples."""
-    samples = source.splits[split]
-    with closing(encode_all(source, split, storage, workers, remarks)) as encoded:
-        return write_beton(folder.partial(f"{split}.beton"), encoded, len(samples), source.target.field)
+def write_split(
+    source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks
+) -> list[str]:
+    """Writes a split's .beton file under its partial name. Returns: the names of its samples."""
+    samples, names = source.splits[split], list[str]()
+    with closing(encode_all(source, split, storage, workers, remarks, names)) as encoded:
+        write_beton(folder.partial(f"{split}.beton"), encoded, len(samples), source.target.field)
+    return names
 
 
 def encode_all(
-    source: Source, split: str, storage: Storage, workers: int, remarks: Remarks
+    source: Source, split: str, storage: Storage, workers: int, remarks: Remarks, names: list[str]
 ) -> Generator[Encoded, None, None]:
-    """Encodes a split's samples in several processes and yields those to store, in order; notes remarks on files."""
+    """Encodes a split's samples in several processes and yields those to store, in order.
+
+    Notes remarks on files, and the names of what is stored.
+    """
     samples = source.splits[split]
     context = multiprocessing.get_context("fork")
     encoding = partial(encode, storage=storage, target=source.target, classes=len(source.classes))
@@ -170,9 +181,10 @@ def encode_all(
         ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
         Progress(f"{source.name}: {split}", len(samples)) as progress,
     ):
-        for checked in pool.map(encoding, samples, chunksize=CHUNK):
+        for sample, checked in zip(samples, pool.map(encoding, samples, chunksize=CHUNK), strict=True):
             progress.advance()
             if remarks.accept(checked, split) and checked.encoded is not None:
+                names.append(sample.name)
                 yield checked.encoded
 
 
@@ -197,16 +209,16 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
             picture = Picture(to_rgb(Image.fromarray(sample.image)))
         kept = target.read(sample.target, classes, (picture.image.height, picture.image.width))
     except UnusableImage as error:
-        return Checked(sample.name, None, str(error))
+        return Checked(sample.place, None, str(error))
     image = picture.image
     if max(image.size) > LARGEST_SIDE:
-        return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
+        return Checked(sample.place, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
     digest = hashlib.sha256(content).digest()
     picture, is_as_it_is = transcoded(picture, storage)
     encoded = encode_picture(picture, storage, kept)
     encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
     counts = target.counts(encoded.target, classes)
-    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
+    return Checked(sample.place, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
 
 
 def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
@@ -267,10 +279,13 @@ def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def verify(path: Path, target: Target, workers: int) -> None:
+def verify(path: Path, target: Target, workers: int) -> str:
     """Reads every sample of a .beton file as training does: its checksum, and the last pixels, down to the right.
 
-    All codes of its bytes were judged before they were written. Raises: RunError that names the first that fails.
+    All codes of its bytes were judged before they were written.
+
+    Returns: the file's digest.
+    Raises: RunError that names the first sample that fails.
     """
     file = BetonFile(path)
     height, width = np.minimum(file.heights, 8), np.minimum(file.widths, 8)
@@ -295,3 +310,4 @@ def verify(path: Path, target: Target, workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool, Progress(f"checking {path.stem}", len(file)) as progress:
         for count in pool.map(decode, parts):
             progress.advance(count)
+    return file.digest

@@ -16,7 +16,7 @@ class Checked(NamedTuple):
     """One sample that was checked.
 
     Attributes:
-        name: the sample's.
+        name: what messages call it.
         encoded: the sample as it is stored; None for a file that is damaged or of a kind that is not decoded.
         complaint: why that is so, or libjpeg's warning; empty for an intact image.
         note: what is odd about an intact image's file; mostly empty.

@@ -1,15 +1,17 @@
-"""Class folders: root/{train,val}/CLASS/**."""
+"""Class folders: root/{train,val}/CLASS/**, or those of one split."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from en.data.sources.classes import warn_of_alike
-from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
+from en.data.sources.source import SPLITS, TEST, Sample, Source, as_text, name_of, naming_unreadable
 from en.errors import UserError
 
 
 def read_folders(root: Path) -> Source:
     """Reads the samples of root/{train,val}/CLASS/**, in sorted order; classes are train's folders.
+
+    A set may have train alone, val alone or, without both, test; its classes are that one's folders.
 
     Names that begin with "." or "@" are ignored, links to folders are followed, and everything else in a class folder
     is a sample, even a dangling link. Warns of classes whose names look alike.
@@ -17,14 +19,25 @@ def read_folders(root: Path) -> Source:
     Raises: UserError for anything that is not of this form.
     """
     with naming_unreadable(root):
-        folders = {split: class_folders(root / split) for split in SPLITS}
-        classes = sorted(folders["train"])
-        refuse_other_classes(root, classes, set(folders["val"]))
-        splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
-        if not splits["val"]:
-            raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
+        folders = {split: class_folders(root / split) for split in splits_in(root)}
+        classes = sorted(next(iter(folders.values())))
+        for split in folders:
+            refuse_other_classes(root, classes, split, set(folders[split]))
+        splits = {split: list(folder_samples(root / split, folders[split], classes)) for split in folders}
+        for split, samples in splits.items():
+            if not samples:
+                raise UserError(f"{root / split}: expected image files in its class folders, found none")
     warn_of_alike(root, classes)
     return Source(as_text(root.resolve().name), classes, splits)
+
+
+def splits_in(root: Path) -> list[str]:
+    """The splits whose folders a folder has; both of training where it has none, for a message that names them.
+
+    A test folder beside others is not read: ImageNet's holds images without classes.
+    """
+    found = [split for split in SPLITS if (root / split).is_dir()]
+    return found or ([TEST] if (root / TEST).is_dir() else [*SPLITS])
 
 
 def is_hidden(path: Path) -> bool:
@@ -48,22 +61,22 @@ def class_folders(split: Path) -> dict[str, Path]:
     return {path.name: path for path in found}
 
 
-def refuse_other_classes(root: Path, classes: list[str], val: set[str]) -> None:
-    unknown, missing = sorted(val - set(classes)), sorted(set(classes) - val)
+def refuse_other_classes(root: Path, classes: list[str], split: str, own: set[str]) -> None:
+    unknown, missing = sorted(own - set(classes)), sorted(set(classes) - own)
     if unknown:
-        found = f"{root / 'val' / unknown[0]}"
+        found = f"{root / split / unknown[0]}"
         raise UserError(f"{found}: expected the classes of {root / 'train'}, which has no {unknown[0]!r}")
     if missing:
-        lacking = f"{root / 'val' / missing[0]}"
+        lacking = f"{root / split / missing[0]}"
         raise UserError(f"{lacking}: no such folder: expected one for every class of {root / 'train'}")
 
 
-def folder_samples(folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
+def folder_samples(split: Path, folders: dict[str, Path], classes: list[str]) -> Iterator[Sample]:
     for target, name in enumerate(classes):
         files = list(files_below(folders[name], ()))
-        if not files and folders[name].parent.name == "train":
+        if not files and split.name == "train":
             raise UserError(f"{folders[name]}: expected image files, found none")
-        yield from (Sample(as_text(str(path)), path, target) for path in files)
+        yield from (Sample(name_of(path, split), path, target) for path in files)
 
 
 def files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -1,43 +1,46 @@
-"""A list file: `train|val path class` on each line."""
+"""A list file: `train|val|test path class` on each line."""
 
 import re
 from pathlib import Path
 
 from en.data.sources.classes import trimmed, warn_of_alike
-from en.data.sources.source import SPLITS, Sample, Source, as_text
+from en.data.sources.source import ALL_SPLITS, Sample, Source, as_text
 from en.errors import UserError, shown
 
 
 def read_list(path: Path) -> Source:
-    """Reads a list file: `train|val path class` on each line, separated by tabs or spaces; # starts a comment line.
+    """Reads a list file: `train|val|test path class` on each line, by tabs or spaces; # starts a comment line.
 
-    Blanks of any kind around a field are none of it. Warns of classes whose names look alike.
+    Classes are those of train, or of all lines where none is for train; samples' names are the paths as written. Blanks
+    of any kind around a field are none of it. Warns of classes whose names look alike.
 
     Raises: UserError, also for a class of several words on a line without tabs.
     """
-    rows: list[tuple[str, Path, str]] = []
+    rows: list[tuple[str, str, str]] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a text file, each line `train|val path class`") from error
+        raise UserError(f"{path}: expected a text file, each line `train|val|test path class`") from error
     for number, line in enumerate(map(trimmed, lines), 1):
         if not line or line.startswith("#"):
             continue
         parts = [*map(trimmed, split_line(line))]
-        if len(parts) != 3 or parts[0] not in SPLITS or not all(parts):
-            raise UserError(f"{path}:{number}: {line!r}: expected `train|val path class`")
+        if len(parts) != 3 or parts[0] not in ALL_SPLITS or not all(parts):
+            raise UserError(f"{path}:{number}: {line!r}: expected `train|val|test path class`")
         refuse_cut_class(f"{path}:{number}", path.parent, parts[1])
-        rows.append((parts[0], path.parent / parts[1], parts[2]))
-    classes = sorted({name for split, _, name in rows if split == "train"})
-    for split in SPLITS:
-        if not any(row[0] == split for row in rows):
-            raise UserError(f"{path}: expected lines for train and for val, found none for {split}")
+        rows.append((parts[0], parts[1], parts[2]))
+    if not rows:
+        raise UserError(f"{path}: expected lines `train|val|test path class`, found none")
+    trained = {name for split, _, name in rows if split == "train"}
+    classes = sorted(trained or {name for _, _, name in rows})
     for _, image, name in rows:
-        if name not in classes:
+        if trained and name not in trained:
             raise UserError(f"{path}: class {name!r} of {image}: expected one of the classes of train")
     warn_of_alike(path, classes)
     target = {name: index for index, name in enumerate(classes)}
-    splits = {s: [Sample(str(image), image, target[name]) for split, image, name in rows if split == s] for s in SPLITS}
+    splits: dict[str, list[Sample]] = {split: [] for split in ALL_SPLITS if any(row[0] == split for row in rows)}
+    for split, image, name in rows:
+        splits[split].append(Sample(as_text(image), path.parent / image, target[name]))
     return Source(as_text(path.stem), classes, splits)
 
 

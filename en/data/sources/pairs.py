@@ -5,7 +5,7 @@ from pathlib import Path
 
 from en.data.sources.classes import trimmed, warn_of_alike
 from en.data.sources.folders import files_below
-from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
+from en.data.sources.source import SPLITS, Sample, Source, as_text, name_of, naming_unreadable
 from en.data.targets import ClassMap
 from en.data.views import IGNORE
 from en.errors import UserError, shown
@@ -69,7 +69,7 @@ def paired(images: Path, masks: Path, image_end: str = "", mask_end: str = "") -
     with naming_unreadable(images):
         pictures, maps = files_by_key(images, image_end), files_by_key(masks, mask_end)
     refuse_lone(pictures, maps, f"{images} and {masks}")
-    return [Sample(as_text(str(path)), path, maps[key]) for key, path in pictures.items()]
+    return [Sample(name_of(path, images), path, maps[key]) for key, path in pictures.items()]
 
 
 def files_by_key(folder: Path, end: str) -> dict[str, Path]:

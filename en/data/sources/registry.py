@@ -31,10 +31,11 @@ def read_source(where: str) -> Source:
     """The data set at `where`.
 
     Args:
-        where: a folder with train/CLASS/ and val/CLASS/ inside; a list file, each line `train|val path class`, paths
-            relative to the file's folder; a folder with Fashion-MNIST's four .gz files; ADE20K, Cityscapes, CamVid or
-            PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and classes.txt; or the word fashion-mnist, for
-            Debian's package dataset-fashion-mnist, else torchvision's download into the folder data/.
+        where: a folder with train/CLASS/ and val/CLASS/ inside, or one of them, or test/CLASS/; a list file, each line
+            `train|val|test path class`, paths relative to the file's folder; a folder with Fashion-MNIST's four .gz
+            files; ADE20K, Cityscapes, CamVid or PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and
+            classes.txt; or the word fashion-mnist, for Debian's package dataset-fashion-mnist, else torchvision's
+            download into the folder data/.
     Raises: UserError.
     """
     if where in NAMED:

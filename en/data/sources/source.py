@@ -1,7 +1,7 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,9 @@ from en.data.palette import Colour
 from en.data.targets import ClassIndex, Pixels, Target
 from en.errors import UserError
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val")  # of training
+TEST = "test"  # of sets that are only evaluated on
+ALL_SPLITS = (*SPLITS, TEST)
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Sample:
     """One image to be prepared.
 
     Attributes:
-        name: what messages call it: its path, or its position in an array.
+        name: its own in the split, and the same wherever the set lies: its path in the split's folder, or its position
+            in an array. In one line: see `name_of`.
         image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
         target: what the data set says of the image: an index into the classes, or the file or the values of a map.
     """
@@ -26,6 +29,11 @@ class Sample:
     name: str
     image: Path | Pixels
     target: int | Path | Pixels
+
+    @property
+    def place(self) -> str:
+        """What messages call it: its file, or its name."""
+        return as_text(str(self.image)) if isinstance(self.image, Path) else self.name
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Source:
     Attributes:
         name: the data set's, for messages and reports.
         classes: names in the order of their indices.
-        splits: the samples of train and val.
+        splits: the samples of train, val and test, of those that it has, in the order of ALL_SPLITS.
         target: the kind of their targets.
         palette: colours of the classes, for pictures; empty: whichever differ well.
     """
@@ -47,6 +55,14 @@ class Source:
     palette: list[Colour] = field(default_factory=list)
 
 
+def refuse_lacking(root: Path, split: str, found: Iterable[str]) -> None:
+    """Raises UserError for a split that a data set does not have."""
+    if split not in found:
+        has = ", ".join(found)
+        needs = "training needs train and val" if split in SPLITS else "expected one of these"
+        raise UserError(f"{root}: no split {split}, only {has}: {needs}; en-eval RUN --on evaluates on val or test")
+
+
 @contextmanager
 def naming_unreadable(path: Path) -> Iterator[None]:
     """Turns an OSError into a UserError that names the file, or else `path`."""
@@ -54,6 +70,11 @@ def naming_unreadable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}: expected to read it") from error
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """A sample's name by its file: the path in a folder, in one line."""
+    return as_text(path.relative_to(folder).as_posix()).replace("\n", "\\n")
 
 
 def as_text(name: str) -> str:

@@ -6,7 +6,7 @@ Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective"
 from pathlib import Path
 
 from en.data.palette import varied
-from en.data.sources.source import SPLITS, Sample, Source, as_text
+from en.data.sources.source import SPLITS, Sample, Source, as_text, name_of
 from en.data.targets import ClassMap
 from en.data.views import IGNORE
 from en.errors import UserError, listed, warn
@@ -58,4 +58,4 @@ def read_split(root: Path, split: str) -> list[Sample]:
     missing = [as_text(str(file)) for pair in samples for file in pair if not file.is_file()]
     if missing or not names:
         raise UserError(f"{path}: {len(missing)} files of {len(names)} names are not there", *missing)
-    return [Sample(as_text(str(image)), image, mask) for image, mask in samples]
+    return [Sample(name_of(image, root / IMAGES), image, mask) for image, mask in samples]
