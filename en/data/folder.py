@@ -203,7 +203,7 @@ class FolderLoader:
             refuse_foreign(root / split if (root / split).is_dir() else root, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.target, self.palette = source.target, source.palette or varied(len(source.classes))
-        self.digest = names_digest(root, samples)
+        self.digest, reading = names_digest(root, samples), reading.of_set(source.cropped)
         self.made_by: Mapping[str, str | None] = made_by()
         library_or_none()  # compiled before workers ask for it
         self._root, self._reading, self._samples = root, reading, samples

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from en.data.crops import choose, chooses, seen_in_evaluation
 from en.data.decoding import UnusableImage
-from en.data.ffcv.file import BetonFile, read_classes, read_name, read_palette, read_target
+from en.data.ffcv.file import BetonFile, read_classes, read_cropped, read_name, read_palette, read_target
 from en.data.ffcv.names import read_names
 from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
@@ -116,7 +116,7 @@ class FfcvLoader:
         self.target, self.palette = read_target(self._file), read_palette(root, len(self.classes))
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
-        self._reading, self._memory = reading, Memory()
+        self._reading, self._memory = reading.of_set(read_cropped(root)), Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
 
     def names(self) -> list[str]:

@@ -46,6 +46,7 @@ class Source:
         splits: the samples of train, val and test, of those that it has, in the order of ALL_SPLITS.
         target: the kind of their targets.
         palette: colours of the classes, for pictures; empty: whichever differ well.
+        cropped: images are stored as evaluation shows them, so that it cuts no centre out of them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Source:
     splits: dict[str, list[Sample]]
     target: Target = field(default_factory=ClassIndex)
     palette: list[Colour] = field(default_factory=list)
+    cropped: bool = False
 
 
 def refuse_lacking(root: Path, split: str, found: Iterable[str]) -> None:
