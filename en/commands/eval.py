@@ -1,16 +1,21 @@
 """Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...].
 
+On other sets: en-eval RUN_OR_CHECKPOINT [key=value ...] --on SET [SET ...] [--real FILE] [--at SIZE ...].
+
 Also eval.py, and torchrun. A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of
 its task, and images. With --at there is such a line for each size of the images, with its resolution, and with
---protocol for each protocol, with all that it says.
+--protocol for each protocol, with all that it says. With --on there is one for each set, with how many of its classes
+and images count, and at the end a table of them on stderr.
 """
 
 import argparse
 import json
 import re
 from itertools import product
+from pathlib import Path
 
-from en.errors import Parser, exit_on_error, shown, whole_number
+from en.errors import Parser, UserError, exit_on_error, shown, whole_number
+from en.progress import tell
 from en.threads import choose_threads
 
 
@@ -47,19 +52,43 @@ def evaluate() -> None:
         nargs="+",
         help="protocols of scoring maps of classes, for task.protocol, as mmseg ours: see docs/segmentation.md",
     )
+    parser.add_argument(
+        "--on",
+        metavar="SET",
+        nargs="+",
+        help="other sets than the run's, prepared or of image files, matched by their classes: see docs/transfer.md",
+    )
+    parser.add_argument(
+        "--real", metavar="FILE", type=Path, help="ReaL's real.json, for sets of ImageNet's validation images in --on"
+    )
     arguments = parser.parse_intermixed_args()
+    if arguments.on and arguments.recalibrate:
+        raise UserError(f"--on with --recalibrate {arguments.recalibrate}: expected one of them")
+    if arguments.real and not arguments.on:
+        raise UserError("--real without --on: expected --on with a set of ImageNet's validation images")
 
     choose_threads()
     from en.distributed.ranks import Ranks
+    from en.evaluation.elsewhere import score_elsewhere, table
     from en.evaluation.score import score
 
+    is_first, rows = Ranks.from_environment().is_first, []
     for side, protocol in product(arguments.at or [None], arguments.protocol or [None]):
         keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
         overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
         overrides += [f"task.protocol={protocol}"] if protocol else []
-        scores = score(arguments.checkpoint, overrides, arguments.recalibrate)
-        if Ranks.from_environment().is_first:
-            print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)
+        found = (
+            score_elsewhere(arguments.checkpoint, overrides, arguments.on, arguments.real)
+            if arguments.on
+            else [score(arguments.checkpoint, overrides, arguments.recalibrate)]
+        )
+        for scores in found:
+            rows.append(({"resolution": side} if side else {}) | scores)
+            if is_first:
+                print(json.dumps(rows[-1]), flush=True)
+    if arguments.on and is_first:
+        for line in table(rows):
+            tell(line)
 
 
 def main() -> None:

@@ -73,6 +73,7 @@ class ImageLoader(Protocol):
 
     Attributes:
         name: the data set's, with what preparation changed in it.
+        split: train, val or test.
         classes: names of what the targets tell apart, in the order of their numbers.
         palette: colours of the classes, for pictures.
         target: the kind of the targets.
@@ -83,6 +84,7 @@ class ImageLoader(Protocol):
     """
 
     name: str
+    split: str
     classes: list[str]
     palette: list[Colour]
     target: Target

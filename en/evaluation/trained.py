@@ -12,7 +12,8 @@ from en.config.reading import overridden, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
-from en.errors import UserError, in_one_line
+from en.errors import UserError, in_one_line, shown, warn
+from en.evaluation.coverage import class_id
 from en.means import Means
 from en.norm import without_options
 from en.norm.built import in_one, layers_as_built, rebuild
@@ -64,6 +65,8 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
+    if loaders and config.data.root != begun.data.root:
+        warn_of_numbers(saved.classes, f"data.root={config.data.root}")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), begun.training_resolution.full)
     changed = rebuild_as_trained(model, saved, config, path)
@@ -72,6 +75,15 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     for line in other_than_trained(begun, config, saved, changed) if ranks.is_first else []:
         tell(line)
     return Trained(path, saved, config, model, loaders)
+
+
+def warn_of_numbers(classes: Sequence[str], where: str) -> None:
+    """Warns of other data whose classes have the same names, but names that do not say what they are."""
+    if not any(map(class_id, classes)):
+        warn(
+            f"{where}: the classes are called by numbers, such as {shown(classes[0])}, as those that the network was "
+            "trained on: nothing says that they are the same"
+        )
 
 
 def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path: Path) -> dict[str, object]:

@@ -29,7 +29,7 @@ from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.showing import Decoder, rows_of
 from en.data.sources import ALL_SPLITS
-from en.data.sources.source import refuse_lacking
+from en.data.sources.source import choose_split
 from en.data.targets import Field, Numbers
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -108,7 +108,8 @@ class FfcvLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.classes, self.name = read_classes(root), read_name(root)
         if found := [each for each in ALL_SPLITS if (root / f"{each}.beton").exists()]:
-            refuse_lacking(root, split, found)
+            split = choose_split(root, split, found)
+        self.split = split
         self._file = BetonFile(root / f"{split}.beton", reading.verify)
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None]

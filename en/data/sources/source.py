@@ -1,7 +1,7 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from en.errors import UserError
 SPLITS = ("train", "val")  # of training
 TEST = "test"  # of sets that are only evaluated on
 ALL_SPLITS = (*SPLITS, TEST)
+EVALUATION = "val or test"  # asks a loader for test where a set has no val
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,13 @@ class Source:
     cropped: bool = False
 
 
-def refuse_lacking(root: Path, split: str, found: Iterable[str]) -> None:
-    """Raises UserError for a split that a data set does not have."""
-    if split not in found:
-        has = ", ".join(found)
-        needs = "training needs train and val" if split in SPLITS else "expected one of these"
-        raise UserError(f"{root}: no split {split}, only {has}: {needs}; en-eval RUN --on evaluates on val or test")
+def choose_split(root: Path, split: str, found: Collection[str]) -> str:
+    """The split that is asked for, or of EVALUATION the one that a set has. Raises UserError where it is not there."""
+    for name in ("val", TEST) if split == EVALUATION else (split,):
+        if name in found:
+            return name
+    needs = ": training needs train and val; en-eval RUN --on evaluates on val or test" if split in SPLITS else ""
+    raise UserError(f"{root}: no split {split}, only {', '.join(found)}{needs}")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ TITLES = {  # by the folder that their archives make: name and number of classes
 @cache
 def imagenet_classes() -> tuple[str, ...]:
     """The WordNet ids of ILSVRC2012's 1,000 classes in the order of their usual numbers, which is the sorted one."""
-    return tuple(TABLE.read_text(encoding="ascii").split())
+    return tuple(line for line in TABLE.read_text(encoding="ascii").splitlines() if line[0] != "#")
 
 
 def wordnet_folders(root: Path) -> dict[str, Path]:
