@@ -11,6 +11,7 @@ from torch import nn
 from en.config.schema import Config, NormConfig
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.labels import relabelled, sidecar_path
+from en.data.sources.source import EVALUATION
 from en.data.to_device import ToDevice
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
@@ -47,10 +48,34 @@ def refuse_few_images(config: Config, samples: int) -> None:
 
 def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[str, ImageLoader]:
     """The loaders of the splits (train, val) for this rank. Raises UserError for data that cannot be read."""
+    reading, data = reading_of(config, ranks), config.data
+    loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
+    for loader in loaders.values():
+        refuse_other_targets(config, loader, f"data.root={data.root}")
+    if data.labels is not None and "train" in loaders:
+        loaders["train"] = relabelled(loaders["train"], sidecar_path(Path(data.root), data.labels))
+    return loaders
+
+
+def open_set(config: Config, ranks: Ranks, root: Path) -> ImageLoader:
+    """The loader of another set than the configured one for evaluation, of its val, or of test where it has none.
+
+    Args:
+        root: a prepared folder, or one of image files.
+    Raises: UserError for data that cannot be read.
+    """
+    kind = "ffcv" if (root / "classes.json").is_file() else "folder"
+    loader = LOADERS[kind](root, EVALUATION, reading_of(config, ranks))
+    refuse_other_targets(config, loader, str(root))
+    return loader
+
+
+def reading_of(config: Config, ranks: Ranks) -> Reading:
+    """How this rank's loaders read images."""
     train, data = config.train, config.data
     parts = ranks.world_size * train.accumulation
     micro_batch = max(1, train.batch_size // parts)
-    reading = Reading(
+    return Reading(
         part=Part(micro_batch * parts, train.accumulation, ranks.rank, ranks.world_size, config.seed),
         training_crop=config.task.crop(training=True),
         evaluation_crop=config.task.crop(training=False),
@@ -62,12 +87,6 @@ def open_loaders(config: Config, ranks: Ranks, splits: Sequence[str]) -> dict[st
         decode=data.decode,
         verify=data.verify,
     )
-    loaders = {split: LOADERS[data.loader](Path(data.root), split, reading) for split in splits}
-    for loader in loaders.values():
-        refuse_other_targets(config, loader)
-    if data.labels is not None and "train" in loaders:
-        loaders["train"] = relabelled(loaders["train"], sidecar_path(Path(data.root), data.labels))
-    return loaders
 
 
 def workers_of(config: Config, ranks: Ranks) -> int:
@@ -81,11 +100,11 @@ def workers_of(config: Config, ranks: Ranks) -> int:
     return share if choose_device(config.device, ranks).type == "cuda" else max(1, share // 2)
 
 
-def refuse_other_targets(config: Config, loader: ImageLoader) -> None:
+def refuse_other_targets(config: Config, loader: ImageLoader, where: str) -> None:
     """Raises UserError for data that say of an image what the task is not learned from."""
     if not isinstance(loader.target, config.task.target):
         found, expected = loader.target.words, config.task.target.words
-        raise UserError(f"data.root={config.data.root}: {found}: expected {expected}, for task.name={config.task.name}")
+        raise UserError(f"{where}: {found}: expected {expected}, for task.name={config.task.name}")
 
 
 def padding_of(mean: Sequence[float]) -> tuple[int, int, int]:

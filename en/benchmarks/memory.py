@@ -27,7 +27,7 @@ class MemoryLoader:
     """
 
     digest = ""
-    name = "noise"
+    name, split = "noise", "train"
     target: Target = ClassIndex()
 
     def __init__(self, steps: int, batch_size: int, side: int, classes: int, pinned: bool) -> None:

@@ -1,10 +1,13 @@
 """Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...]
 [--statistics KIND ...] [--corrupt NAME[:SEVERITY] ...] [--seed N].
 
+On other sets: en-eval RUN_OR_CHECKPOINT [key=value ...] --on SET [SET ...] [--real FILE] [--at SIZE ...].
+
 Also eval.py, and torchrun. A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of
 its task, and images. With --at there is such a line for each size of the images, with its resolution, and with
---protocol for each protocol, with all that it says. With --statistics or --corrupt there is one for each of both, and
-for the mean over corruptions; tables are on stderr.
+--protocol for each protocol, with all that it says. With --on there is one for each set, with how many of its classes
+and images count; with --statistics or --corrupt one for each of both, and for the mean over corruptions. Their tables
+are on stderr.
 """
 
 import argparse
@@ -12,9 +15,11 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from en.errors import Parser, exit_on_error, shown, whole_number
+from en.errors import Parser, UserError, exit_on_error, shown, whole_number
+from en.progress import tell
 from en.threads import choose_threads
 
 
@@ -51,19 +56,44 @@ def evaluate() -> None:
         nargs="+",
         help="protocols of scoring maps of classes, for task.protocol, as mmseg ours: see docs/segmentation.md",
     )
+    set_arguments(parser)
     shift_arguments(parser)
     arguments = parser.parse_intermixed_args()
+    for name in ("recalibrate", "statistics", "corrupt"):
+        if arguments.on and getattr(arguments, name):
+            raise UserError(f"--on with --{name}: expected one of them")
+    if arguments.real and not arguments.on:
+        raise UserError("--real without --on: expected --on with a set of ImageNet's validation images")
 
     choose_threads()
     from en.distributed.ranks import Ranks
+    from en.evaluation.elsewhere import table
 
+    is_first, rows = Ranks.from_environment().is_first, []
     for side, protocol in product(arguments.at or [None], arguments.protocol or [None]):
         keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
         overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
         overrides += [f"task.protocol={protocol}"] if protocol else []
         for scores in all_scores(arguments, overrides):
-            if Ranks.from_environment().is_first:
-                print(json.dumps(({"resolution": side} if side else {}) | scores), flush=True)
+            rows.append(({"resolution": side} if side else {}) | scores)
+            if is_first:
+                print(json.dumps(rows[-1]), flush=True)
+    if arguments.on and is_first:
+        for line in table(rows):
+            tell(line)
+
+
+def set_arguments(parser: Parser) -> None:
+    """Adds the arguments that name other sets."""
+    parser.add_argument(
+        "--on",
+        metavar="SET",
+        nargs="+",
+        help="other sets than the run's, prepared or of image files, matched by their classes: see docs/transfer.md",
+    )
+    parser.add_argument(
+        "--real", metavar="FILE", type=Path, help="ReaL's real.json, for sets of ImageNet's validation images in --on"
+    )
 
 
 def shift_arguments(parser: Parser) -> None:
@@ -89,10 +119,14 @@ def shift_arguments(parser: Parser) -> None:
 def all_scores(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[dict[str, Any]]:
     """The rows that are printed of one size and protocol."""
     from en.evaluation.adapt import Statistics
+    from en.evaluation.elsewhere import score_elsewhere
     from en.evaluation.robustness import parse_corruptions, score_shifted
     from en.evaluation.score import score
 
     where, recalibrate = arguments.checkpoint, arguments.recalibrate
+    if arguments.on:
+        yield from score_elsewhere(where, overrides, arguments.on, arguments.real)
+        return
     if arguments.statistics is None and arguments.corrupt is None:
         yield score(where, overrides, recalibrate)
         return

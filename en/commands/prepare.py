@@ -18,8 +18,10 @@ def prepare_data() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", help="a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
                         "with one split alone; a list file with lines `train|val|test path class`; Fashion-MNIST's "
-                        "folder; ADE20K, Cityscapes, CamVid or PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and "
-                        "classes.txt; or the word fashion-mnist")  # fmt: skip
+                        "folder; ADE20K, Cityscapes, CamVid or PASCAL VOC 2012 as unpacked; a folder with images/, "
+                        "masks/ and classes.txt; WebVision 1.0, CUB-200-2011, ImageNet-V2, -C, -A, -R or Sketch as "
+                        "unpacked; webvision-{google,flickr,both,mini}:FOLDER; imagenet-v2:FOLDER; or the word "
+                        "fashion-mnist")  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="the output folder")
     parser.add_argument("--storage", choices=("jpeg", "as-is", "reencode", "raw"), default="jpeg",
                         help="JPEG files with restart markers, without loss, and others as raw pixels (default); "

@@ -37,7 +37,7 @@ from en.data.order import Ints
 from en.data.palette import varied
 from en.data.showing import show
 from en.data.sources import ALL_SPLITS, Sample, Source, as_text, read_folders, read_form
-from en.data.sources.source import refuse_lacking
+from en.data.sources.source import choose_split
 from en.data.targets import Field
 from en.errors import RunError, UserError, is_reporter, warn
 from en.machine import package_version
@@ -197,13 +197,13 @@ class FolderLoader:
         if (root / "classes.json").is_file() and not any((root / each).exists() for each in ALL_SPLITS):
             raise UserError(f"{root}: prepared data, without class folders: expected those, or data.loader=ffcv")
         source = read_files(root)
-        refuse_lacking(root, split, source.splits)
+        self.split = split = choose_split(root, split, source.splits)
         samples = source.splits[split]
         if split != "train" and is_reporter():
             refuse_foreign(root / split if (root / split).is_dir() else root, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.target, self.palette = source.target, source.palette or varied(len(source.classes))
-        self.digest = names_digest(root, samples)
+        self.digest, reading = names_digest(root, samples), reading.of_set(source.cropped)
         self.made_by: Mapping[str, str | None] = made_by()
         library_or_none()  # compiled before workers ask for it
         self._root, self._reading, self._samples = root, reading, samples

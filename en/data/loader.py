@@ -1,13 +1,13 @@
 """What training and evaluation see of the data: batches, whatever loader they come from."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from en.data.crops import Crop
+from en.data.crops import CentreCrop, Crop
 from en.data.order import Ints, epoch_order, rank_batches
 from en.data.palette import Colour
 from en.data.targets import Target
@@ -73,6 +73,7 @@ class ImageLoader(Protocol):
 
     Attributes:
         name: the data set's, with what preparation changed in it.
+        split: train, val or test.
         classes: names of what the targets tell apart, in the order of their numbers.
         palette: colours of the classes, for pictures.
         target: the kind of the targets.
@@ -83,6 +84,7 @@ class ImageLoader(Protocol):
     """
 
     name: str
+    split: str
     classes: list[str]
     palette: list[Colour]
     target: Target
@@ -163,3 +165,7 @@ class Reading:
     padding: tuple[int, int, int] = (0, 0, 0)
     decode: str = "own"
     verify: str = "once"
+
+    def of_set(self, cropped: bool) -> "Reading":
+        """The same for a set whose images may be stored as evaluation shows them: then nothing is cut off."""
+        return replace(self, evaluation_crop=CentreCrop(1.0)) if cropped else self

@@ -1,12 +1,14 @@
 """A task's metrics, exact over all ranks."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import SumMetric
 
-from en.data import ImageLoader
+from en.data import Batch
 from en.data.to_device import ToDevice
 from en.errors import RunError
 from en.progress import Progress
@@ -14,10 +16,31 @@ from en.runs.scores import Scores
 from en.size import Size
 from en.tasks import Task
 
+Watcher = Callable[[Tensor, Tensor, Tensor], None]
+"""Sees predictions and targets of a batch, on the device, and the indices of its samples, (B,)."""
+
+
+class EvaluationSet(Protocol):
+    """What is evaluated on: a loader's split, or a part of it (see ImageLoader)."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]: ...
+
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, model: nn.Module, loader: ImageLoader, size: Size | None, to_device: ToDevice, visible: bool
+    task: Task,
+    model: nn.Module,
+    loader: EvaluationSet,
+    size: Size | None,
+    to_device: ToDevice,
+    visible: bool,
+    watchers: Sequence[Watcher] = (),
 ) -> Scores:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
@@ -36,7 +59,10 @@ def evaluate(
     with Progress("evaluating", loader.samples, visible) as progress:
         for batch in loader.eval_epoch(size):
             images, targets = to_device(batch.images, batch.targets)
-            metrics.update(task.predict(model, images), targets)
+            predictions = task.predict(model, images)
+            metrics.update(predictions, targets)
+            for watcher in watchers:
+                watcher(predictions, targets, batch.samples)
             seen.update(torch.full((), len(images), device=to_device.device))
             progress.advance(len(images))
     model.train(was_training)

@@ -12,7 +12,8 @@ from en.config.reading import overridden, validate
 from en.config.schema import Config
 from en.data import ImageLoader
 from en.distributed.ranks import Ranks
-from en.errors import UserError, in_one_line
+from en.errors import UserError, in_one_line, shown, warn
+from en.evaluation.coverage import class_id
 from en.means import Means
 from en.models.transfer import BATCH_NORM, transfer
 from en.norm import without_options
@@ -68,6 +69,8 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     loaders = open_loaders(config, ranks, splits)
     if any(loader.classes != saved.classes for loader in loaders.values()):
         raise UserError(f"data.root={config.data.root}: expected the classes that {path} was trained on")
+    if loaders and config.data.root != begun.data.root:
+        warn_of_numbers(saved.classes, f"data.root={config.data.root}")
     # A checkpoint without trained_pixels, of an earlier version, is of the resolution that it was trained at.
     model = build_network(config, len(saved.classes), begun.training_resolution.full)
     weights, changed = averages(saved, path) or saved.model, {}
@@ -95,6 +98,15 @@ def take_over(
         transfer(model, weights, head=[], same_head=True)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def warn_of_numbers(classes: Sequence[str], where: str) -> None:
+    """Warns of other data whose classes have the same names, but names that do not say what they are."""
+    if not any(map(class_id, classes)):
+        warn(
+            f"{where}: the classes are called by numbers, such as {shown(classes[0])}, as those that the network was "
+            "trained on: nothing says that they are the same"
+        )
 
 
 def rebuild_as_trained(model: nn.Module, saved: Checkpoint, config: Config, path: Path) -> dict[str, object]:

@@ -267,6 +267,15 @@ def read_palette(root: Path, classes: int) -> list[Colour]:
         raise UserError(f"{path}: expected the output of scripts/prepare_data.py: {error}") from error
 
 
+def read_cropped(root: Path) -> bool:
+    """Whether the images are stored as evaluation shows them (see Source). Raises: UserError."""
+    path = root / "dataset.json"
+    try:
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("cropped") is True
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: expected the output of scripts/prepare_data.py: {error}") from error
+
+
 def read_name(root: Path) -> str:
     """Reads the data set's name and how preparation changed its images; without dataset.json, the folder's name.
 

@@ -22,14 +22,14 @@ from torch import Tensor
 
 from en.data.crops import choose, chooses, seen_in_evaluation
 from en.data.decoding import UnusableImage
-from en.data.ffcv.file import BetonFile, read_classes, read_name, read_palette, read_target
+from en.data.ffcv.file import BetonFile, read_classes, read_cropped, read_name, read_palette, read_target
 from en.data.ffcv.names import read_names
 from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged
 from en.data.order import Ints
 from en.data.showing import Decoder, rows_of
 from en.data.sources import ALL_SPLITS
-from en.data.sources.source import refuse_lacking
+from en.data.sources.source import choose_split
 from en.data.targets import Field, Numbers
 from en.data.views import View
 from en.errors import RunError, UserError
@@ -108,7 +108,8 @@ class FfcvLoader:
     def __init__(self, root: Path, split: str, reading: Reading) -> None:
         self.classes, self.name = read_classes(root), read_name(root)
         if found := [each for each in ALL_SPLITS if (root / f"{each}.beton").exists()]:
-            refuse_lacking(root, split, found)
+            split = choose_split(root, split, found)
+        self.split = split
         self._file = BetonFile(root / f"{split}.beton", reading.verify)
         self.samples, self.digest = len(self._file), self._file.digest
         self.made_by: Mapping[str, str | None]
@@ -116,7 +117,7 @@ class FfcvLoader:
         self.target, self.palette = read_target(self._file), read_palette(root, len(self.classes))
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
-        self._reading, self._memory = reading, Memory()
+        self._reading, self._memory = reading.of_set(read_cropped(root)), Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
 
     def names(self) -> list[str]:

@@ -112,6 +112,7 @@ def prepare(
             counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
             described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
             described |= {"palette": source.palette} if source.palette else {}
+            described |= {"cropped": True} if source.cropped else {}
             if remarks.tallies:
                 described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
             folder.write_json("dataset.json", described)

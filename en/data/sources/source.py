@@ -1,7 +1,7 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from en.errors import UserError
 SPLITS = ("train", "val")  # of training
 TEST = "test"  # of sets that are only evaluated on
 ALL_SPLITS = (*SPLITS, TEST)
+EVALUATION = "val or test"  # asks a loader for test where a set has no val
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Source:
         splits: the samples of train, val and test, of those that it has, in the order of ALL_SPLITS.
         target: the kind of their targets.
         palette: colours of the classes, for pictures; empty: whichever differ well.
+        cropped: images are stored as evaluation shows them, so that it cuts no centre out of them.
     """
 
     name: str
@@ -53,14 +55,16 @@ class Source:
     splits: dict[str, list[Sample]]
     target: Target = field(default_factory=ClassIndex)
     palette: list[Colour] = field(default_factory=list)
+    cropped: bool = False
 
 
-def refuse_lacking(root: Path, split: str, found: Iterable[str]) -> None:
-    """Raises UserError for a split that a data set does not have."""
-    if split not in found:
-        has = ", ".join(found)
-        needs = "training needs train and val" if split in SPLITS else "expected one of these"
-        raise UserError(f"{root}: no split {split}, only {has}: {needs}; en-eval RUN --on evaluates on val or test")
+def choose_split(root: Path, split: str, found: Collection[str]) -> str:
+    """The split that is asked for, or of EVALUATION the one that a set has. Raises UserError where it is not there."""
+    for name in ("val", TEST) if split == EVALUATION else (split,):
+        if name in found:
+            return name
+    needs = ": training needs train and val; en-eval RUN --on evaluates on val or test" if split in SPLITS else ""
+    raise UserError(f"{root}: no split {split}, only {', '.join(found)}{needs}")
 
 
 @contextmanager

@@ -1,0 +1,185 @@
+"""A finished network scored on sets that it was not trained on."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from en.build import build_to_device, open_set
+from en.config.schema import Config
+from en.data import Batch, ImageLoader, naming_dead_workers
+from en.data.sources.real import as_rows, join, read_real
+from en.data.targets import ClassIndex
+from en.data.to_device import ToDevice
+from en.distributed.agreement import refuse_differences
+from en.distributed.device import choose_device
+from en.distributed.group import process_group
+from en.distributed.liveness import naming_silent_ranks
+from en.distributed.ranks import Ranks
+from en.errors import UserError, in_one_line
+from en.evaluation.coverage import Coverage, cover
+from en.evaluation.evaluate import Watcher, evaluate
+from en.evaluation.groups import Corruptions, RealLabels
+from en.evaluation.trained import open_trained
+from en.runs.provenance import ranks_facts
+from en.size import Size
+from en.tasks.base import Label
+from en.tasks.classification import Classification
+
+Line = dict[str, Any]
+LABELS = Classification.labels | {"mce": Label("mCE", "%")}  # of what the table shows
+
+
+class CutNetwork(nn.Module):
+    """A network whose outputs are those of some classes alone, (B, classes), so that softmax and top-k know no other.
+
+    Args:
+        outputs: their numbers among the network's, (classes,).
+    """
+
+    def __init__(self, network: nn.Module, outputs: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("outputs", outputs, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: Tensor = self.network(images)[:, self.outputs]
+        return outputs
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """A set that is to be scored on: of its images those of classes that the network knows, under their places there.
+
+    Attributes:
+        where: as it was given.
+        loader: of all of it.
+        coverage: what the network knows of it.
+        real: ReaL's labels of all of its images, if they are asked for and it has those.
+    """
+
+    where: str
+    loader: ImageLoader
+    coverage: Coverage
+    ranks: Ranks
+    real: list[list[str]] | None
+
+    @property
+    def classes(self) -> list[str]:
+        return self.coverage.classes
+
+    @property
+    def samples(self) -> int:
+        return len(self.coverage.samples)
+
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
+        """This rank's part of them (see ImageLoader)."""
+        places = torch.from_numpy(self.coverage.places)
+        own = self.coverage.samples[self.ranks.rank :: self.ranks.world_size]
+        for batch in self.loader.eval_samples(own, size):
+            yield batch._replace(targets=places[batch.targets])
+
+
+def score_elsewhere(where: str, overrides: list[str], sets: Sequence[str], real: Path | None) -> Iterator[Line]:
+    """Scores a run's last.pt, or a checkpoint, on sets: on val, or on test of those without; matched by their classes.
+
+    All sets are opened before the first is scored, so that a mistake costs no time. Rows are the same on all ranks.
+
+    Args:
+        where: a run folder or a checkpoint.
+        overrides: `key=value` over the configuration in the checkpoint.
+        sets: folders, prepared or of image files.
+        real: ReaL's real.json, for one row more of each set of ImageNet's validation images.
+    Yields: a row for each set: on which set the network was trained, on which it is scored, how many of its classes and
+        images count, the metrics.
+    Raises: UserError, RunError.
+    """
+    ranks = Ranks.from_environment()
+    trained = open_trained(where, overrides, ranks, ())
+    config = trained.config
+    if config.task.target is not ClassIndex:
+        raise UserError(f"--on with task.name={config.task.name}: expected a task that names images")
+    labels = None if real is None else read_real(real)
+    device = choose_device(config.device, ranks)
+    with opened(config, ranks, sets, trained.saved.classes, labels) as found:
+        data = {each.where: {"samples": each.loader.samples, "digest": each.loader.digest} for each in found}
+        made_by = {name: version for each in found for name, version in each.loader.made_by.items()}
+        facts = ranks_facts(config, data, made_by) | {"checkpoint": trained.saved.digest}
+        facts |= {"real": hashlib.sha256(repr(labels).encode()).hexdigest()}
+        with (
+            naming_dead_workers(),
+            process_group(ranks, device, config.distributed.timeout_s) as group,
+            naming_silent_ranks(ranks, group),
+        ):
+            refuse_differences(facts, group)
+            to_device = build_to_device(config, device)
+            trained.model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
+            for each in found:
+                yield from rows_of(each, config, trained.model, to_device, trained.saved.data["name"])
+
+
+@contextmanager
+def opened(
+    config: Config, ranks: Ranks, sets: Sequence[str], trained: Sequence[str], labels: list[list[int]] | None
+) -> Iterator[list[OpenSet]]:
+    """Opens sets, and closes their loaders at the end.
+
+    Raises: UserError for one whose classes do not match the trained ones by id, and for labels that fit none.
+    """
+    with ExitStack() as stack:
+        found = []
+        for where in sets:
+            loader = open_set(config, ranks, Path(where))
+            stack.callback(loader.close)
+            try:
+                coverage = cover(trained, loader.classes, loader.labels())
+            except ValueError as error:
+                raise UserError(f"--on {where}: {error}") from error
+            if not len(coverage.samples):
+                raise UserError(f"--on {where}: no images of the {len(coverage.classes)} classes that match")
+            found.append(OpenSet(where, loader, coverage, ranks, join(labels, names_of(loader)) if labels else None))
+        if labels is not None and not any(each.real for each in found):
+            raise UserError("--real: expected a set of files ILSVRC2012_val_*, of ImageNet's validation, in --on")
+        yield found
+
+
+def rows_of(each: OpenSet, config: Config, network: nn.Module, to_device: ToDevice, trained_on: str) -> Iterator[Line]:
+    """The row of a set, and that of ReaL's labels of it."""
+    loader, coverage, device = each.loader, each.coverage, to_device.device
+    real = RealLabels(as_rows(each.real, coverage.classes), device) if each.real else None
+    names = names_of(loader)
+    corruptions = Corruptions(names, coverage.samples, device) if Corruptions.named_so(names) else None
+    watchers: list[Watcher] = [watcher for watcher in (real, corruptions) if watcher]
+    cut = network if coverage.is_all else CutNetwork(network, torch.from_numpy(coverage.outputs).to(device))
+    scores = evaluate(config.task, cut, each, config.shown_size, to_device, each.ranks.is_first, watchers)
+    row = {"trained_on": trained_on, "on": loader.name, "split": loader.split, "classes": len(coverage.classes)}
+    row |= {"of_classes": len(loader.classes), "images": each.samples, "of_images": loader.samples}
+    yield row | scores.values | scores.details | (corruptions.scores() if corruptions else {})
+    if real:
+        yield row | {"on": f"{loader.name}, ReaL"} | real.scores()
+
+
+def names_of(loader: ImageLoader) -> list[str]:
+    """The names of a loader's samples; none of a set that was prepared without."""
+    try:
+        return loader.names()
+    except UserError:
+        return []
+
+
+def table(rows: Sequence[Line]) -> list[str]:
+    """The rows as a table for people, a line each."""
+    columns = {name: label for name, label in LABELS.items() if any(name in row for row in rows)}
+    cells = [["trained on", "on", "classes", "images", *(f"{label.text} {label.unit}" for label in columns.values())]]
+    for row in rows:
+        counts = [f"{row[name]:,} of {row[f'of_{name}']:,}" for name in ("classes", "images")]
+        scores = [f"{row[name]:.2f}" if row.get(name) is not None else "" for name in columns]
+        cells.append([row["trained_on"], f"{row['on']} ({row['split']})", *counts, *scores])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells]
+    return [in_one_line("  ".join(line).rstrip()) for line in padded]
