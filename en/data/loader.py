@@ -131,6 +131,34 @@ class ImageLoader(Protocol):
         ...
 
 
+class Wrapped:
+    """A loader that shows the samples of another one in its own way: what both have in common (see ImageLoader)."""
+
+    def __init__(self, loader: ImageLoader) -> None:
+        self.loader = loader
+        self.name, self.split, self.classes, self.palette = loader.name, loader.split, loader.classes, loader.palette
+        self.target, self.samples, self.digest = loader.target, loader.samples, loader.digest
+        self.made_by = loader.made_by
+
+    def names(self) -> list[str]:
+        return self.loader.names()
+
+    def labels(self) -> Ints:
+        return self.loader.labels()
+
+    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
+        return self.loader.train_epoch(epoch, size, first_step)
+
+    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
+        return self.loader.eval_epoch(size)
+
+    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
+        return self.loader.eval_samples(samples, size)
+
+    def close(self) -> None:
+        self.loader.close()
+
+
 STAND_INS = 16  # so many damaged samples in a row end the run
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from en.data import Batch, ImageLoader
-from en.data.order import Ints, epoch_order
+from en.data.loader import Wrapped
+from en.data.order import epoch_order
 from en.data.to_device import ToDevice
 from en.distributed.collectives import gather_rows
 from en.distributed.ranks import Ranks
@@ -71,27 +72,6 @@ class Statistics:
                 return
             with batch_statistics(model, self.prior):
                 yield batches
-
-
-class Wrapped:
-    """A loader that shows the images of another one in its own way: what both have in common."""
-
-    def __init__(self, loader: ImageLoader) -> None:
-        self.loader = loader
-        self.name, self.classes, self.palette, self.target = loader.name, loader.classes, loader.palette, loader.target
-        self.samples, self.digest, self.made_by = loader.samples, loader.digest, loader.made_by
-
-    def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
-        return self.loader.train_epoch(epoch, size, first_step)
-
-    def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
-        return self.loader.eval_epoch(size)
-
-    def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
-        return self.loader.eval_samples(samples, size)
-
-    def close(self) -> None:
-        self.loader.close()
 
 
 class Shuffled(Wrapped):

@@ -8,9 +8,10 @@ import torch
 
 from en.data import Batch, ImageLoader
 from en.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
+from en.data.loader import Wrapped
 from en.data.order import Ints
 from en.errors import UserError, listed, shown
-from en.evaluation.adapt import Statistics, Wrapped
+from en.evaluation.adapt import Statistics
 from en.evaluation.evaluate import evaluate
 from en.evaluation.ratios import mean_ratios
 from en.evaluation.score import Scoring, scoring

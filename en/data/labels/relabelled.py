@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from en.data.labels.sidecar import Sidecar, of_samples, read_sidecar
-from en.data.loader import Batch, ImageLoader
+from en.data.loader import Batch, ImageLoader, Wrapped
 from en.data.order import Ints
 from en.errors import UserError
 from en.size import Size
 
 
-class Relabelled:
+class Relabelled(Wrapped):
     """A loader's images under the labels of a sidecar; what is stored stays as it is (see ImageLoader).
 
     Attributes:
@@ -22,28 +22,21 @@ class Relabelled:
     """
 
     def __init__(self, loader: ImageLoader, sidecar: Sidecar) -> None:
-        self._loader, self.sidecar = loader, sidecar
+        super().__init__(loader)
+        self.sidecar = sidecar
         self.clean, self.given = torch.from_numpy(sidecar.clean), torch.from_numpy(sidecar.given)
-        self.name, self.classes, self.palette, self.target = loader.name, loader.classes, loader.palette, loader.target
-        self.samples, self.digest, self.made_by = loader.samples, loader.digest, loader.made_by
-
-    def names(self) -> list[str]:
-        return self._loader.names()
 
     def labels(self) -> Ints:
         return self.sidecar.given
 
     def train_epoch(self, epoch: int, size: Size, first_step: int = 0) -> Iterator[Batch]:
-        return self._relabelled(self._loader.train_epoch(epoch, size, first_step))
+        return self._relabelled(super().train_epoch(epoch, size, first_step))
 
     def eval_epoch(self, size: Size | None) -> Iterator[Batch]:
-        return self._relabelled(self._loader.eval_epoch(size))
+        return self._relabelled(super().eval_epoch(size))
 
     def eval_samples(self, samples: Ints, size: Size | None) -> Iterator[Batch]:
-        return self._relabelled(self._loader.eval_samples(samples, size))
-
-    def close(self) -> None:
-        self._loader.close()
+        return self._relabelled(super().eval_samples(samples, size))
 
     def _relabelled(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
