@@ -64,6 +64,8 @@ def open_set(config: Config, ranks: Ranks, root: Path) -> ImageLoader:
         root: a prepared folder, or one of image files.
     Raises: UserError for data that cannot be read.
     """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: expected OUT of `en-prepare SOURCE OUT`, or a folder of image files")
     kind = "ffcv" if (root / "classes.json").is_file() else "folder"
     loader = LOADERS[kind](root, EVALUATION, reading_of(config, ranks))
     refuse_other_targets(config, loader, str(root))

@@ -27,7 +27,7 @@ NAMES, COLOURS = ["ground", "red", "blue", "green"], [(90, 90, 90), (230, 40, 40
 def read_discs(root: Path) -> Source:
     """SPLIT/NAME.jpg with SPLIT/NAME.png, whose values are ten times the class numbers."""
     splits = {
-        split: [Sample(str(path), path, path.with_suffix(".png")) for path in sorted((root / split).glob("*.jpg"))]
+        split: [Sample(path.name, path, path.with_suffix(".png")) for path in sorted((root / split).glob("*.jpg"))]
         for split in SPLITS
     }
     return Source("discs", NAMES, splits, ClassMap({10 * number: number for number in range(len(NAMES))}))

@@ -13,10 +13,11 @@ MATCHED = "imagenetv2-matched-frequency-format-val"
 
 
 def picture(path: Path, seed: int = 0, side: int = 40) -> None:
-    """Writes a JPEG file of noise."""
+    """Writes a JPEG file of noise around a colour, the same one for each hundred of seeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    path.write_bytes(jpeg(pixels))
+    colour = np.random.default_rng(seed // 100).integers(0, 200, 3)
+    pixels = colour + np.random.default_rng(seed).integers(0, 55, (side, side, 3))
+    path.write_bytes(jpeg(pixels.astype(np.uint8)))
 
 
 def write_webvision(root: Path, train: Mapping[str, Mapping[str, int]], val: Mapping[str, int], classes: int) -> Path:
@@ -49,11 +50,13 @@ def write_folders_of(root: Path, names: Iterable[object], per_class: int = 1, si
 def write_corrupted(root: Path, corruptions: Iterable[str], severities: Iterable[int], classes: Iterable[str]) -> Path:
     """ImageNet-C: one image a class, of 224 pixels, named as in ImageNet's validation set."""
     kinds = list(classes)
-    for corruption in corruptions:
+    for place, corruption in enumerate(corruptions):
         for severity in severities:
             for number, name in enumerate(kinds):
                 file = f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-                picture(root / corruption / str(severity) / name / file, number, 224)
+                picture(
+                    root / corruption / str(severity) / name / file, 100 * (40 * place + 8 * severity + number), 224
+                )
     return root
 
 

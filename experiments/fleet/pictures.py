@@ -72,7 +72,7 @@ def square(side: int, sample: Sample) -> NDArray[np.uint8]:
         try:
             image = decode_image(read_file(sample.image)).image
         except UnusableImage as error:
-            raise UserError(f"{sample.name}: expected an intact image of a kind that is decoded: {error}") from error
+            raise UserError(f"{sample.place}: expected an intact image of a kind that is decoded: {error}") from error
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
     centre = image.convert("RGB").crop((left, top, left + shorter, top + shorter))
