@@ -9,6 +9,7 @@ from torchmetrics import SumMetric
 from en.data import ImageLoader
 from en.data.to_device import ToDevice
 from en.errors import RunError
+from en.evaluation.examples import Examples
 from en.progress import Progress
 from en.runs.scores import Scores
 from en.size import Size
@@ -17,13 +18,21 @@ from en.tasks import Task
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, model: nn.Module, loader: ImageLoader, size: Size | None, to_device: ToDevice, visible: bool
+    task: Task,
+    model: nn.Module,
+    loader: ImageLoader,
+    size: Size | None,
+    to_device: ToDevice,
+    visible: bool,
+    examples: Examples | None = None,
 ) -> Scores:
     """The task's metrics of the bare model over every image of a set, the same on all ranks.
 
     The model has to be the same on all ranks (see average_buffers). Each takes its part of the images; sums are
     added up.
 
+    Args:
+        examples: what is to see the predictions of this rank besides; None: nothing.
     Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite, or the score
         no number.
     """
@@ -36,7 +45,10 @@ def evaluate(
     with Progress("evaluating", loader.samples, visible) as progress:
         for batch in loader.eval_epoch(size):
             images, targets = to_device(batch.images, batch.targets)
-            metrics.update(task.predict(model, images), targets)
+            predicted = task.predict(model, images)
+            metrics.update(predicted, targets)
+            if examples is not None:
+                examples.see(batch, predicted)
             seen.update(torch.full((), len(images), device=to_device.device))
             progress.advance(len(images))
     model.train(was_training)
