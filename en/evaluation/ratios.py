@@ -41,7 +41,7 @@ def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[s
     device = next(model.parameters()).device
     sums = [record[name].double().sum(0) if name in record else torch.zeros(len(k)) for name, k in layers.items()]
     flat = sum_over_ranks(torch.cat([part.to(device, torch.float64) for part in sums]))
-    parts = zip(layers, flat.split([len(kinds) for kinds in layers.values()]), strict=True)
+    parts = zip(layers, torch.split(flat, [len(kinds) for kinds in layers.values()]), strict=True)
     ran = {name: part for name, part in parts if part.any()}
     samples = next(iter(ran.values())).sum() if ran else 1
     return {name: dict(zip(layers[name], (part / samples).tolist(), strict=True)) for name, part in ran.items()}
