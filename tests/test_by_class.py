@@ -11,6 +11,8 @@ from commands import last_json, succeed
 from report_runs import report, run, table
 
 from en.build import build_to_device
+from en.data.palette import varied
+from en.data.targets import IGNORE
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.evaluation.examples import SAMPLES, chosen
@@ -19,6 +21,7 @@ from en.runs.by_class import FILE, ByClass, Entries, Findings, drop_later, read_
 from en.runs.class_lines import texts
 from en.tasks.by_class import BINS, MOST, SURE, Calibration, class_metrics
 from en.tasks.classification import Classification
+from en.tasks.drawing import GAP, LINE, SIDE, STRIPES, WRONG, draw_maps
 
 RECIPE = """
 model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}}
@@ -239,6 +242,36 @@ def test_texts_name_absent_classes_and_show_names_letter_for_letter():
     assert "| c | 0.00 | - | 0 | 0.00 |" in said["val/classes"] and "mean of 2 of 2 classes" in said["val/classes"]
     assert "| a&#124;b | c | 1 | 25.00 |" in said["val/confused"]
     assert texts(by_class(counts={})) == {}
+
+
+def test_a_picture_shows_colours_of_the_palette_wrong_pixels_and_stripes_where_nothing_counts():
+    """Of four fields of a map: right, wrong, not counted, right."""
+    target, predicted = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+    target[:32, 32:], predicted[:32, 32:], target[32:, :32] = 1, 2, IGNORE
+    image = np.full((3, 64, 64), 100, np.uint8)
+    palette = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    drawn = draw_maps(image, target, predicted, ["a", "b", "c"], palette)
+    fields = [(LINE + 64, 64), (LINE + 64, 192), (LINE + 192, 64), (LINE + 192, 192)]
+
+    def field(panel, number):
+        row, column = fields[number]
+        return drawn[row - 20 : row + 20, column + panel * (SIDE + GAP) - 20 :][:, :40].reshape(-1, 3)
+
+    covered = [tuple(round(0.35 * 100 + 0.65 * part) for part in colour) for colour in palette]
+    for panel, colours in ((0, [(100,) * 3] * 4), (1, [covered[0], covered[1], None, covered[0]]),
+                           (2, [covered[0], covered[2], covered[0], covered[0]]),
+                           (3, [(100,) * 3, WRONG, None, (100,) * 3])):  # fmt: skip
+        for number, colour in enumerate(colours):
+            assert {*map(tuple, field(panel, number).tolist())} == ({colour} if colour else {*STRIPES}), (panel, number)
+    everywhere = draw_maps(image, np.full((64, 64), IGNORE, np.uint8), predicted, ["a", "b", "\u6c34|\n"], palette)
+    assert everywhere.shape[1] == drawn.shape[1]
+
+
+@pytest.mark.parametrize("size", [(1, 900), (2048, 1024), (33, 60)])
+def test_a_picture_of_any_image_is_small(size):
+    maps, names = np.random.default_rng(0).integers(0, 150, (2, *size), np.uint8), [f"name {n}" * 9 for n in range(150)]
+    drawn = draw_maps(np.zeros((3, *size), np.uint8), *maps, names, varied(150))
+    assert drawn.shape[0] <= 450 and drawn.shape[1] <= 4 * SIDE + 3 * GAP
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4, 11, 50_000])
