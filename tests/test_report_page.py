@@ -107,7 +107,7 @@ def test_every_picture_is_there_and_said_in_words(browser, page):
     )
     assert all(wide and role == "img" and parts > 5 for wide, role, _, parts in pictures)
     confusion, sample, loss, score, compute, ratios = (words for _, _, words, _ in pictures)
-    assert confusion.startswith("Confusion of bn: rows are classes") and "class 9 for" in confusion
+    assert confusion.startswith("Confusion of bn: rows are classes") and "class 5 for class 3" in confusion
     assert "sample 5 of the evaluation set: image, truth, prediction" in sample
     assert browser.evaluate("document.querySelector('.wide img').getBoundingClientRect().width") > 1000
     assert "bn: 1 after epoch 1, 0.3333 after epoch 3" in loss and NAME in loss

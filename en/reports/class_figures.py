@@ -57,7 +57,7 @@ def samples(found: Sequence[Counted]) -> list[Photo]:
         paths = sorted((run.path / FOLDER / LAST).glob(f"sample_*{SUFFIX}"))
         for path in [path for path in paths if path.stat().st_size <= MAX_BYTES]:
             sample = path.stem.removeprefix("sample_").lstrip("0") or "0"
-            title = f"{each.variant.name}, {run.path} after epoch {said.epoch}: sample {sample} of the evaluation set"
+            title = f"{each.variant.name}, {run.path} after epoch {said.epoch:g}: sample {sample} of the evaluation set"
             alt = f"{title}: image, truth, prediction, and wrong pixels in pink on grey; striped is what does not count"
             file = f"{each.peers.file('sample')}_{at}_{sample}{SUFFIX}"
             photos.append(Photo(title, alt, path.read_bytes(), "image/jpeg", file, is_wide=True))

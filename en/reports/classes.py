@@ -85,7 +85,7 @@ def last_of(run: Run) -> ByClass | None:
         return None
     done = summary_of(run).epochs_done
     if found is not None and found.epoch != done:
-        warn(f"{folder}: of epoch {found.epoch}: expected epoch {done}, the last one by summary.json: left out")
+        warn(f"{folder}: of epoch {found.epoch:g}: expected epoch {done:g}, the last one by summary.json: left out")
         return None
     return found if found is not None and found.says_something else None
 
