@@ -151,7 +151,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """What is not the same in two runs: weights bit for bit, rows of logs and TensorBoard's scalars, times aside."""
+    """What is not the same in two runs: weights, counts and pictures bit for bit, rows and scalars, times aside."""
     found = []
     for name in ("last.pt", "best.pt"):
         ours, theirs = (torch.load(run / name, weights_only=True) for run in (whole, broken))
@@ -164,6 +164,8 @@ def differences(whole: Path, broken: Path) -> list[str]:
     for name in ("log.jsonl", "ratios.jsonl"):
         if rows(whole, name) != rows(broken, name):
             found.append(f"{name}: {rows(whole, name)} and {rows(broken, name)}")
+    ours_kept, theirs_kept = kept(whole), kept(broken)
+    found += [name for name in ours_kept.keys() | theirs_kept.keys() if ours_kept.get(name) != theirs_kept.get(name)]
     ours_scalars, theirs_scalars = scalars(whole), scalars(broken)
     for tag in sorted(ours_scalars.keys() | theirs_scalars.keys()):
         if tag.removeprefix("train/") not in TIMES and ours_scalars.get(tag) != theirs_scalars.get(tag):
@@ -175,6 +177,12 @@ def rows(run: Path, name: str = "log.jsonl") -> list[dict[str, float]]:
     """The rows of a log without the times."""
     lines = [json.loads(text) for text in (run / name).read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in TIMES} for row in lines]
+
+
+def kept(run: Path) -> dict[str, bytes]:
+    """What is kept of the last and the best evaluation, by the files' names."""
+    folder = run / "evaluation"
+    return {str(path.relative_to(run)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -1,14 +1,21 @@
 """The page of a report in a browser."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Browser
+from PIL import Image
 from report_runs import logged, looked_at
 
+from en.data.palette import varied
 from en.reports.files import write_report
+from en.runs.by_class import ByClass, Entries, Findings
+from en.tasks.drawing import draw_maps
 
+CLASSES = [f"class {number}" for number in range(9)] + ["<b>bold</b> |"]
 NAME = "<script>document.title = 'taken'</script><img src=x onerror=console.error(1)>"
 # Of every text of the page and its pictures: how it stands out from what is behind it, by WCAG 2's formula.
 CONTRASTS = """(() => {
@@ -23,6 +30,14 @@ CONTRASTS = """(() => {
     return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
   });
 })()"""
+
+
+def jpeg_of(draws):
+    """A picture of maps of noise."""
+    image, maps = draws.integers(0, 256, (3, 30, 40), np.uint8), draws.integers(0, 10, (2, 30, 40), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(draw_maps(image, *maps, CLASSES, varied(10))).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +61,11 @@ def page(tmp_path_factory) -> Path:
             if norm == "en":
                 path = root / "runs" / f"{norm}-s{seed}" / "summary.json"
                 path.write_text(json.dumps({**json.loads(path.read_text()), "norm_options": {"activation": NAME}}))
+    draws = np.random.default_rng(0)
+    for seed in range(3):
+        counts = {"confusion": Entries.of(draws.integers(1, 90, (10, 10)) + np.diag([200] * 9 + [0]))}
+        found = ByClass(epoch=3, task="classification", counted="images", classes=CLASSES, counts=counts)
+        Findings(found, {5: jpeg_of(draws)}).write(root / "runs" / f"bn-s{seed}" / "evaluation" / "last")
     (looked_at(root / "runs" / "bn-s0", **{"trained to": "epoch 3"}) / "layers.svg").write_text(
         "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='9'/>"
     )
@@ -63,7 +83,7 @@ def test_the_page_loads_alone_without_an_error_and_scrolls_its_tables_only(brows
     assert [address for address in browser.addresses if not address.startswith("data:")] == [page.as_uri()]
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     boxes = browser.evaluate("[...document.querySelectorAll('.box')].map(box => [box.scrollWidth, box.clientWidth])")
-    assert len(boxes) == 6 and all(inner <= width for _, inner in boxes)
+    assert len(boxes) == 9 and all(inner <= width for _, inner in boxes)
     assert any(whole > inner for whole, inner in boxes) or width > 390
     assert browser.evaluate("document.title") == "Normalizers compared on clothes"
 
@@ -86,7 +106,10 @@ def test_every_picture_is_there_and_said_in_words(browser, page):
         ".textContent : img.alt, img ? img.naturalWidth : svg.querySelectorAll('path').length]; })"
     )
     assert all(wide and role == "img" and parts > 5 for wide, role, _, parts in pictures)
-    loss, score, compute, ratios = (words for _, _, words, _ in pictures)
+    confusion, sample, loss, score, compute, ratios = (words for _, _, words, _ in pictures)
+    assert confusion.startswith("Confusion of bn: rows are classes") and "class 5 for class 3" in confusion
+    assert "sample 5 of the evaluation set: image, truth, prediction" in sample
+    assert browser.evaluate("document.querySelector('.wide img').getBoundingClientRect().width") > 1000
     assert "bn: 1 after epoch 1, 0.3333 after epoch 3" in loss and NAME in loss
     assert "Top-1 % after each epoch" in score and "at 4.1 GMACs" in compute and ratios.startswith("Ratios of ")
     assert browser.evaluate("(ids => ids.length === new Set(ids).size)([...document.querySelectorAll('[id]')]"
@@ -121,6 +144,14 @@ def test_a_click_on_a_heading_sorts_by_number_or_word_and_a_second_one_the_other
     browser.click("#measured-table th:first-child button")
     names = column(browser, "measured", 0)
     assert [name.split()[0] for name in names] == ["bn", "en", "in", "in,"] and browser.complaints == []
+
+
+def test_classes_stand_from_the_worst_to_the_best_with_names_letter_for_letter(browser, page):
+    browser.open(page, 1280)
+    names, scores = column(browser, "by_class", 0), column(browser, "by_class", 3)
+    assert names[0] == CLASSES[-1] and set(names) == {*CLASSES}
+    assert [float(text.split()[0]) for text in scores] == sorted(float(text.split()[0]) for text in scores)
+    assert len(column(browser, "confused", 0)) == 10 and column(browser, "classes", 3) == ["10 of 10"]
 
 
 def test_headings_are_ordered_and_boxes_can_be_reached_by_key(browser, page):

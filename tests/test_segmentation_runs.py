@@ -1,7 +1,9 @@
 """Runs that label pixels: scores by an independent program, ranks, kills, and a backbone from a run that classified."""
 
+import csv
 import json
 import random
+import shutil
 
 import kill_loop
 import numpy as np
@@ -11,11 +13,14 @@ import torchvision
 from commands import command, last_json, refused, succeed
 from kill_loop import Case, Place, differences
 from PIL import Image
+from report_runs import report, table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from en.data.targets import IGNORE
 from en.distributed.ranks import Ranks
 from en.evaluation.trained import open_trained
 from en.runs import checkpoint
+from en.runs.by_class import read_by_class
 from en.runs.position import Position
 
 NAMES = ["ground", "disc", "bar", "never"]
@@ -120,6 +125,69 @@ def test_scores_are_those_of_the_saved_predictions_on_any_number_of_ranks(run, l
     assert whole["protocol"]["name"] == "ours" and whole["protocol"]["absent"] == "left_out"
     for ranks in (2, 3):
         assert last_json(succeed("eval.py", run, ranks=ranks)) == whole
+
+
+@pytest.mark.filterwarnings("ignore:en, sn or ssn is evaluated on maps")
+def test_what_a_run_counted_and_drew_is_the_same_on_any_number_of_ranks_and_by_both_loaders(run, labelled, tmp_path):
+    kept = {path.name: path.read_bytes() for path in (run / "evaluation" / "last").iterdir()}
+    assert sorted(kept) == ["classes.json", *(f"sample_{n:06}.jpg" for n in (1, 4, 6, 9))]
+    succeed("scripts/prepare_data.py", labelled, tmp_path / "prepared", "--workers", 1)
+    ffcv = ["data.loader=ffcv", f"data.root={tmp_path / 'prepared'}"]
+    for ranks, options in ((2, []), (3, ffcv)):
+        out = tmp_path / f"{ranks}"
+        succeed("tests/evaluate_worker.py", run, out, *options, ranks=ranks)
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "scores.json"} == kept
+    found = read_by_class(run / "evaluation" / "last")
+    row = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert found.labelled.tolist() == row["labelled"] and found.confusion.sum(0).tolist() == row["predicted"]
+    assert found.overlap[:3].tolist() == pytest.approx(row["iou"][:3], abs=1e-6) and np.isnan(found.overlap[3])
+    assert found.classes == NAMES and found.counted == "pixels" and found.trained is None
+
+
+def test_tensorboard_shows_samples_classes_and_confusions_of_each_evaluation(run):
+    events = EventAccumulator(str(run), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    drawn = {path.name: path.read_bytes() for path in (run / "evaluation" / "last").glob("*.jpg")}
+    for sample in (1, 4, 6, 9):
+        shown = events.Images(f"val/sample_{sample}")
+        assert [event.step for event in shown] == [1, 2, 3]
+        assert shown[-1].encoded_image_string == drawn[f"sample_{sample:06}.jpg"]
+    (text,) = events.Tensors("val/classes")[-1].tensor_proto.string_val
+    assert "mean of 3 of 4 classes" in text.decode() and "| never | - | - | 0 | 0.00 |" in text.decode()
+    assert b"| is | was taken for |" in events.Tensors("val/confused")[-1].tensor_proto.string_val[0]
+
+
+def test_a_report_shows_the_classes_confusions_and_samples_of_a_run(run, tmp_path):
+    text = report([str(run)], tmp_path / "out")
+    found = read_by_class(run / "evaluation" / "last")
+    rows = {row["class"]: row for row in table(tmp_path / "out", "by_class")}
+    assert [float(rows[name]["IoU % of en"]) for name in NAMES[:3]] == pytest.approx(found.overlap[:3].tolist())
+    assert rows["never"]["IoU % of en"] == "" and rows["never"]["pixels"] == "0"
+    assert "Means are over 3 of 4 classes: not labelled or predicted: never." in text
+    photos = sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.jpg"))
+    assert photos == [f"sample_1_{sample}.jpg" for sample in (1, 4, 6, 9)]
+    assert all(f"(figures/{name})" in text for name in photos) and "(figures/confusion_1.svg)" in text
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 4
+    assert all(f"figures/{name}\n" in (tmp_path / "out" / "files.sha256").read_text() for name in photos)
+
+
+@pytest.mark.filterwarnings("ignore:en, sn or ssn is evaluated on maps")
+def test_ratios_of_each_layer_that_labels_are_logged_looked_at_and_reported(run, tmp_path):
+    shares = [json.loads(line)["ratios"] for line in (run / "ratios.jsonl").read_text().splitlines()]
+    assert len(shares) == 3 and not any(name.startswith("aux") for row in shares for name in row)
+    assert all(sum(kinds.values()) == pytest.approx(1, abs=1e-5) for row in shares for kinds in row.values())
+    succeed("scripts/ratios.py", run)
+    try:
+        with (run / "ratios" / "layers.csv").open(newline="") as file:
+            looked = {(row["layer"], row["normalizer"]): float(row["mean"]) for row in csv.DictReader(file)}
+        logged = {(layer, kind): share for layer, kinds in shares[-1].items() for kind, share in kinds.items()}
+        # Whole images, each at its own size, as they were seen in the run's evaluation.
+        assert looked.keys() == logged.keys()
+        assert [*looked.values()] == pytest.approx([logged[key] for key in looked], abs=1e-5)
+        assert "by layer" in report([str(run)], tmp_path / "out") and table(tmp_path / "out", "ratios_1")
+    finally:
+        shutil.rmtree(run / "ratios")
 
 
 def test_several_protocols_are_scored_by_one_command_and_an_unknown_one_is_refused(run):

@@ -151,7 +151,7 @@ def test_tensorboard_has_every_epoch_of_starts_within_one_second(tmp_path):
 def test_eval_prints_the_same_exact_scores_on_any_number_of_ranks(finished, ranks):
     result = last_json(succeed("eval.py", finished, ranks=ranks, torchrun=ranks == 2))
     log = rows(finished)[-1]
-    assert set(result) == {"top1", "loss", "images"}  # four classes: no top-5
+    assert set(result) == {"top1", "loss", "ece", "images"}  # four classes, of as many images each
     assert result["images"] == VAL and result["top1"] == log["top1"]
     assert result["loss"] == pytest.approx(log["loss"], rel=1e-4)
 

@@ -34,6 +34,7 @@ class MemoryLoader:
         self.samples = steps * batch_size
         self.made_by: Mapping[str, str | None] = {}
         self.classes, self.palette = [str(number) for number in range(classes)], varied(classes)
+        self.per_class: list[int] | None = None
         random = torch.Generator().manual_seed(0)
         indices = torch.arange(batch_size)
         self._batches = []

@@ -38,7 +38,7 @@ def look() -> None:
     make_folder(out)
     ratios = measure_ratios(trained, split)
     found = extremes(ratios)
-    pictures = read_pictures(trained.loaders[split], [row.sample for row in found], trained.config.eval_resolution)
+    pictures = read_pictures(trained.loaders[split], [row.sample for row in found], trained.config.shown_size)
     trained.close()
     write_ratios(out, ratios, found, pictures, read_epochs(run), describe(trained, split))
     print(in_one_line(f"{out}: ratios of {len(ratios.targets):,} images in {len(ratios.layers)} layers"))

@@ -176,6 +176,12 @@ def made_by() -> dict[str, str | None]:
     return {"numpy": package_version("numpy"), "resampling": RESAMPLING} | decoders()
 
 
+def images_of_classes(targets: list[int | Path | NDArray[np.uint8]], classes: int) -> list[int] | None:
+    """Counts the images of each class; None where targets are maps."""
+    numbers = [target for target in targets if isinstance(target, int)]
+    return np.bincount(numbers, minlength=classes).tolist() if len(numbers) == len(targets) else None
+
+
 def read_files(root: Path) -> Source:
     """The image files in a folder, by the form that they come in. Raises: UserError, also for a form without files."""
     source = (read_form(root) if root.is_dir() else None) or read_folders(root)
@@ -203,6 +209,7 @@ class FolderLoader:
             refuse_foreign(root / split if (root / split).is_dir() else root, samples)
         self.name, self.classes, self.samples = source.name, source.classes, len(samples)
         self.target, self.palette = source.target, source.palette or varied(len(source.classes))
+        self.per_class = images_of_classes([sample.target for sample in samples], len(source.classes))
         self.digest, reading = names_digest(root, samples), reading.of_set(source.cropped)
         self.made_by: Mapping[str, str | None] = made_by()
         library_or_none()  # compiled before workers ask for it

@@ -78,6 +78,7 @@ class ImageLoader(Protocol):
         palette: colours of the classes, for pictures.
         target: the kind of the targets.
         samples: number of images in the split, over all ranks.
+        per_class: how many of them each class has; None where the targets are no class numbers.
         digest: hex SHA-256 of what the split consists of, as far as it is known without reading the images: ffcv's
             sizes, targets and places in the file; the folder loader's file names.
         made_by: the libraries that its pixels and their order depend on, with their versions; None: unknown.
@@ -89,6 +90,7 @@ class ImageLoader(Protocol):
     palette: list[Colour]
     target: Target
     samples: int
+    per_class: list[int] | None
     digest: str
     made_by: Mapping[str, str | None]
 
@@ -138,7 +140,7 @@ class Wrapped:
         self.loader = loader
         self.name, self.split, self.classes, self.palette = loader.name, loader.split, loader.classes, loader.palette
         self.target, self.samples, self.digest = loader.target, loader.samples, loader.digest
-        self.made_by = loader.made_by
+        self.per_class, self.made_by = loader.per_class, loader.made_by
 
     def names(self) -> list[str]:
         return self.loader.names()

@@ -16,8 +16,8 @@ from en.runs.scores import Scores
 from en.size import Size
 from en.tasks import Task
 
-Watcher = Callable[[Tensor, Tensor, Tensor], None]
-"""Sees predictions and targets of a batch, on the device, and the indices of its samples, (B,)."""
+Watcher = Callable[[Batch, Tensor, Tensor], None]
+"""Sees a batch, its predictions and, on the device, its targets."""
 
 
 class EvaluationSet(Protocol):
@@ -47,6 +47,8 @@ def evaluate(
     The model has to be the same on all ranks (see average_buffers). Each takes its part of the images; sums are
     added up.
 
+    Args:
+        watchers: what is to see each batch of this rank besides, its predictions and its targets on the device.
     Raises: RunError when the images seen are not as many as the set has, and when a metric is not finite, or the score
         no number.
     """
@@ -62,7 +64,7 @@ def evaluate(
             predictions = task.predict(model, images)
             metrics.update(predictions, targets)
             for watcher in watchers:
-                watcher(predictions, targets, batch.samples)
+                watcher(batch, predictions, targets)
             seen.update(torch.full((), len(images), device=to_device.device))
             progress.advance(len(images))
     model.train(was_training)

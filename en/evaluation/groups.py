@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from en.data import Batch
 from en.data.order import Ints
 from en.data.sources.imagenet_c import CORRUPTIONS, MAIN, SEVERITIES
 from en.runs.scores import DIGITS
@@ -52,8 +53,8 @@ class RealLabels:
     def __init__(self, rows: Ints, device: torch.device) -> None:
         self._rows, self._hits = torch.from_numpy(rows).to(device), Hits(1).to(device)
 
-    def __call__(self, predictions: Tensor, targets: Tensor, samples: Tensor) -> None:
-        rows = self._rows[samples.to(self._rows.device)]
+    def __call__(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:
+        rows = self._rows[batch.samples.to(self._rows.device)]
         scored = (rows >= 0).any(1)
         right = (rows == predictions.argmax(1)[:, None]).any(1)[scored]
         self._hits.update(torch.zeros_like(right, dtype=torch.int64), right)
@@ -85,8 +86,8 @@ class Corruptions:
         """Whether all names are ImageNet-C's."""
         return bool(names) and all(map(PLACE.fullmatch, names))
 
-    def __call__(self, predictions: Tensor, targets: Tensor, samples: Tensor) -> None:
-        self._hits.update(self._by_sample[samples.to(self._by_sample.device)], ranks(predictions, targets) < 1)
+    def __call__(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:
+        self._hits.update(self._by_sample[batch.samples.to(self._by_sample.device)], ranks(predictions, targets) < 1)
 
     def scores(self) -> dict[str, Any]:
         """The errors in %, by corruption of each severity, None where there are no images; mce, in %."""

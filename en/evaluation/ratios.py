@@ -31,15 +31,20 @@ def normalizers_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def mean_ratios(model: nn.Module, record: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """The mean ratio of each normalizer in each EN layer of a record, over the samples of all ranks."""
+    """The mean ratio of each normalizer in each EN layer of a record, over the samples of all ranks.
+
+    Layers that did not run, as those of a head for training alone, are left out.
+    """
     layers = normalizers_of(model)
     if not layers:
         return {}
     device = next(model.parameters()).device
     sums = [record[name].double().sum(0) if name in record else torch.zeros(len(k)) for name, k in layers.items()]
     flat = sum_over_ranks(torch.cat([part.to(device, torch.float64) for part in sums]))
-    shares = iter((flat / flat[: len(next(iter(layers.values())))].sum()).tolist())
-    return {name: {kind: next(shares) for kind in kinds} for name, kinds in layers.items()}
+    parts = zip(layers, torch.split(flat, [len(kinds) for kinds in layers.values()]), strict=True)
+    ran = {name: part for name, part in parts if part.any()}
+    samples = next(iter(ran.values())).sum() if ran else 1
+    return {name: dict(zip(layers[name], (part / samples).tolist(), strict=True)) for name, part in ran.items()}
 
 
 class MeanRatios:
@@ -67,12 +72,12 @@ def measure_ratios(trained: Trained, split: str) -> Ratios:
     to_device = build_to_device(config, choose_device(config.device, Ranks.from_environment()))
     model.to(device=to_device.device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
     with naming_dead_workers():
-        return collect_ratios(model, trained.loaders[split], config.eval_resolution, to_device, visible=True)
+        return collect_ratios(model, trained.loaders[split], config.shown_size, to_device, visible=True)
 
 
 @torch.inference_mode()
 def collect_ratios(
-    model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, visible: bool = False
+    model: nn.Module, loader: ImageLoader, size: Size | None, to_device: ToDevice, visible: bool = False
 ) -> Ratios:
     """The ratios of a network with EN layers for every image of a set, in one pass of one process.
 
@@ -116,7 +121,7 @@ def put(ratios: Ratios, batch: Batch, record: dict[str, Tensor]) -> None:
         layer.ratios[samples] = rows
 
 
-def read_pictures(loader: ImageLoader, samples: Sequence[int], size: Size) -> dict[int, Pixels]:
+def read_pictures(loader: ImageLoader, samples: Sequence[int], size: Size | None) -> dict[int, Pixels]:
     """Reads some images by their indices, as the network sees them: (H, W, 3) uint8 RGB."""
     chosen = np.array(sorted(set(samples)), np.int64)
     pictures: dict[int, Pixels] = {}
@@ -140,6 +145,6 @@ def describe(trained: Trained, split: str) -> dict[str, str]:
         "split": split,
         "images": f"{loader.samples:,}",
         "classes": f"{len(loader.classes):,}",
-        "resolution": f"{in_words(config.eval_resolution)} pixels",
+        "resolution": f"{in_words(config.shown_size)} pixels" if config.shown_size else "each image's own",
         "mixed": "; ".join(f"{names} in {n} layers" for names, n in mixed_layers(trained.model).items()),
     }

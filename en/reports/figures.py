@@ -1,5 +1,6 @@
 """Figures as files, the same bytes each time, and as part of a page."""
 
+import base64
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,30 @@ class Picture:
         return inline(self.svg, self.name, self.alt)
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A picture that was there before the report, as part of a page.
+
+    Attributes:
+        title, alt: as of a Picture.
+        content, kind: the file, and its MIME type.
+        file: its name among the report's figures; "" where it has none.
+        is_wide: whether it takes the whole width of a page.
+    """
+
+    title: str
+    alt: str
+    content: bytes
+    kind: str
+    file: str = ""
+    is_wide: bool = False
+
+    @property
+    def address(self) -> str:
+        """The picture itself, as a data URI."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.content).decode()}"
+
+
 @contextmanager
 def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
     """matplotlib with the settings of these figures, and changes to them.
@@ -111,6 +136,6 @@ def of_page(key: str, value: str, name: str) -> str:
     """An attribute of an SVG that shares its page with others."""
     if key == "id":
         return f"{name}-{value}"
-    if key == LINK:
+    if key == LINK and value.startswith("#"):
         return f"#{name}-{value[1:]}"
     return re.sub(r"url\(#", f"url(#{name}-", value).replace(INK, "currentColor").replace(PAPER, "fill: none")

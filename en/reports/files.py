@@ -13,7 +13,9 @@ from en.reports.report import Report, make_report
 from en.reports.tables import csv, latex, literal, markdown, markdown_notes, to_json
 
 LIST = "files.sha256"  # of the files of a report, as `sha256sum -c` reads it
-LISTED = re.compile(r"([0-9a-f]{64})  ((?:tables|figures)/[\w-]+\.(?:csv|tex|svg|pdf))")  # not report.*, never removed
+LISTED = re.compile(
+    r"([0-9a-f]{64})  ((?:tables|figures)/[\w-]+\.(?:csv|tex|svg|pdf|jpg))"
+)  # not report.*, never removed
 
 
 def write_report(paths: Iterable[str], out: Path) -> Report:
@@ -78,6 +80,7 @@ def all_files(report: Report) -> dict[str, bytes]:
     contents = {name: text.encode("utf-8", "backslashreplace") for name, text in texts.items()}
     for picture in report.pictures:
         contents |= {f"figures/{picture.name}.svg": picture.svg, f"figures/{picture.name}.pdf": picture.pdf}
+    contents |= {f"figures/{photo.file}": photo.content for photo in report.photos if photo.file}
     return contents
 
 
@@ -90,5 +93,7 @@ def markdown_page(report: Report) -> str:
             lines += ["", f"### {literal(table.title)}", "", *markdown(table)]
         for picture in section.pictures:
             lines += [f"![{literal(picture.alt)}](figures/{picture.name}.svg)", ""]
-        lines += [f"- {literal(image.title)}" for image in section.images]
+        for photo in section.photos:
+            shown = f"![{literal(photo.alt)}](figures/{photo.file})" if photo.file else f"- {literal(photo.title)}"
+            lines += [shown, ""] if photo.file else [shown]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"

@@ -42,7 +42,9 @@ class Setting(Section):
 
     @property
     def labels(self) -> dict[str, Label]:
-        return TASKS[self.task].labels
+        """Of the metrics that some figure has."""
+        labels = TASKS[self.task].labels.items()
+        return {name: label for name, label in labels if any(name in figure for figure in self.figures)}
 
 
 @dataclass(frozen=True)

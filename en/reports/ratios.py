@@ -1,6 +1,5 @@
 """What scripts/ratios.py left in the folder `ratios` of a run, as part of a report."""
 
-import base64
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pydantic import ConfigDict, ValidationError, field_validator
 from en.config.section import Section, first_problem
 from en.errors import warn
 from en.norm.statistics import NAMES
+from en.reports.figures import Photo
 from en.reports.ratio_files import FACTS, read_facts
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
@@ -40,21 +40,6 @@ class RunRatios:
     folder: Path
     run: str
     images: str
-
-
-@dataclass(frozen=True)
-class RatioPicture:
-    """A picture of a run's ratios, as part of a page.
-
-    Attributes:
-        title: the run and the file.
-        alt: in words for those who do not see it: the text file of the same name, or the title.
-        address: the picture itself, as a data URI.
-    """
-
-    title: str
-    alt: str
-    address: str
 
 
 class LayerShare(Section):
@@ -160,18 +145,18 @@ def read_share(row: Mapping[str | None, object]) -> LayerShare:
         raise ValueError(first_problem(error, str)) from error
 
 
-def ratio_pictures(found: Iterable[RunRatios]) -> list[RatioPicture]:
+def ratio_pictures(found: Iterable[RunRatios]) -> list[Photo]:
     """Reads the pictures in the folders of ratios, those that a page can hold."""
     paths = [(each, path) for each in found for path in sorted(each.folder.glob("*")) if path.suffix in KINDS]
     return [ratio_picture(each, path) for each, path in paths if is_small(path)]
 
 
-def ratio_picture(found: RunRatios, path: Path) -> RatioPicture:
+def ratio_picture(found: RunRatios, path: Path) -> Photo:
+    """One of them; its words are in the text file of the same name, else it has its title alone."""
     title = f"{found.run}: {path.stem.replace('_', ' ')}"
     told = path.with_suffix(".txt")
     alt = told.read_text(encoding="utf-8", errors="replace").strip() if is_small(told) else f"Ratios of {title}"
-    content = base64.b64encode(path.read_bytes()).decode()
-    return RatioPicture(title, alt, f"data:{KINDS[path.suffix]};base64,{content}")
+    return Photo(title, alt, path.read_bytes(), KINDS[path.suffix])
 
 
 def is_small(path: Path) -> bool:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from en.reports.class_figures import confusion_pictures, samples
+from en.reports.classes import class_tables, find_counted
 from en.reports.comparisons import cost_table, difference_table
 from en.reports.curves import Line, compute_picture, curve_picture, lines
-from en.reports.figures import Picture
+from en.reports.figures import Photo, Picture
 from en.reports.labels import label_pictures, label_tables
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import published_tables
-from en.reports.ratios import RatioPicture, find_ratios, ratio_pictures, ratio_tables
+from en.reports.ratios import find_ratios, ratio_pictures, ratio_tables
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table
 from en.reports.variants import Peers, Variant, find_peers, find_variants, heading
@@ -27,7 +29,7 @@ class Section:
     Attributes:
         name, title: of its heading.
         notes: sentences before the tables.
-        tables, pictures, images: what it shows.
+        tables, pictures, photos: what it shows.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Section:
     notes: Sequence[Note] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-    images: Sequence[RatioPicture] = ()
+    photos: Sequence[Photo] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class Report:
     def pictures(self) -> list[Picture]:
         return [picture for section in self.sections for picture in section.pictures]
 
+    @property
+    def photos(self) -> list[Photo]:
+        return [photo for section in self.sections for photo in section.photos]
+
     def data(self) -> dict[str, Any]:
         """The same for machines: every number in full precision."""
         return {
@@ -90,6 +96,7 @@ def make_report(paths: Iterable[str]) -> Report:
     sections = [
         Section("measured", "Measured", remarks(runs, variants), measured),
         Section("differences", "Differences between variants", none_to(differences), differences),
+        classes_section(every),
         Section("cost", "Cost", (), [cost_table(peers) for peers in every]),
         Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
         Section("labels", "Noisy labels", (), label_tables(runs, variants), label_curves),
@@ -98,8 +105,16 @@ def make_report(paths: Iterable[str]) -> Report:
     ]
     if variants:
         sections.insert(1, Section("published", "Published figures", (), published_tables(variants)))
-    shown = [part for part in sections if part.notes or part.tables or part.pictures or part.images]
+    shown = [part for part in sections if part.notes or part.tables or part.pictures or part.photos]
     return Report(title(variants), lead(runs), shown, runs, variants, curves)
+
+
+def classes_section(every: Sequence[Peers]) -> Section:
+    """What was counted class by class, of all variants that have such counts."""
+    found = [counted for peers in every if (counted := find_counted(peers))]
+    tables = [table for counted in found for table in class_tables(counted)]
+    pictures = [picture for counted in found for picture in confusion_pictures(counted)]
+    return Section("classes", "Classes", (), tables, pictures, [photo for each in found for photo in samples(each)])
 
 
 def under(tables: Iterable[Table]) -> list[Note]:

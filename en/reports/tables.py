@@ -55,6 +55,7 @@ class Table:
         name: of its files.
         title: what it shows, in a line.
         headings: no two alike.
+        first: how many rows a page shows, where the files of the table hold more.
     """
 
     name: str
@@ -62,6 +63,12 @@ class Table:
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[Note] = field(default=())
+    first: int | None = None
+
+    @property
+    def on_page(self) -> Sequence[Sequence[Cell]]:
+        """The rows that a page shows."""
+        return self.rows[: self.first]
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column holds numbers, and dashes at most beside them."""
@@ -120,7 +127,7 @@ def markdown(table: Table) -> list[str]:
     """Lines of a table and its notes."""
     rules = ["---:" if table.is_numeric(at) else "---" for at in range(len(table.headings))]
     lines = [f"| {' | '.join(map(literal, table.headings))} |", f"|{'|'.join(rules)}|"]
-    for row in table.rows:
+    for row in table.on_page:
         cells = (f"**{literal(cell.text)}**" if cell.strong else literal(cell.text) for cell in row)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *markdown_notes(table.notes)]

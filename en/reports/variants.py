@@ -224,7 +224,9 @@ def own_config(run: Run) -> Tree:
 def labels_of(summary: Summary) -> dict[str, Label]:
     """The metrics of a run that a table shows."""
     task = TASKS.get(summary.task)
-    return task.labels if task else {summary.score: Label(summary.score, "")}
+    if task is None:
+        return {summary.score: Label(summary.score, "")}
+    return {name: label for name, label in task.labels.items() if name in summary.scores}
 
 
 def label(task: str, metric: str) -> Label:

@@ -18,6 +18,9 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
+from en.runs.by_class import BEST, LAST, Findings, drop_later
+from en.runs.by_class import FOLDER as EVALUATION
+from en.runs.class_lines import texts
 from en.runs.completeness import place
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import Course
@@ -73,7 +76,8 @@ class RunFolder:
             for name in (*FILES, *self._logs):
                 if (path / name).is_dir():
                     raise UserError(f"{path / name}: a folder: expected a file, or none")
-            (path / checkpoint.STEPS).mkdir(exist_ok=True)
+            for name in (checkpoint.STEPS, EVALUATION):
+                (path / name).mkdir(exist_ok=True)
             self._lock = (path / LOCK).open("a")
         except OSError as error:
             raise UserError(f"run_dir={path}: {error.strerror}: expected a folder that can be written") from error
@@ -90,7 +94,7 @@ class RunFolder:
     def start(self, config: Config, course: Course, evaluated: int, start: dict[str, Any], history: Path) -> None:
         """Writes what is about to run, after an evaluation `evaluated` steps from its beginning.
 
-        What the logs hold of later steps is dropped: a resumed run does them again.
+        What the logs, and findings, hold of later steps is dropped: a resumed run does them again.
 
         Args:
             start: of this process, for provenance.json.
@@ -101,6 +105,7 @@ class RunFolder:
             for name in self._logs:
                 rows = [row for row in whole_rows(history / name) if steps_of(row, name, course) <= evaluated]
                 self._write(name, "".join(f"{json.dumps(row)}\n" for row in rows))
+            drop_later(self.path, course.epoch(evaluated))
             before = earlier_starts(history)
             if history != self.path:
                 before = [each for each in before if begun_before(each, start)]
@@ -110,15 +115,20 @@ class RunFolder:
             self._events = EventFile(self.path, axis(course.key(evaluated)) + 1)
 
     @if_writing
-    def write_row(self, row: Row, seen: Observations, notes: list[dict[str, Any]]) -> None:
+    def write_row(
+        self, row: Row, seen: Observations, notes: list[dict[str, Any]], findings: Findings, is_best: bool
+    ) -> None:
         """Appends a row to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
         Args:
             seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
+            findings: of its evaluation, kept as those of the last one, and of the best one if it is that.
         """
         watched = [[row.key | {name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
+            for name in () if findings.is_empty else (LAST, BEST) if is_best else (LAST,):
+                findings.write(self.path / EVALUATION / name)
             for name, rows in zip(self._logs, (notes, *watched, [row.content()]), strict=True):
                 self._append(name, rows)
             tags = {f"train/{name.removeprefix('train_')}": value for name, value in row.training.items()}
@@ -126,6 +136,9 @@ class RunFolder:
             tags |= figures("", seen)
             numbers = {tag: value for tag, value in tags.items() if isinstance(value, (int, float))}
             self._events.add(axis(row.key), numbers)
+            if not findings.is_empty:
+                pictures = {f"val/sample_{sample}": content for sample, content in findings.pictures.items()}
+                self._events.show(axis(row.key), texts(findings.by_class), pictures)
 
     @if_writing
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """A run's numbers as TensorBoard's events."""
 
+import io
 import os
 import re
 import socket
@@ -7,10 +8,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+TEXT = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
 NAME = re.compile(r"events\.out\.tfevents\.([0-9]+)\..*")  # of the files of all starts, whatever wrote them
 
 
@@ -40,6 +45,15 @@ class EventFile:
         scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(Event(step=epoch, summary=Summary(value=scalars)))
 
+    def show(self, epoch: int, texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> None:
+        """Appends Markdown and JPEG files of an epoch, by their tags, durably. Raises OSError."""
+        values = [Summary.Value(tag=tag, metadata=TEXT, tensor=in_tensor(text)) for tag, text in texts.items()]
+        for tag, content in pictures.items():
+            width, height = Image.open(io.BytesIO(content)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+            values.append(Summary.Value(tag=tag, image=image))
+        self._write(Event(step=epoch, summary=Summary(value=values)))
+
     def close(self) -> None:
         self._file.close()
 
@@ -48,6 +62,11 @@ class EventFile:
         self._records.write(event.SerializeToString())
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def in_tensor(text: str) -> TensorProto:
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    return TensorProto(dtype="DT_STRING", string_val=[text.encode(errors="backslashreplace")], tensor_shape=shape)
 
 
 def next_time(folder: Path) -> str:

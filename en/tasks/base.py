@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from en.data.crops import Crop
+from en.data.palette import Colour
 from en.data.targets import ClassIndex, Target
 from en.means import Fixed
 
@@ -46,7 +49,8 @@ class Task(BaseModel, ABC):
         score: the metric by which best.pt is chosen; higher is better.
         target: the kind of targets that it is learned from.
         own_sizes: whether images keep their own sizes in evaluation where data.eval_resolution is null.
-        labels: the metrics that are shown in the terminal and in reports, in this order.
+        labels: the metrics that are shown in the terminal and in reports, in this order, those that a set has.
+        counted: what its metrics count class by class, in one word.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -55,6 +59,7 @@ class Task(BaseModel, ABC):
     target: ClassVar[type[Target]] = ClassIndex
     own_sizes: ClassVar[bool] = False
     labels: ClassVar[dict[str, Label]]
+    counted: ClassVar[str] = "images"
 
     name: Fixed[str]
 
@@ -131,8 +136,24 @@ class Task(BaseModel, ABC):
     def metrics(self, classes: int) -> MetricCollection:
         """New metrics of a set, updated with (predictions, targets).
 
-        Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class.
+        Each computes a number for log.jsonl, or a list of them, (n,), such as one for each class; or whole numbers that
+        are kept of the last and the best evaluation, (n, m). `confusion`, (classes, classes), counts what is of a class
+        by the predicted one, `hits`, (classes, 2), what is of a class and what of that was recognized: reports are
+        made of these. A dict gives several, by their names, or none.
         """
+
+    def picture(
+        self, image: Tensor, target: Tensor, predicted: Tensor, names: list[str], palette: list[Colour]
+    ) -> NDArray[np.uint8] | None:
+        """Draws a sample of evaluation for people to look at, small; by default, there is nothing to be seen.
+
+        Args:
+            image: (3, H, W) uint8.
+            target, predicted: of the sample, as `target` and `predict` have them, on any device.
+            names, palette: of the classes.
+        Returns: (height, width, 3) uint8.
+        """
+        return None
 
     @property
     def manner(self) -> dict[str, Any]:

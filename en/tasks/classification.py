@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchvision.transforms import v2
 
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop, ResizeCrop
@@ -17,6 +17,7 @@ from en.means import Pixels, Recipe
 from en.models import build_model
 from en.norm import Normalizer
 from en.tasks.base import Label, Task
+from en.tasks.by_class import class_metrics
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -30,11 +31,16 @@ class Classification(Task):
 
     top1 and top5 are the % of images whose class has the highest output, or one of the five highest (top5 for more than
     five classes only); of equal outputs that of the lower class number counts as the higher one, as for argmax. loss is
-    the mean cross-entropy without label smoothing.
+    the mean cross-entropy without label smoothing. ece and, where classes have unequal numbers of images, macro_top1
+    are those of en/tasks/by_class.py, %, which also says what is counted class by class.
     """
 
     score: ClassVar[str] = "top1"
-    labels: ClassVar[dict[str, Label]] = {"top1": Label("top-1", "%"), "top5": Label("top-5", "%")}
+    labels: ClassVar[dict[str, Label]] = {
+        "top1": Label("top-1", "%"),
+        "macro_top1": Label("macro top-1", "%"),
+        "top5": Label("top-5", "%"),
+    }
 
     name: Literal["classification"] = "classification"
     crop_scale: Recipe[AreaRange] = Field(default=[0.08, 1.0])  # training crop's area / image's
@@ -98,10 +104,10 @@ class Classification(Task):
     def metrics(self, classes: int) -> MetricCollection:
         if classes < 2:
             raise ValueError(f"expected images of at least 2 classes, found {classes}")
-        metrics = {"top1": Accuracy(top=1), "loss": CrossEntropy(nan_strategy="disable")}
+        metrics: dict[str, Metric] = {"top1": Accuracy(top=1), "loss": CrossEntropy(nan_strategy="disable")}
         if classes > 5:
             metrics["top5"] = Accuracy(top=5)
-        return MetricCollection(metrics, compute_groups=False)
+        return MetricCollection(metrics | class_metrics(classes), compute_groups=False)
 
 
 @cache

@@ -7,27 +7,21 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from en.data.targets import IGNORE
+from en.tasks.counts import Counts
 
 Absent = Literal["left_out", "zero"]
 
 
-class Confusion(Metric):  # type: ignore[misc]
+class Confusion(Counts):
     """Counts pixels by their class and the predicted one: (classes, classes) int64, summed over all ranks.
 
     Pixels of IGNORE do not count. Subclasses compute from it. torchmetrics' own kinds sort every map, end in float32,
     and take gigabytes where torch is to be deterministic.
     """
 
-    counts: Tensor
-
     def __init__(self, classes: int) -> None:
-        super().__init__()
+        super().__init__(classes, classes)
         self.classes = classes
-        self.add_state("counts", torch.zeros(classes, classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> "Confusion":
-        """Leaves the counts whole numbers."""
-        return self
 
     def update(self, predicted: Tensor, targets: Tensor) -> None:
         """Takes maps of classes, (B, H, W) each."""
@@ -121,5 +115,6 @@ def confusion_scores(classes: int, absent: Absent) -> MetricCollection:
         "iou": IoU(classes),
         "labelled": Labelled(classes),
         "predicted": Predicted(classes),
+        "confusion": Confusion(classes),
     }
     return MetricCollection(metrics, compute_groups=[list(metrics)])

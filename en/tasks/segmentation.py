@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from en.data.crops import Crop, ScaledCrop, WholeImage
+from en.data.palette import Colour
 from en.data.targets import IGNORE, ClassMap
 from en.means import Pixels, Recipe
 from en.models.segmenters import BACKBONE, backbone_of, build_segmenter
@@ -17,6 +20,7 @@ from en.tasks.base import Body, Label, Task
 from en.tasks.classification import Probability
 from en.tasks.confusion import confusion_scores
 from en.tasks.dense import predict_classes
+from en.tasks.drawing import draw_maps
 from en.tasks.protocols import Protocol, protocol
 
 Factor = Annotated[float, Field(ge=0.01, le=100)]
@@ -40,6 +44,7 @@ class Segmentation(Task):
         "macc": Label("mAcc", "%"),
         "aacc": Label("pixel accuracy", "%"),
     }
+    counted: ClassVar[str] = "pixels"
 
     name: Literal["segmentation"] = "segmentation"
     scale: Recipe[FactorRange] = Field(default=[0.5, 2.0])  # of training images, any between
@@ -110,6 +115,13 @@ class Segmentation(Task):
         if not 2 <= classes <= IGNORE:
             raise ValueError(f"expected 2 to {IGNORE} classes, found {classes}")
         return confusion_scores(classes, self.scored_by.absent)
+
+    def picture(
+        self, image: Tensor, target: Tensor, predicted: Tensor, names: list[str], palette: list[Colour]
+    ) -> NDArray[np.uint8]:
+        """The image beside the truth, the prediction and the pixels at which the two differ: see `draw_maps`."""
+        pixels, truth, guess = (part.cpu().numpy() for part in (image, target, predicted))
+        return draw_maps(pixels, truth, guess, names, palette)
 
     @property
     def manner(self) -> dict[str, Any]:

@@ -30,11 +30,13 @@ from en.distributed.ranks import Ranks
 from en.distributed.vote import Vote
 from en.errors import RESUME_ME, Stopped, UserError
 from en.evaluation.evaluate import evaluate
+from en.evaluation.examples import Examples
 from en.evaluation.observers import OBSERVERS, watching
 from en.models import complexity
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
+from en.runs.by_class import ByClass, Entries, Findings
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import course_of
 from en.runs.folder import Observations, RunFolder
@@ -191,8 +193,9 @@ class TrainingRun:
         row = self.training_row(record, start, end)
         # The checkpoint of the last step is written by now, so that a run that ends in evaluation need not train again.
         finished, before = course.at(end), self.last_step(end)
-        scores, seen = self.evaluate()
+        scores, seen, pictures = self.evaluate()
         score = scores.values[self.task.score]
+        best_before = self.best
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": finished.epoch}
             if finished.step:
@@ -200,7 +203,7 @@ class TrainingRun:
         notes = [note for own in gather(record.notes, self.group) for note in own]
         counts: dict[str, Any] = {kind: sum(kind in note for note in notes) for kind in INCIDENTS}
         row = replace(row, scores=scores, images=self.val_images.samples, **counts)
-        self.folder.write_row(row, seen, notes)
+        self.folder.write_row(row, seen, notes, Findings(self.by_class(row), pictures), self.best is not best_before)
         if ranks.is_first:
             tell(self.line(end, row))
         summary, self.evaluated = self.summary(end, row, self.best), finished
@@ -261,18 +264,29 @@ class TrainingRun:
             raise self.stopped(done)
         return f"loss {record.mean_loss(self.ranks):.3f}" if checked else ""
 
-    def evaluate(self) -> tuple[Scores, Observations]:
-        """The metrics of the network, or of its averages where they are kept, and what observers saw of it."""
+    def evaluate(self) -> tuple[Scores, Observations, dict[int, bytes]]:
+        """The metrics of the network, or of its averages where they are kept; what observers saw of it; pictures."""
         networks = self.learner.networks()
         for network in networks:
             # Each rank has running averages of its own in training; they are scored and saved as one.
             average_buffers(network)
         refuse_drift(networks, self.ranks, self.group)
-        network = networks[-1]
+        network, examples = networks[-1], Examples(self.task, self.val_images)
         with watching(network) as seen:
             size, visible = self.config.shown_size, self.ranks.is_first
-            scores = evaluate(self.task, network, self.val_images, size, self.to_device, visible)
-        return scores, seen()
+            scores = evaluate(self.task, network, self.val_images, size, self.to_device, visible, [examples])
+        return scores, seen(), examples.of_all_ranks(self.group)
+
+    def by_class(self, row: Row) -> ByClass:
+        """What was counted class by class in the evaluation of a row."""
+        return ByClass(
+            **row.key,
+            task=self.task.name,
+            counted=self.task.counted,
+            classes=self.classes,
+            trained=self.train_images.per_class,
+            counts={name: Entries.of(table) for name, table in row.scores.counts.items()},
+        )
 
     def save(
         self,

@@ -115,8 +115,10 @@ class FfcvLoader:
         self.made_by: Mapping[str, str | None]
         self._decoder, self.made_by = choose_decoder(reading.decode)
         self.target, self.palette = read_target(self._file), read_palette(root, len(self.classes))
+        self.per_class: list[int] | None = None
         if self._file.field is Field.INT:
             refuse_unknown_labels(self._file, len(self.classes))
+            self.per_class = np.bincount(self._file.targets, minlength=len(self.classes)).tolist()
         self._reading, self._memory = reading.of_set(read_cropped(root)), Memory()
         self._pool = ThreadPoolExecutor(max(1, reading.workers), thread_name_prefix=f"{split}-decode")
 

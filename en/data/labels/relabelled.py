@@ -25,6 +25,7 @@ class Relabelled(Wrapped):
         super().__init__(loader)
         self.sidecar = sidecar
         self.clean, self.given = torch.from_numpy(sidecar.clean), torch.from_numpy(sidecar.given)
+        self.per_class = np.bincount(sidecar.given, minlength=len(loader.classes)).tolist()
 
     def labels(self) -> Ints:
         return self.sidecar.given
