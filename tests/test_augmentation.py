@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 from readers import CROP
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -101,7 +102,7 @@ def augmented(kind: str, root, ranks: int, accumulation: int, first_step: int = 
     for rank in range(ranks):
         reading = Reading(Part(24, accumulation, rank, ranks, 7), CROP, CentreCrop(0.875), 1, 30, False)
         loader = LOADERS[kind](root, "train", reading)
-        config = load_config("configs/imagenet/resnet50_bn.yaml", ["seed=7", recipe])
+        config = load_config(str(ROOT / "configs/imagenet/resnet50_bn.yaml"), ["seed=7", recipe])
         for batch in loader.train_epoch(1, (40, 40), first_step):
             samples = batch.samples.tolist()
             to_device = ToDevice(config.data.mean, config.data.std, True, torch.device("cpu"))
