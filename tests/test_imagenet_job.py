@@ -1,7 +1,6 @@
-"""The job of a minute on a set in ImageNet's form, on one and on two processes, and on after it was stopped."""
+"""The job of a minute on a set in ImageNet's form, on one and on two processes, and the hours of the others."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 
 from en.config.reading import load_config
 from en.runs import checkpoint
-from en.runs.position import Position
 from scripts.document import measured_steps, row_of
 
 SMOKE = ROOT / "configs/imagenet/smoke.yaml"
@@ -36,25 +34,18 @@ def prepared(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [0, 2])
-def test_the_job_of_a_minute_goes_through_every_part_and_resumes(ranks, prepared, tmp_path):
+def test_the_job_of_a_minute_goes_through_every_part(ranks, prepared, tmp_path):
+    """With a network that is built, evaluated and saved in less time; that its own is built, test_config looks at."""
     run = tmp_path / "run"
-    options = [f"data.root={prepared}", "data.workers=1", "checkpoint.every_steps=1", "checkpoint.keep=9"]
+    options = ["model.name=resnet18", f"data.root={prepared}", "data.workers=1", "checkpoint.every_steps=1"]
     succeed("train.py", SMOKE, *options, f"run_dir={run}", ranks=ranks)
-    rows = log(run)
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2] and all(row["images"] == len(CLASSES) for row in rows)
     assert json.loads((run / "summary.json").read_text())["epochs_done"] == 2
     last = checkpoint.load(run / "last.pt")
-    assert last.ema is not None and last.config["task"]["rand_augment"] == 2 and last.config["train"]["progressive"]
-    if ranks == 0:
-        again = shutil.copytree(run, tmp_path / "again")
-        origin = checkpoint.step_path(again, Position(epoch=1))
-        succeed("train.py", "--resume", origin, "--drop-later", f"run_dir={again}")
-        other = checkpoint.load(again / "last.pt")
-        assert all((value == other.model[name]).all() for name, value in last.model.items())
-
-
-def log(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    task, train = last.config["task"], last.config["train"]
+    assert last.ema is not None and (task["rand_augment"], task["erasing"], train["accumulation"]) == (2, 0.1, 2)
+    assert len(checkpoint.step_paths(run)) > 1
 
 
 def test_hours_are_the_measured_step_times_the_steps():

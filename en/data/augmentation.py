@@ -54,7 +54,7 @@ def blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
 
 def grey(images: Tensor) -> Tensor:
     """(n, 1, H, W) int32: torchvision's 0.2989 R + 0.587 G + 0.114 B, rounded down, in integers."""
-    red, green, blue = images.to(torch.int32).split(1, dim=1)
+    red, green, blue = images.to(torch.int32)[:, :, None].unbind(1)
     return (red * 2989 + green * 5870 + blue * 1140) // 10_000
 
 
@@ -99,11 +99,13 @@ def solarize(images: Tensor, thresholds: Tensor, padding: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, _: Tensor, padding: Tensor) -> Tensor:
-    return v2.autocontrast_image(images)
+    stretched: Tensor = v2.autocontrast_image(images)
+    return stretched
 
 
 def equalize(images: Tensor, _: Tensor, padding: Tensor) -> Tensor:
-    return v2.equalize_image(images)
+    equalized: Tensor = v2.equalize_image(images)
+    return equalized
 
 
 def shear_x(images: Tensor, changes: Tensor, padding: Tensor) -> Tensor:
@@ -240,9 +242,11 @@ def apply_all(images: Tensor, chosen: Ints, numbers: NDArray[np.float32], paddin
     counts = np.bincount(chosen, minlength=len(OPERATIONS)).tolist()
     places = torch.from_numpy(order).to(images.device, non_blocking=True)
     sorted_numbers = torch.from_numpy(numbers[order]).to(images.device, non_blocking=True)
-    parts = zip(OPERATIONS, images[places].split(counts), sorted_numbers.view(-1, 1, 1, 1).split(counts), strict=True)
+    parts = (torch.split(each, counts) for each in (images[places], sorted_numbers.view(-1, 1, 1, 1)))
     changed = torch.empty_like(images)
-    changed[places] = torch.cat([each.apply(part, own, padding) for each, part, own in parts if len(part)])
+    changed[places] = torch.cat(
+        [each.apply(part, own, padding) for each, part, own in zip(OPERATIONS, *parts, strict=True) if len(part)]
+    )
     return changed
 
 
