@@ -12,7 +12,7 @@ from en.config.schema import Config, NormConfig
 from en.data import LOADERS, ImageLoader, Part, Reading
 from en.data.labels import relabelled, sidecar_path
 from en.data.sources.source import EVALUATION
-from en.data.to_device import ToDevice
+from en.data.to_device import ToDevice, padding_of
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
 from en.errors import UserError
@@ -107,12 +107,6 @@ def refuse_other_targets(config: Config, loader: ImageLoader, where: str) -> Non
     if not isinstance(loader.target, config.task.target):
         found, expected = loader.target.words, config.task.target.words
         raise UserError(f"{where}: {found}: expected {expected}, for task.name={config.task.name}")
-
-
-def padding_of(mean: Sequence[float]) -> tuple[int, int, int]:
-    """The colour beyond an image: the mean one, about 0 for the network."""
-    red, green, blue = map(round, mean)
-    return red, green, blue
 
 
 def build_network(config: Config, classes: int, trained_at: Size | None = None) -> nn.Module:

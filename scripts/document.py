@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what follows from the code: keys in docs/configuration.md, protocols in docs/segmentation.md, docs/tree.md.
+"""Write what follows from the code: docs/tree.md, and keys, protocols and hours in other pages of docs/.
 
 With --picture RUN also docs/ratios.svg, from what scripts/ratios.py left in RUN/ratios.
 """
@@ -196,6 +196,53 @@ def table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
 
 
+# ---- docs/imagenet.md ----
+
+TRAIN_IMAGES, MEASURED_IMAGES, MEASURED_SIDE, CORE_RATE, GPUS = 1_281_167, 256, 224, 1_220, 8
+UNMEASURED = "not measured"
+
+
+def measured_steps() -> dict[str, tuple[float, float]]:
+    """ms of ResNet50's training step on an H100, in CUDA graphs and eager, by normalizer, as the log has them."""
+    text = (ROOT / "docs" / "measurements.md").read_text()
+    log = text.partition("## 2026-11-27: a GPU again\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| \**([\w.]+)\** \| ([\d.]+) \(.*?\) \| [^|]+ \| ([\d.]+) \|", log, re.MULTILINE)
+    return {"bn" if name == "nn.BatchNorm2d" else name: (float(graph), float(eager)) for name, eager, graph in rows}
+
+
+def hours() -> list[str]:
+    """A row for each recipe of ResNet50 whose step was measured, and for each other network."""
+    from en.config.reading import load_config
+
+    folder, steps = ROOT / "configs" / "imagenet", measured_steps()
+    names = [f"resnet50_{norm}{form}" for form in ("", "_modern") for norm in steps]
+    rows = [row_of(name, load_config(str(folder / f"{name}.yaml"), []), steps) for name in names]
+    for name in ("shufflenet_v2_x0_5_en", "shufflenet_v2_x1_0_en"):
+        rows.append(row_of(name, load_config(str(folder / f"{name}.yaml"), []), {}))
+    heads = ["recipe", "epochs", "batch", "mean work of an image", "hours on 1 H100, at least", "at most",
+             f"on {GPUS}, at least", "at most", "loader, core hours", "images/s a GPU takes", f"{GPUS} take",
+             f"cores for {GPUS}"]  # fmt: skip
+    return table(heads, rows)
+
+
+def row_of(name: str, config: Any, steps: dict[str, tuple[float, float]]) -> list[str]:
+    """A recipe's row: its work over 224 x 224 pixels, its hours, and what its loader has to give."""
+    epochs, batch = config.train.epochs, config.train.batch_size
+    sizes = [config.training_resolution.at(epoch) for epoch in range(epochs)]
+    work = sum(height * width for height, width in sizes) / epochs / MEASURED_SIDE**2
+    loading = f"{epochs * TRAIN_IMAGES / CORE_RATE / 3600:.0f}"
+    cells = [f"`{name}`", str(epochs), str(batch), f"{work:.2f}"]
+    if config.norm.name not in steps:
+        return [*cells, *[UNMEASURED] * 4, loading, *[UNMEASURED] * 3]
+    graph, eager = steps[config.norm.name]
+    spans = []
+    for gpus in (1, GPUS):
+        part = work * batch / gpus / MEASURED_IMAGES  # of the measured step's work
+        spans += [f"{ms * epochs * (TRAIN_IMAGES // batch) / 3.6e6:.1f}" for ms in (graph * part, eager * max(1, part))]
+    rate = MEASURED_IMAGES / graph * 1000 / work
+    return [*cells, *spans, loading, f"{rate:,.0f}", f"{GPUS * rate:,.0f}", f"{GPUS * rate / CORE_RATE:.0f}"]
+
+
 # ---- docs/tree.md ----
 
 
@@ -290,6 +337,12 @@ def with_keys(page: str) -> str:
     return head + mark + configuration()
 
 
+def with_hours(page: str) -> str:
+    """docs/imagenet.md with the hours of the recipes as they are now."""
+    head, mark, _ = page.partition(MARK)
+    return "\n".join([head + mark, *hours(), ""])
+
+
 def with_tree(page: str) -> str:
     """docs/tree.md with the tree as it is now."""
     return FENCE.sub(lambda _: tree(), page)
@@ -309,7 +362,12 @@ def with_protocols(page: str) -> str:
     return head + mark + "\n".join(lines)
 
 
-PAGES = {"docs/configuration.md": with_keys, "docs/segmentation.md": with_protocols, "docs/tree.md": with_tree}
+PAGES = {
+    "docs/configuration.md": with_keys,
+    "docs/imagenet.md": with_hours,
+    "docs/segmentation.md": with_protocols,
+    "docs/tree.md": with_tree,
+}
 
 
 def document() -> None:

@@ -20,7 +20,7 @@ RECIPE = """
 model: {name: timm/resnet10t, options: {channels: [16, 32, 64, 128], stem_width: 8}, dropout: 0.2}
 norm: {name: en}
 data: {root: unset, resolution: 48, workers: 1}
-task: {mixup: 0.2, cutmix: 1.0}
+task: {mixup: 0.2, cutmix: 1.0, rand_augment: 2, rand_deviation: 1.0, erasing: 0.5}
 train: {epochs: 4, batch_size: 24, ema_decay: 0.9}
 optim: {lr: 0.02}
 schedule: {warmup_epochs: 0.5}

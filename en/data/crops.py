@@ -283,14 +283,14 @@ def centre_boxes(heights: Ints, widths: Ints, share: float, size: Size = (1, 1))
     return np.stack([(heights - h) // 2, (widths - w) // 2, h, w], axis=1)
 
 
-def uniform(seed: int, epoch: int, samples: Ints, draws: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on (seed, epoch, sample, draw) alone: (B, draws).
+def uniform(seed: int, epoch: int, samples: Ints, draws: int, first: int = 0) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on (seed, epoch, sample, draw) alone: (B, draws), those from draw `first` on.
 
     Counter-based, by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014) applied to each word of the key in turn.
     """
     state = splitmix64(splitmix64(np.uint64(seed) + splitmix64(np.zeros(1, np.uint64))) + np.uint64(epoch))
     state = splitmix64(state + samples.astype(np.uint64))[:, None]
-    words = splitmix64(state + np.arange(draws, dtype=np.uint64))
+    words = splitmix64(state + np.arange(first, first + draws, dtype=np.uint64))
     numbers: NDArray[np.float64] = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return numbers
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from en.data.augmentation import Drawn
 from en.data.crops import Crop
 from en.data.palette import Colour
 from en.data.targets import ClassIndex, Target
@@ -89,6 +90,18 @@ class Task(BaseModel, ABC):
     def crop(self, training: bool) -> Crop:
         """Which part of an image is seen in training or in evaluation."""
 
+    def distort(self, images: Tensor, drawn: Drawn, padding: Colour) -> Tensor:
+        """Training images on the device before they are normalized, each changed by itself; by default, as they are.
+
+        A pure function of the arguments, sample by sample, so that an image is the same on any number of ranks.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            drawn: what random numbers follow from.
+            padding: the colour of what lies beyond an image.
+        """
+        return images
+
     def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """A training batch on the device, changed as a whole; by default, as it is.
 
@@ -102,7 +115,7 @@ class Task(BaseModel, ABC):
 
     @property
     def augmented_by(self) -> dict[str, str | None]:
-        """Names the libraries that `augment` runs, with their versions; by default, none."""
+        """Names the libraries that `distort` and `augment` run, with their versions; by default, none."""
         return {}
 
     @abstractmethod

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchvision.transforms import v2
 
+from en.data.augmentation import MOST, Drawn, RandAugment, RandomErasing
 from en.data.crops import CentreCrop, Crop, RandomResizedCrop, ResizeCrop
+from en.data.palette import Colour
 from en.machine import package_version
 from en.means import Pixels, Recipe
 from en.models import build_model
@@ -20,6 +22,7 @@ from en.tasks.base import Label, Task
 from en.tasks.by_class import class_metrics
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Magnitude = Annotated[float, Field(ge=0, le=MOST)]
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 AreaRange = Annotated[list[Annotated[float, Field(ge=1e-6, le=1)]], Field(min_length=2, max_length=2)]
 EVALUATION: dict[str, Callable[[float], Crop]] = {"centre": CentreCrop, "resize_crop": ResizeCrop}
@@ -53,6 +56,11 @@ class Classification(Task):
     label_smoothing: Recipe[Annotated[float, Field(ge=0, lt=1)]] = 0.0  # share of the target given to all classes
     mixup: Recipe[Alpha] = 0.0  # alpha of the Beta distribution; 0: off
     cutmix: Recipe[Alpha] = 0.0  # the same; with both on, each batch takes one of the two
+    rand_augment: Recipe[Annotated[int, Field(ge=0, le=10)]] = 0  # operations of RandAugment on an image; 0: off
+    rand_magnitude: Recipe[Magnitude] = 3.0  # of these, 0 to 10; 3 is torchvision's default, its 9 of 30
+    rand_deviation: Recipe[Magnitude] = 0.0  # standard deviation of a single one's magnitude; timm's mstd
+    rand_probability: Recipe[Probability] = 1.0  # that one of them is applied; timm's 0.5
+    erasing: Recipe[Probability] = 0.0  # of random erasing: a box of 2 to 33 % of an image becomes the mean colour
 
     @model_validator(mode="after")
     def _ranges(self) -> "Classification":
@@ -82,6 +90,11 @@ class Classification(Task):
             (self.crop_scale[0], self.crop_scale[1]), (self.crop_ratio[0], self.crop_ratio[1]), self.flip
         )
 
+    def distort(self, images: Tensor, drawn: Drawn, padding: Colour) -> Tensor:
+        """RandAugment and then random erasing, where they are on."""
+        rand = RandAugment(self.rand_augment, self.rand_magnitude, self.rand_deviation, self.rand_probability)
+        return RandomErasing(self.erasing)(rand(images, drawn, padding), drawn, padding)
+
     def augment(self, images: Tensor, targets: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Mixup or cutmix, where they are on: targets become (B, classes) float32."""
         choices = mixers(self.mixup, self.cutmix, classes)
@@ -92,7 +105,8 @@ class Classification(Task):
 
     @property
     def augmented_by(self) -> dict[str, str | None]:
-        return {"torchvision": package_version("torchvision")} if self.mixup or self.cutmix else {}
+        by_torchvision = (self.mixup, self.cutmix, self.rand_augment)
+        return {"torchvision": package_version("torchvision")} if any(by_torchvision) else {}
 
     def loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         total = F.cross_entropy(outputs.float(), targets, label_smoothing=self.label_smoothing, reduction="sum")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from en.config.schema import Config
 from en.data import Batch, ImageLoader
+from en.data.augmentation import Drawn
 from en.data.labels import relabelling
 from en.data.order import epoch_order, rank_batches
 from en.data.to_device import ToDevice
@@ -94,7 +95,7 @@ def accumulate(
         for message in batch.damaged:
             warn(f"{message}: left out")
             record.note(done, damaged=message)
-        images, targets = task.augment(*to_device(batch.images, batch.targets), len(loader.classes))
+        images, targets = to_network(config, loader, to_device, batch, done.epoch)
         with learner.sharing_gradients(last=micro + 1 == micro_batches):
             outputs = learner(images)
             losses, count = task.loss(outputs, targets)
@@ -113,6 +114,16 @@ def accumulate(
         learner.divide_gradients(share)
         total /= share
     return total
+
+
+def to_network(
+    config: Config, loader: ImageLoader, to_device: ToDevice, batch: Batch, epoch: int
+) -> tuple[Tensor, Tensor]:
+    """A batch as the network and the loss take it: moved to the device, distorted, normalized, augmented."""
+    images, targets = to_device.move(batch.images, batch.targets)
+    drawn = Drawn(config.seed, epoch, batch.samples.numpy())
+    images = config.task.distort(images, drawn, to_device.padding)
+    return config.task.augment(to_device.normalize(images), targets, len(loader.classes))
 
 
 def finite_everywhere(loss: Tensor, norm: Tensor | None) -> bool:
