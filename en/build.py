@@ -1,6 +1,5 @@
 """A configuration made into loaders, a network and its input."""
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from en.data.to_device import ToDevice, padding_of
 from en.distributed.device import choose_device
 from en.distributed.ranks import Ranks
 from en.errors import UserError
-from en.models import OptionError, check_output
+from en.models import OptionError, check_output, skeleton
 from en.models.freezing import Frozen, freeze_parts
 from en.models.transfer import BATCH_NORM
 from en.norm.base import SINGLE_VALUE_CURE, Normalizer, RunningNormalizer
@@ -184,7 +183,7 @@ def freeze_network(config: Config, network: nn.Module) -> Frozen:
 
 def maps_at(network: nn.Module, size: Size, kind: type[Normalizer] = CombinedNormalizer) -> dict[str, int]:
     """H * W of the maps that layers of a kind see of images of a size; nothing is computed."""
-    return maps_of(copy.deepcopy(network).to("meta"), torch.empty(1, 3, *size, device="meta"), kind)
+    return maps_of(skeleton(network), torch.empty(1, 3, *size, device="meta"), kind)
 
 
 def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> None:

@@ -86,6 +86,10 @@ class Together:
     def poll(self) -> int | None:
         return self.returncode
 
+    def said(self) -> str:
+        """Returns what all have written on stderr so far."""
+        return "".join(process.said() for process in self.processes)
+
     def send_signal(self, number: int) -> None:
         for process in self.processes:
             process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Run by torchrun: rank 1's weights, then its buffers, drift from rank 0's by one bit."""
+"""Run as several ranks: rank 1's weights, then its buffers, drift from rank 0's by one bit."""
 
 import torch
 from torchvision.models import resnet18

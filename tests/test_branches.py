@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,7 @@ def test_torchrun_restarts_a_branch_whose_rank_was_killed_and_it_ends_as_the_unt
     process = start(command_line)
     while not (steps(run) < before and max(steps(run)) > newest):
         assert process.poll() is None
+        time.sleep(0.01)
     ranks_of(process)[1].kill()
     code, errors = finish(process)
     assert code == 0, errors

@@ -8,6 +8,14 @@ import sys
 import pytest
 from commands import ROOT, environment_of
 
+DOCUMENTED_AND_TESTED = """
+import runpy, sys
+import pytest
+arguments, sys.argv[1:] = sys.argv[1:], []
+runpy.run_path("scripts/document.py")["document"]()
+sys.exit(pytest.main(arguments))
+"""
+IMPORTED_BEFORE = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # what pytest would have rewritten
 LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist"}  # of the top of the tree: en/ has runs and data, too
 
 
@@ -53,10 +61,9 @@ def run(root, *line):
 
 @pytest.mark.slow(reason="another interpreter tests a copied tree")
 def test_a_normalizer_and_a_task_that_were_added_as_the_page_says_pass_the_tests(copied):
-    run(copied, "scripts/document.py")
-    assert "larger.py " in (copied / "docs" / "tree.md").read_text()
-    assert "larger" in (copied / "docs/configuration.md").read_text()
     files = ["tests/test_norm.py", "tests/test_norm_forms.py", "tests/test_tasks.py", "tests/test_docs.py"]
     chosen = "(larger or regression or fresh or described or mixing) and not resume"
-    passed = run(copied, "-m", "pytest", "-p", "no:cacheprovider", "-k", chosen, *files)
+    passed = run(copied, "-c", DOCUMENTED_AND_TESTED, "-p", "no:cacheprovider", *IMPORTED_BEFORE, "-k", chosen, *files)
     assert int(re.search(r"(\d+) passed", passed)[1]) > 20
+    assert "larger.py " in (copied / "docs" / "tree.md").read_text()
+    assert "larger" in (copied / "docs/configuration.md").read_text()

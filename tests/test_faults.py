@@ -16,7 +16,7 @@ import pytest
 import torch
 from commands import ROOT, command, succeed
 from conftest import CLASSES
-from kill_loop import CASES, Place, finish, line, ranks_of, start, wait_for_new_step
+from kill_loop import CASES, Place, finish, start_ranks, wait_for_new_step
 from torch import Tensor, nn
 
 from en.build import build_network, build_to_device, open_loaders
@@ -239,27 +239,22 @@ def test_too_many_non_finite_steps_in_a_row_end_the_run(recipe, betons):
 
 
 def test_a_rank_whose_weights_or_buffers_drift_by_one_bit_is_named():
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    line = [*launcher, str(ROOT / "tests" / "fault_worker.py")]
-    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = succeed("tests/fault_worker.py", ranks=3)
     for part in ("fc.weight", "bn1.running_mean"):  # reported by each rank; their lines may run together
         for rank in range(3):
             assert f"{part}, rank {rank}: " in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("the weights or buffers of rank 1 differ from rank 0's") == 2 * 3, done.stdout
 
 
-@pytest.mark.slow(reason="torchrun starts three interpreters; a time limit passes")
 def test_a_rank_that_stalls_ends_the_others_with_its_name_within_the_time_limit(folders, betons, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(kill_loop.RECIPE)
     place, run = Place(path, {"ffcv": betons, "folder": folders}), tmp_path / "run"
-    process = start(line(place, CASES[2], run, "distributed.timeout_s=5", "train.epochs=500"))
+    process = start_ranks(place, CASES[2], run, "distributed.timeout_s=5", "train.epochs=500")
     assert wait_for_new_step(process, run, set())
-    others = ranks_of(process)
-    stalled = others.pop(2)
+    *others, stalled = (psutil.Process(rank.pid) for rank in process.processes)
     stalled.suspend()
-    psutil.wait_procs(others.values(), timeout=100)
+    psutil.wait_procs(others, timeout=100)
     stalled.kill()  # as torchrun does, but 30 s later
     code, errors = finish(process, limit_s=150)
     reports = [text for text in errors.splitlines() if text.startswith("error: ")]

@@ -193,10 +193,9 @@ def test_every_field_of_the_schema_has_a_meaning_and_a_row_that_says_so():
 
 
 @pytest.fixture(scope="module")
-def finished(untouched) -> tuple[Path, Path]:
+def finished(untouched) -> dict[Path, Checkpoint]:
     """The checkpoints after the last epoch of a run and within it."""
-    newest, within, *_ = checkpoint.step_paths(untouched(CASES[0]))
-    return newest, within
+    return {path: checkpoint.load(path) for path in checkpoint.step_paths(untouched(CASES[0]))[:2]}
 
 
 def resumes(saved: Checkpoint, config: Config, origin: Path) -> bool:
@@ -212,8 +211,8 @@ def resumes(saved: Checkpoint, config: Config, origin: Path) -> bool:
 def test_a_resumed_run_may_change_a_key_as_the_table_says(place, finished, key):
     words = SAID[key][0]
     then, now = two_configs(str(place.recipe), key, f"data.root={place.data['ffcv']}")
-    for origin in finished:
-        saved = checkpoint.load(origin).model_copy(update={"config": then.model_dump()})
+    for origin, whole in finished.items():
+        saved = whole.model_copy(update={"config": then.model_dump()})
         between = saved.position.step == 0
         may = {"yes": True, "no": False, "between epochs": between, "not below what is done": key != "train.steps"}
         assert resumes(saved, then, origin)
@@ -227,8 +226,7 @@ def test_a_resumed_run_may_change_a_key_as_the_table_says(place, finished, key):
 
 @pytest.mark.parametrize(("unit", "more", "fewer"), [("epochs", 5, 3), ("steps", 20, 2)])
 def test_a_resumed_run_may_be_longer_and_not_be_over_before_its_checkpoint(place, finished, unit, more, fewer):
-    origin = finished[0]
-    saved = checkpoint.load(origin)
+    origin, saved = next(iter(finished.items()))
     other = {"epochs": "steps", "steps": "epochs"}[unit]
 
     def length(number: int) -> Config:

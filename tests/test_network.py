@@ -104,7 +104,7 @@ def test_an_interface_that_is_not_there_and_a_first_node_that_is_not_are_one_lin
         monkeypatch.setenv(name, value)
 
     def join() -> None:
-        with process_group(Ranks.from_environment(), torch.device("cpu"), 5):
+        with process_group(Ranks.from_environment(), torch.device("cpu"), 2):
             raise AssertionError("joined")
 
     with pytest.raises(RunError, match=r"rank 1 on .* did not meet the others: .*; MASTER_ADDR=nowhere.invalid"):

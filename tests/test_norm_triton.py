@@ -2,6 +2,7 @@
 
 import copy
 import os
+from itertools import product
 
 import pytest
 import torch
@@ -216,9 +217,12 @@ def compare_passes(shape, dtype, layout) -> None:
     assert_near(got, want, ROOM[dtype] / 2, "input gradient")
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("layout", FORMATS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [*product([torch.float32], SHAPES), *product([each for each in TYPES if each != torch.float32], SHAPES[1::3])],
+    ids=str,
+)
 def test_the_four_passes_give_what_torchs_operations_give(interpreted, shape, dtype, layout):
     interpreted(compare_passes, shape, dtype, layout)
 

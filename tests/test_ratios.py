@@ -227,11 +227,15 @@ def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(rat
             assert np.shares_memory(table[f"{name}/{kind}"], column)
 
 
-@pytest.mark.slow(reason="figures are drawn twice")
-def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios, betons):
-    done = succeed("scripts/ratios.py", finished, "data.workers=1", "--data", betons)
+@pytest.fixture(scope="module")
+def told(finished, betons) -> str:
+    """What en-ratios printed of the finished run, in whose folder it left files."""
+    return succeed("scripts/ratios.py", finished, "data.workers=1", "--data", betons).stdout
+
+
+def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios, told):
     out = finished / "ratios"
-    assert done.stdout == f"{out}: ratios of {VAL} images in 14 layers\n"
+    assert told == f"{out}: ratios of {VAL} images in 14 layers\n"
     figures = ["layers", "classes", "epochs", "samples_bottom", "samples_middle", "samples_top"]
     names = {f"{name}.{kind}" for name in figures for kind in ("svg", "pdf", "txt")} | {"ratios.html", "facts.json"}
     tables = ["samples", "layers", "classes", "epochs", "extremes"]
@@ -348,19 +352,16 @@ def test_a_resumed_run_logs_the_ratios_of_each_epoch_once(train, finished):
     assert [row["epoch"] for row in rows(run)] == [1, 2] and rows(run) == rows(finished)
 
 
-@pytest.mark.slow(reason="a run, its ratios and its report in three states, each with figures")
-def test_a_report_shows_the_ratios_of_a_run_as_it_is_now_alone(train, tmp_path, capsys):
-    run = train("grown", "train.epochs=1")
-    succeed("scripts/ratios.py", run)
-    assert "after epoch 1 by layer" in ratios_section(run, tmp_path) and "warning" not in capsys.readouterr().err
-    train("grown", f"resume={run}")
-    assert ratios_section(run, tmp_path) == ""
-    assert f"{run / 'ratios'}: ratios after epoch 1, of the checkpoint " in capsys.readouterr().err
-    succeed("scripts/ratios.py", run)
+def test_a_report_shows_the_ratios_of_a_run_as_it_is_now_alone(train, finished, told, tmp_path, capsys):
+    run = shutil.copytree(finished, finished.with_name("shown"))
     section = ratios_section(run, tmp_path)
     assert "after epoch 2 by layer" in section and f"over the {VAL} images of val of clothes" in section
     assert section.count("after epoch 2: ") == 6 and "warning" not in capsys.readouterr().err
-    train("grown", f"resume={checkpoint.step_path(run, Position(epoch=1))}", "task.flip=0.0")  # another epoch 2
+    train("shown", f"resume={run}", "train.epochs=3")
+    assert ratios_section(run, tmp_path) == ""
+    assert f"{run / 'ratios'}: ratios after epoch 2, of the checkpoint " in capsys.readouterr().err
+    first = checkpoint.step_path(run, Position(epoch=1))
+    train("shown", f"resume={first}", "task.flip=0.0")  # another epoch 2
     assert ratios_section(run, tmp_path) == ""
     assert f"{run / 'ratios'}: ratios after epoch 2, of the checkpoint " in capsys.readouterr().err
 

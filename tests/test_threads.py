@@ -26,16 +26,24 @@ device: cpu
 CHOICE = "import os, en.threads; en.threads.choose_threads(); print(os.environ['OMP_NUM_THREADS'])"
 
 
-def on_cores(line: list[str], cores: list[int] = CORES, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python on some cores alone, with OMP_NUM_THREADS as in `environment`."""
+def start_on_cores(line: list[str], **environment: str) -> subprocess.Popen[str]:
+    """Starts Python on CORES alone, with OMP_NUM_THREADS as in `environment`."""
     env = {name: value for name, value in environment_of().items() if name != VARIABLE} | environment
 
     def stay() -> None:
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(0, CORES)
 
-    return subprocess.run(
-        [sys.executable, *line], env=env, capture_output=True, text=True, check=True, preexec_fn=stay, timeout=300
+    return subprocess.Popen(
+        [sys.executable, *line], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=stay
     )
+
+
+def on_cores(line: list[str], **environment: str) -> tuple[str, str]:
+    """Runs it to its end, which has to be a good one. Returns: stdout and stderr."""
+    process = start_on_cores(line, **environment)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return out, errors
 
 
 @contextmanager
@@ -58,18 +66,18 @@ def busy_cores() -> Iterator[None]:
 
 def test_a_process_beside_busy_programs_computes_with_half_of_the_cores():
     with busy_cores():
-        assert int(on_cores(["-c", CHOICE]).stdout) == max(1, len(CORES) // 2)
+        assert int(on_cores(["-c", CHOICE])[0]) == max(1, len(CORES) // 2)
 
 
 @pytest.mark.parametrize("given", ["1", "7"])
 def test_a_number_of_threads_that_is_set_stays(given):
-    assert on_cores(["-c", CHOICE], OMP_NUM_THREADS=given).stdout.strip() == given
+    assert on_cores(["-c", CHOICE], OMP_NUM_THREADS=given)[0].strip() == given
 
 
 def test_ranks_are_left_to_their_launcher():
     told = {"WORLD_SIZE": "2", "RANK": "1"}
-    said = on_cores(["-c", CHOICE.replace("['OMP_NUM_THREADS']", ".get('OMP_NUM_THREADS')")], **told)
-    assert said.stdout.strip() == "None"
+    said, _ = on_cores(["-c", CHOICE.replace("['OMP_NUM_THREADS']", ".get('OMP_NUM_THREADS')")], **told)
+    assert said.strip() == "None"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,7 @@ import sys
 from pathlib import Path
 from en.threads import choose_threads
 choose_threads()
+print(flush=True)
 import torch
 from en.runs import checkpoint
 from en.runs.resume import keep_threads
@@ -101,11 +110,13 @@ for threads in map(int, sys.argv[2:]):
 """
 
 
-@pytest.mark.slow(reason="an interpreter starts beside busy programs")
 def test_a_resumed_run_goes_on_with_its_threads_unless_they_are_more_than_the_cores(untouched):
     last = untouched(CASES[0]) / "last.pt"
     with busy_cores():  # so that others would be chosen
-        found = on_cores(["-c", RESUMED, str(last), "64", str(len(CORES))]).stdout.split()
+        process = start_on_cores(["-c", RESUMED, str(last), "64", str(len(CORES))])
+        assert process.stdout is not None
+        process.stdout.readline()
+    found = process.communicate(timeout=300)[0].split()
     assert found == [str(max(1, len(CORES) // 2)), str(len(CORES))]
 
 
@@ -113,7 +124,7 @@ def test_provenance_keeps_threads_workers_and_how_threads_wait(folders: Path, tm
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(RECIPE)
     line = [str(ROOT / "train.py"), str(recipe), f"data.root={folders}", f"run_dir={run}"]
-    done = on_cores(line, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    _, errors = on_cores(line, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     (start,) = json.loads((run / "provenance.json").read_text())["starts"]
     assert (start["threads"], start["workers"]) == (1, max(1, len(CORES) // 2))
-    assert start["waiting"] == {"OMP_WAIT_POLICY": "passive"} and "1 thread on " in done.stderr
+    assert start["waiting"] == {"OMP_WAIT_POLICY": "passive"} and "1 thread on " in errors

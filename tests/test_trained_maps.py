@@ -38,7 +38,6 @@ CASES = [
     ("en", {"min_pixels": 20, "gate_pixels": 1, "ratios": "static"}),
     ("sn", {"min_pixels": 20}),
 ]
-every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 every_trained = pytest.mark.parametrize("trained_on", [SMALL, LARGE], ids=["small", "large"])
 pytestmark = pytest.mark.filterwarnings("ignore::en.norm.MapsWarning")
 jit_is_deprecated = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::DeprecationWarning")
@@ -104,10 +103,16 @@ FORMS_OF_A_LAYER = {
 }
 
 
+SOME = [CASES[2], CASES[3], CASES[5]]  # both thresholds, both gates and mixtures: to compile a graph takes seconds
+
+
 @jit_is_deprecated
 @every_trained
-@every_case
-@pytest.mark.parametrize("of", FORMS_OF_A_LAYER)
+@pytest.mark.parametrize(
+    ("of", "name", "options"),
+    [(of, *case) for of in FORMS_OF_A_LAYER for case in (SOME if of == "compiled" else CASES)],
+    ids=str,
+)
 def test_a_layer_mixes_at_any_size_what_it_mixed_in_training_in_every_form(of, name, options, trained_on, monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, FORMS.get(of, "1"))
     layer = trained(name, options, trained_on)

@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from commands import ROOT, command, last_json, refused, succeed
 from conftest import CLASSES, PER_CLASS, write_folders
+from kill_loop import finish, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -149,7 +149,7 @@ def test_tensorboard_has_every_epoch_of_starts_within_one_second(tmp_path):
 
 @pytest.mark.parametrize("ranks", [0, 1, 2, 3])
 def test_eval_prints_the_same_exact_scores_on_any_number_of_ranks(finished, ranks):
-    result = last_json(succeed("eval.py", finished, ranks=ranks, torchrun=ranks == 2))
+    result = last_json(succeed("eval.py", finished, ranks=ranks))
     log = rows(finished)[-1]
     assert set(result) == {"top1", "loss", "ece", "images"}  # four classes, of as many images each
     assert result["images"] == VAL and result["top1"] == log["top1"]
@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_step_rate_and_batch(reci
     assert alone.returncode == 1 and message.startswith("error: the loss is not finite at step ")
     assert "epoch 1" in message and "learning rate" in message and "batch of 24 training samples" in message
     assert "Traceback" not in alone.stderr
-    together = command("train.py", *arguments, "run_dir=" + str(tmp_path / "two"), ranks=2)
+    together = command("train.py", *arguments, "run_dir=" + str(tmp_path / "two"), ranks=2, torchrun=False)
     assert together.returncode != 0 and "the loss is not finite at step" in together.stderr
 
 
@@ -306,19 +306,17 @@ def test_a_folder_worker_that_dies_or_stalls_ends_the_run_with_its_cause(recipe,
         f"data.root={folders}",
         f"run_dir={tmp_path / 'run'}",
         "train.epochs=500",
-        "data.timeout_s=5",
+        f"data.timeout_s={3 if how == 'stopped' else 60}",
     ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, str(ROOT / "train.py"), str(recipe), *arguments]
-    process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True)
+    process = start([sys.executable, str(ROOT / "train.py"), str(recipe), *arguments])
     while not (tmp_path / "run" / "summary.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
     worker = psutil.Process(process.pid).children(recursive=True)[0]
     worker.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "Traceback" not in errors
-    told = f"DataLoader worker{'s gave nothing for 5.0 s' if how == 'stopped' else f' (pid {worker.pid})'}"
+    code, errors = finish(process, limit_s=60)
+    assert code == 1 and "Traceback" not in errors
+    told = f"DataLoader worker{'s gave nothing for 3.0 s' if how == 'stopped' else f' (pid {worker.pid})'}"
     assert f"the data loader failed: {told}" in errors.splitlines()[-1]
 
 

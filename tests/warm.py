@@ -90,6 +90,10 @@ class Warm:
     def poll(self) -> int | None:
         return self._process.exitcode
 
+    def said(self) -> str:
+        """Returns what it has written on stderr so far."""
+        return self._output[1].read_text()
+
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):

@@ -3,6 +3,6 @@
 from en.models.build import build_model
 from en.models.complexity import Complexity, complexity
 from en.models.options import OptionError
-from en.models.output import check_output
+from en.models.output import check_output, skeleton
 
-__all__ = ["Complexity", "OptionError", "build_model", "check_output", "complexity"]
+__all__ = ["Complexity", "OptionError", "build_model", "check_output", "complexity", "skeleton"]

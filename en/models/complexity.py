@@ -1,12 +1,12 @@
 """Parameters and multiply-accumulates of a network, counted by torch's own counter."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from en.models.output import skeleton
 from en.norm import Normalizer
 from en.size import Size
 
@@ -33,18 +33,26 @@ def complexity(model: nn.Module, size: Size) -> Complexity:
     the matrix products of EN's gate (our choice; published counts differ in what they include). The model is left as
     it is.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
-    layers = {name: layer for name, layer in twin.named_modules() if isinstance(layer, Normalizer)}
-    elements: list[int] = []
-    for layer in layers.values():
-        layer.register_forward_hook(lambda layer, _, out: elements.append(out.numel() * layer.macs_per_element))
+    twin = skeleton(model).eval()
+    seen: list[tuple[Normalizer, Tensor]] = []
+    for layer in twin.modules():
+        if isinstance(layer, Normalizer):
+            layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0])))
+    flops = flops_of(twin, torch.empty(1, 3, *size, device="meta"))
+    norm_macs = float(sum(x.numel() * layer.macs_per_element for layer, x in seen))
+    known: dict[tuple[str, tuple[int, ...]], int] = {}  # of layers that are alike
+    for layer, x in list(seen):
+        key = repr(layer), tuple(x.shape)
+        if key not in known:
+            del layer.forward
+            known[key] = flops_of(layer, x)
+        norm_macs += known[key] / 2
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Complexity(params, gmacs=flops / 2e9, norm_gmacs=norm_macs / 1e9)
+
+
+def flops_of(module: nn.Module, x: Tensor) -> int:
+    """Counts the FLOPs of a module's convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, *size, device="meta"))
-    counts = counter.get_flop_counts()
-    root = type(twin).__name__
-    in_norms = sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in layers)
-    return Complexity(
-        params=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        gmacs=(counter.get_total_flops() - in_norms) / 2e9,
-        norm_gmacs=(in_norms / 2 + sum(elements)) / 1e9,
-    )
+        module(x)
+    return int(counter.get_total_flops())

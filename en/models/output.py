@@ -10,21 +10,30 @@ from en.norm import Normalizer
 from en.size import Size, in_words
 
 
-def check_output(
-    model: nn.Module, check: Callable[[object], None], training: Iterable[Size], evaluation: Iterable[Size]
-) -> None:
-    """Raises ValueError unless the network takes two images of some sizes and `check` what it makes of them.
+def skeleton(model: nn.Module) -> nn.Module:
+    """Copies a network to the meta device, where nothing is computed, and has its normalizers return their input.
 
-    Nothing is computed: a copy without its normalizers, which keep every shape, is called on the meta device.
-
-    Args:
-        check: of an output; raises ValueError.
-        training, evaluation: sizes of the images in either mode.
+    They keep every shape, and are most of what a pass takes there.
     """
     twin = copy.deepcopy(model).to("meta")
     for layer in twin.modules():
         if isinstance(layer, Normalizer):
             layer.forward = lambda x: x  # type: ignore[method-assign]
+    return twin
+
+
+def check_output(
+    model: nn.Module, check: Callable[[object], None], training: Iterable[Size], evaluation: Iterable[Size]
+) -> None:
+    """Raises ValueError unless the network takes two images of some sizes and `check` what it makes of them.
+
+    Nothing is computed: its skeleton is called.
+
+    Args:
+        check: of an output; raises ValueError.
+        training, evaluation: sizes of the images in either mode.
+    """
+    twin = skeleton(model)
     for mode, sizes in ((True, training), (False, evaluation)):
         for size in sizes:
             check_size(twin.train(mode), check, size)
