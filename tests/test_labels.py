@@ -214,25 +214,27 @@ def test_a_run_on_given_labels_that_is_killed_and_resumed_ends_bit_for_bit_as_th
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_counts_go_on_with_another_number_of_ranks(ranks):
-    states = []
-    for rank in range(2):
-        record = EpochRecord(torch.device("cpu"))
-        record.count(torch.tensor([1, 2, 3, 4, 5]) + rank)
-        record.count(torch.tensor([1, 0, 0, 0, 0]))
-        states.append(record)
-    held = [record.state_dict() for record in states]
-    assert "outcomes" not in held[0]  # of a step that does not count yet
-    for record in states:
+def test_counts_go_on_with_another_number_of_ranks(noisy, ranks):
+    config = load_config(str(noisy.recipe), [f"data.root={noisy.data['ffcv']}", LABELS])
+    loader = open_loaders(config, Ranks(0, 1, 0, 1), ("train",))["train"]
+    samples, records = torch.arange(96), [EpochRecord(torch.device("cpu")) for _ in range(2)]
+    for rank, record in enumerate(records):
+        mine = samples[rank::2]
+        for part in mine.split(30):
+            record.see(loader.given[part], part, loader)
+        assert "outcomes" not in record.state_dict()  # of a step that does not count yet
         record.add(torch.tensor(1.0), None, Position(step=1))
-        record.count(torch.ones(5, dtype=torch.int64))
+        record.see(loader.clean[mine], mine, loader)
         record.leave_out()
-    held = [record.state_dict() for record in states]
+    held = [record.state_dict() for record in records]
     resumed = [EpochRecord(torch.device("cpu")) for _ in range(ranks)]
     for rank, record in enumerate(resumed):
         record.load_state_dict(held, Ranks(rank, ranks, rank, ranks))
+    resumed[-1].see(loader.clean, samples, loader)
+    resumed[-1].add(torch.tensor(1.0), None, Position(step=2))
     total = np.sum([record.state_dict()["outcomes"] for record in resumed], 0)
-    assert total.tolist() == [5, 5, 7, 9, 11]
+    assert total.tolist() == [38, 38, 0, 2 * 58, 0]
+    loader.close()
 
 
 def test_mixed_images_count_for_no_sample_and_the_run_says_so(noisy, tmp_path):

@@ -18,7 +18,6 @@ from en.errors import RunError, warn
 from en.runs.course import course_of
 from en.runs.position import Position
 from en.training.learner import Learner
-from en.training.memorization import outcomes
 from en.training.record import EpochRecord
 from en.training.schedule import schedule_of
 
@@ -100,7 +99,7 @@ def accumulate(
             outputs = learner(images)
             losses, count = task.loss(outputs, targets)
             if labels is not None and (predicted := task.predicted_classes(outputs)) is not None:
-                record.count(outcomes(predicted, labels, batch.samples))
+                record.see(predicted, batch.samples, labels)
             if isinstance(count, Tensor):
                 # It depends on the targets, and is known of the whole step only after the last micro-batch.
                 counted.append(count / len(images) / micro_batches)

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from en.data import Batch
+from en.data.labels import Relabelled
 from en.distributed.collectives import sum_over_ranks
 from en.distributed.ranks import Ranks
 from en.runs.contents import Losses
 from en.runs.position import Position
 from en.runs.row import OUTCOMES, shares
+from en.training.memorization import outcomes
 
 WHATS = ("loss", "gradient")
+Seen = tuple[Tensor, Tensor]  # what samples were predicted as, and which they are
 
 
 class EpochRecord:
@@ -33,7 +36,9 @@ class EpochRecord:
         self.notes: list[dict[str, Any]] = []
         self.left_out = self.steps = 0
         self._outcomes: Tensor | None = None  # of the samples of steps that counted
-        self._of_step: Tensor | None = None  # those of the current step
+        self._uncounted: list[Seen] = []  # of steps that counted
+        self._of_step: list[Seen] = []
+        self._labels: Relabelled | None = None
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.full((2,), math.inf, dtype=torch.float64, device=device)  # of losses, of gradients
         self.start_clock()
@@ -63,19 +68,26 @@ class EpochRecord:
         """Notes what happened in the step that led to a position."""
         self.notes.append({"epoch": position.epoch + 1, "step": position.step, **what})
 
-    def count(self, outcomes: Tensor) -> None:
-        """Counts what came of samples of the current step, by OUTCOMES, for when the step counts."""
-        self._of_step = added(self._of_step, outcomes)
+    def see(self, predicted: Tensor, samples: Tensor, labels: Relabelled) -> None:
+        """Keeps what samples of the current step were predicted as; they are counted all at once, when asked for.
+
+        Args:
+            predicted: class numbers, (B,).
+            samples: indices in the training set `labels`, (B,), on the CPU.
+        """
+        self._labels = labels
+        self._of_step.append((predicted, samples))
 
     def leave_out(self) -> None:
         """Leaves the current step out."""
         self.left_out += 1
-        self._of_step = None
+        self._of_step = []
 
     def add(self, loss: Tensor, norm: Tensor | None, position: Position) -> None:
         """Counts the loss of the step that led to a position and the norm of its gradient, without synchronization."""
         self._sum += loss
-        self._outcomes, self._of_step = added(self._outcomes, self._of_step), None
+        self._uncounted += self._of_step
+        self._of_step = []
         self.steps += 1
         self.left_out = 0
         values = torch.stack([loss.double(), loss.double() if norm is None else norm.double()])
@@ -108,13 +120,24 @@ class EpochRecord:
 
         All ranks have to ask together.
         """
-        return {} if self._outcomes is None else shares(sum_over_ranks(self._outcomes.clone()).tolist())
+        counts = self._counted()
+        return {} if counts is None else shares(sum_over_ranks(counts.clone()).tolist())
+
+    def _counted(self) -> Tensor | None:
+        """What came of this rank's samples, by OUTCOMES; None where nothing was predicted."""
+        if self._uncounted:
+            assert self._labels is not None
+            predicted, samples = map(torch.cat, zip(*self._uncounted, strict=True))
+            found, self._uncounted = outcomes(predicted, self._labels, samples), []
+            self._outcomes = found if self._outcomes is None else self._outcomes + found
+        return self._outcomes
 
     def state_dict(self) -> Losses:
         """What a checkpoint keeps of it."""
         own: Losses = {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
-        if self._outcomes is not None:
-            own["outcomes"] = self._outcomes.tolist()
+        counts = self._counted()
+        if counts is not None:
+            own["outcomes"] = counts.tolist()
         return own
 
     def load_state_dict(self, states: list[Losses], ranks: Ranks) -> None:
@@ -133,8 +156,3 @@ class EpochRecord:
         if counts:
             mine = [counts[ranks.rank]] if same else counts if ranks.is_first else [[0] * len(OUTCOMES)]
             self._outcomes = torch.tensor(mine, device=self._sum.device).sum(0)
-
-
-def added(sum_so_far: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """Adds what there is."""
-    return more if sum_so_far is None else sum_so_far if more is None else sum_so_far + more
