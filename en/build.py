@@ -205,5 +205,5 @@ def check_batch_statistics(config: Config, ranks: Ranks, network: nn.Module) -> 
 
 
 def build_to_device(config: Config, device: torch.device) -> ToDevice:
-    """What brings the loaders' images to the network's input."""
+    """Builds what brings the loaders' images to the network's input."""
     return ToDevice(config.data.mean, config.data.std, config.train.channels_last, device)

@@ -107,13 +107,13 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether Python, or torch if it has been imported, ran out of a device's memory."""
+    """Tells whether Python, or torch if it has been imported, ran out of a device's memory."""
     kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     return isinstance(error, (MemoryError, kind)) or "can't allocate memory" in str(error)
 
 
 def is_reporter() -> bool:
-    """Whether this process reports what all ranks found: the first rank of each node, and one of unknown rank."""
+    """Tells whether this process reports what all ranks found: the first rank of each node, and one of unknown rank."""
     return not (is_later("RANK", "WORLD_SIZE") and is_later("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
 
@@ -146,7 +146,7 @@ def message_of(error: UserError) -> str:
 
 
 def is_later(rank: str, size: str) -> bool:
-    """Whether these environment variables hold a valid rank above 0."""
+    """Tells whether these environment variables hold a valid rank above 0."""
     values = [os.environ.get(name, "") for name in (rank, size)]
     return all(re.fullmatch("[0-9]{1,9}", value) for value in values) and 0 < int(values[0]) < int(values[1])
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, packages, commit."""
+"""Describes what a figure was measured on: processor, packages, commit."""
 
 import platform
 import subprocess

@@ -136,7 +136,7 @@ def allowed(spec: dict[str, Any]) -> str:
 
 
 def comments(keys: type[Any]) -> dict[str, str]:
-    """What the source says behind each field of a class, and within a value of several lines."""
+    """Reads what the source says behind each field of a class, and within a value of several lines."""
     source = textwrap.dedent(inspect.getsource(keys))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     said = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
@@ -159,7 +159,7 @@ def options_of(name: str, normalizer: type[Any]) -> list[str]:
 
 
 def arguments(kind: type[Any]) -> dict[str, str]:
-    """What the docstrings of a class, and before it of those that it extends, say of constructor arguments."""
+    """Reads what the docstrings of a class, and before it of those that it extends, say of constructor arguments."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         text = inspect.cleandoc(vars(each).get("__doc__") or "") if each.__module__.startswith("en.") else ""
@@ -268,7 +268,7 @@ def branch(folder: Path, depth: int = 0) -> Iterator[str]:
 
 
 def in_tree(path: Path) -> bool:
-    """Whether the tree has a line for it."""
+    """Tells whether the tree has a line for it."""
     return path.name[0] not in "._" and path.suffix not in (".typed", ".svg", ".css", ".js", ".j2")
 
 

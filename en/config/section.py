@@ -42,7 +42,7 @@ def sides(value: object) -> int | list[int]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a truth value, a finite number, a printable string, or a list or section of such."""
+    """Tells whether a value is a truth value, a finite number, a printable string, or a list or section of such."""
     if isinstance(value, dict):
         return all(is_plain(part) for pair in value.items() for part in pair)
     if isinstance(value, list):

@@ -176,7 +176,7 @@ def padding_of(content: bytes, shape: tuple[int, int, bool], complaint: str) -> 
 
 
 def stops_at(start: int, end: int, content: bytes, shape: tuple[int, int, bool]) -> bool:
-    """Whether a JPEG file decodes without a warning if bytes start to end are cut, but not if one more byte is."""
+    """Tells whether a JPEG decodes without a warning if bytes start to end are cut, but not if one more byte is."""
     head, tail = content[:start], content[end:]
     return not read_jpeg(head + tail, *shape).complaint and read_jpeg(head[:-1] + tail, *shape).complaint != ""
 

@@ -267,7 +267,7 @@ class FolderLoader:
             raise RunError(f"{self._root}: the data loader failed: {self._cause(error)}") from error
 
     def _cause(self, error: Exception) -> str:
-        """What the DataLoader failed of: a worker that ended, workers that gave nothing, or what the error says."""
+        """Says what the DataLoader failed of: a worker that ended, workers without a batch, or what the error says."""
         limit, passed, workers = self._reading.timeout_s, time.monotonic() - self._asked_at, self._workers()
         killed_here = passed > limit + GRACE_S
         if not killed_here and (end := end_of_a_worker(workers, GRACE_S if passed <= limit else 0)):
@@ -311,7 +311,7 @@ def kill(workers: list[BaseProcess]) -> None:
 
 
 def end_of_a_worker(workers: list[BaseProcess], within_s: float) -> str:
-    """How the first worker that has ended did so, or ends within that time; empty if there is none.
+    """Says how the first worker that has ended did so, or ends within that time; empty if there is none.
 
     A worker's sockets close before it counts as ended, so that the error of a receiver may come first.
     """

@@ -243,7 +243,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def nearest(length: int, count: int, place: slice) -> NDArray[np.int64]:
-    """Which of `length` pixels, scaled to `count`, is shown by each of those in a place: the one under its centre."""
+    """Returns which of `length` pixels, scaled to `count`, each of those in a place shows: the one under its centre."""
     centres: NDArray[np.int64] = (2 * np.arange(place.start, place.stop) + 1) * length // (2 * count)
     return centres
 

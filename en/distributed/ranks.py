@@ -31,7 +31,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which writes files and reports."""
+        """True on rank 0, which writes files and reports."""
         return self.rank == 0
 
     def share_of_cores(self) -> int:

@@ -17,7 +17,7 @@ class Vote:
         self._pending: dist.Work | None = None
 
     def agreed(self, own: bool, wait: bool) -> bool:
-        """Whether any rank votes yes. All ranks have to ask at the same steps, and all get the same answer.
+        """Tells whether any rank votes yes. All ranks have to ask at the same steps, and all get the same answer.
 
         Args:
             own: this rank's vote.

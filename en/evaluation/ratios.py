@@ -133,7 +133,7 @@ def read_pictures(loader: ImageLoader, samples: Sequence[int], size: Size | None
 
 
 def describe(trained: Trained, split: str) -> dict[str, str]:
-    """What the ratios are of, in words."""
+    """Says in words what the ratios are of."""
     config, loader = trained.config, trained.loaders[split]
     return {
         "network": f"{config.model.name} with {config.norm.name}",

@@ -1,4 +1,4 @@
-"""Whether a network takes images of some sizes and answers as it is expected to."""
+"""Checks that a network takes images of some sizes and answers as it is expected to."""
 
 import copy
 from collections.abc import Callable, Iterable

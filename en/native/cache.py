@@ -58,7 +58,7 @@ def compiled_library(source: Path, symbol: str, flags: tuple[str, ...] = FLAGS) 
 
 
 def processor() -> str:
-    """What -march=native depends on: a cache on a shared disk serves machines of several kinds."""
+    """Describes what -march=native depends on: a cache on a shared disk serves machines of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -98,7 +98,7 @@ def kept_library(name: str, make: Callable[[Path], object], symbol: str) -> ctyp
 
 
 def folders() -> Iterator[Path]:
-    """Where libraries may be kept, the best first: XDG's cache folder, in the home folder unless it is set; /tmp."""
+    """Lists where libraries may be kept, the best first: XDG's cache folder, in the home folder unless set; /tmp."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():  # the standard has a relative one ignored
         yield given / "en"

@@ -89,11 +89,11 @@ class Normalizer(nn.Module):
         return self.normalized(x)
 
     def normalized(self, x: Tensor) -> Tensor:
-        """What `forward` computes of an input that it has checked."""
+        """Computes `forward` of an input that it has checked."""
         return kernels.normalize(self, x)
 
     def plain(self, x: Tensor) -> Tensor:
-        """What `forward` computes, in torch's differentiable operations: the form to test the others against."""
+        """Computes `forward` in torch's differentiable operations: the form to test the others against."""
         with full_precision(x.device.type):
             mean, var, centred = statistics.instance_moments(x.to(moments_dtype(x.dtype)))
             scale, shift = self.coefficients(mean, var, x.shape[2] * x.shape[3])
@@ -205,7 +205,7 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
 
     @property
     def synced(self) -> bool:
-        """Whether batch moments are those of all ranks, now."""
+        """True where batch moments are those of all ranks, now."""
         return self.sync and self.training and dist.is_available() and dist.is_initialized()
 
     def batch_moments(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
@@ -264,7 +264,7 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
 
 
 def is_symbolic(x: object) -> bool:
-    """Whether `x` stands for a value in a graph that torch.fx records."""
+    """Tells whether `x` stands for a value in a graph that torch.fx records."""
     return isinstance(x, fx.Proxy)
 
 

@@ -118,7 +118,7 @@ class CombinedNormalizer(RunningNormalizer):
                 )
 
     def first_logits(self) -> Tensor:
-        """What the ratios' softmax is taken of at the start, (K,)."""
+        """Returns the initial logits of the ratios, (K,)."""
         return torch.tensor([HEAD_START if name == self.start else 0.0 for name in self.normalizers])
 
     @property
@@ -135,7 +135,7 @@ class CombinedNormalizer(RunningNormalizer):
         self.added_eps = float(positive("eps", value))
 
     def statistics(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-        """Of every normalizer, mean - mu_k and the biased variance: two tensors (N, K, C)."""
+        """Computes mean - mu_k and the biased variance of every normalizer: two tensors (N, K, C)."""
         batch = self.batch_moments(mean, var, pixels) if "bn" in self.normalizers else None
         return statistics.statistics(mean, var, self.normalizers, self.groups, batch)
 

@@ -253,7 +253,7 @@ class ExemplarNorm2d(CombinedNormalizer):
 
 
 def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.Module]:
-    """Whether calling the layer does what its class does: no other class in its place and no hooks on it.
+    """Tells whether calling the layer does what its class does: no other class in its place and no hooks on it.
 
     Asked several times in each forward pass, so without a loop.
     """

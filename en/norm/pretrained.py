@@ -75,7 +75,7 @@ def refuse_wrapped(state: Mapping[str, object], own: Mapping[str, object]) -> No
 
 
 def is_beside(name: str) -> bool:
-    """Whether a part of a normalizer's state has no counterpart in each state_dict of batch normalization's."""
+    """Tells whether a part of a normalizer's state has no counterpart in each state_dict of batch normalization's."""
     return name.split(".")[0] not in (*AFFINE, *AVERAGES[:2], *FUSED_PARTS)
 
 

@@ -1,4 +1,4 @@
-"""What a layer answers to code that takes it for batch normalization and would compute something else."""
+"""Guards against libraries that would fold or convert a layer as plain batch normalization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

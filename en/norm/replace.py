@@ -88,7 +88,7 @@ def matches(place: str, given: Sequence[str]) -> bool:
 
 
 def is_batch_norm(layer: nn.Module) -> bool:
-    """Whether `layer` is batch normalization of images, of any library, fused, frozen or synchronized."""
+    """Tells whether `layer` is batch normalization of images, of any library, fused, frozen or synchronized."""
     if isinstance(layer, (Normalizer, nn.BatchNorm1d)):
         return False
     return any("BatchNorm" in cls.__name__ for cls in type(layer).__mro__[:-1])

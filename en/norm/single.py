@@ -117,7 +117,7 @@ class LayerNorm2d(GroupNorm2d):
 
 
 def torch_refuses(x: Tensor) -> bool:
-    """Whether F.batch_norm would not take x (N, C, H, W) in training: for a channel of one value or none, or traced."""
+    """Tells whether F.batch_norm would refuse x (N, C, H, W) in training: one value a channel or none, or traced."""
     return statistics.is_tracing() or x.shape[0] * x.shape[2] * x.shape[3] <= 1
 
 

@@ -111,7 +111,7 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
 
 
 def sparsestmax(weights: Tensor, radius: Tensor) -> Tensor:
-    """Of all rows of ratios at a distance of at least `radius` from 1/K each, those nearest to `weights` (M, K).
+    """Projects `weights` (M, K) onto the rows of ratios at a distance of at least `radius` from 1/K each.
 
     Ratios are projected onto the simplex and, where they are too near to equal ones among those that are left, moved
     away from these; what becomes negative is left out, and so on. Equal weights have no direction to go, and stay.
@@ -143,7 +143,7 @@ def projected(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logarithm(ratios: Tensor) -> Tensor:
-    """What softmax makes the ratios of: minus infinity for 0, where no gradient flows."""
+    """Returns the logits of ratios: minus infinity for 0, where no gradient flows."""
     used = ratios > 0
     return torch.where(used, torch.where(used, ratios, 1).log(), -math.inf)
 

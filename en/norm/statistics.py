@@ -56,12 +56,12 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def is_tracing() -> bool:
-    """Whether torch.jit.trace runs: sizes are then tensors, and what an `if` finds out is kept for all inputs."""
+    """Tells whether torch.jit.trace runs: sizes are then tensors, and what an `if` finds out is kept for all inputs."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_empty(mean: Tensor, pixels: int) -> bool:
-    """Whether cells (N, C) of so many pixels hold no value; a graph that is being traced takes it that they do."""
+    """Tells whether cells (N, C) of so many pixels hold no value; a traced graph takes it that they do."""
     return not is_tracing() and mean.shape[0] * pixels == 0
 
 

@@ -16,7 +16,7 @@ def mixtures(model: nn.Module) -> dict[str, CombinedNormalizer]:
 
 
 def mixed_layers(model: nn.Module) -> dict[str, int]:
-    """How many layers of a trained network mix which normalizers: {"bn, in, ln": 10, "bn, ln": 5}."""
+    """Counts the layers of a trained network by the normalizers that they mix: {"bn, in, ln": 10, "bn, ln": 5}."""
     return dict(Counter(", ".join(layer.mixed or layer.normalizers) for layer in mixtures(model).values()))
 
 

@@ -47,7 +47,7 @@ def compared(peers: Peers) -> list[tuple[Variant, Variant]]:
 
 
 def difference_note(peers: Peers, tests: int) -> Note:
-    """How the differences were taken."""
+    """Says how the differences were taken."""
     whom = "" if len(peers.finished) <= PAIRWISE else f" Each variant is compared with {peers.reference.name}."
     correction = (
         f"p corrected is Holm's for the {tests} comparisons of this table; the intervals are 95 % each, not corrected."
@@ -95,7 +95,7 @@ def in_words(
 
 
 def cost_table(peers: Peers) -> Table:
-    """What each variant costs, and what that and its score are relative to the reference."""
+    """Tables what each variant costs, and what that and its score are relative to the reference."""
     reference, label = peers.reference, peers.label
     rows = []
     for variant in peers.variants:
@@ -141,5 +141,5 @@ def speed(variant: Variant) -> float | None:
 
 
 def percent(value: float | None, of: float | None) -> float | None:
-    """How much larger a value is than another, in %."""
+    """Computes how much larger a value is than another, in %."""
     return 100 * (value / of - 1) if value is not None and of else None

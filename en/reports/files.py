@@ -72,7 +72,7 @@ def warn_of_unlisted(out: Path, keep: Collection[str]) -> None:
 
 
 def all_files(report: Report) -> dict[str, bytes]:
-    """What each file holds, by its name within the folder."""
+    """Reads what each file holds, by its name within the folder."""
     texts = {"report.md": markdown_page(report), "report.html": page(report), "report.json": to_json(report.data())}
     for table in report.tables:
         if table.rows:

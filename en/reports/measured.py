@@ -39,7 +39,7 @@ def epochs(s: Summary) -> Cell:
 
 
 def remarks(runs: Sequence[Run], variants: Sequence[Variant]) -> list[Note]:
-    """What keeps the rows of the tables from being what they seem."""
+    """Lists caveats: unfinished runs, mixed recipes, repeated seeds."""
     notes = [Note(text, "Not finished") for text in unfinished(runs)]
     notes += [note for run in runs for note in recipe_changes(run)]
     keys = differing_keys([run.recipe for run in runs if run.summary])

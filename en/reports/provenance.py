@@ -10,7 +10,7 @@ SHORT = 12  # digits of a commit
 
 
 def provenance_table(runs: Sequence[Run], variants: Sequence[Variant]) -> Table:
-    """Where the figures come from: a row for each run, also of those without figures."""
+    """Tables where the figures come from: a row for each run, also of those without figures."""
     names = {run.path: variant.name for variant in variants for run in variant.runs}
     base = most_common([own_config(run) for run in runs if run.config])
     rows = [
@@ -57,6 +57,6 @@ def commit(run: Run) -> str:
 
 
 def last_start(run: Run, key: str, first: bool = False) -> str:
-    """What provenance.json says of a run's last start."""
+    """Reads what provenance.json says of a run's last start."""
     value = getattr(run.starts[0 if first else -1], key) if run.starts else None
     return NOTHING if value is None else str(value)

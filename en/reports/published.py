@@ -68,7 +68,7 @@ class Against:
 
     @property
     def judges(self) -> bool:
-        """Whether the variant is judged by the figure: an unverified one never judges."""
+        """Tells whether the variant is judged by the figure: an unverified one never judges."""
         return not self.why and self.figure["status"] != UNVERIFIED
 
 

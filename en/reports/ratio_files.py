@@ -192,7 +192,7 @@ def leanings(by_class: Sequence[ClassMean]) -> list[Leaning]:
 
 
 def of_class(row: ClassMean) -> str:
-    """How far a class is from all images, in words."""
+    """Says how far a class is from all images."""
     return f"{in_one_line(row.name)} {row.difference:+.2g} (n {row.images:,})"
 
 

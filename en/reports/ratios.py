@@ -160,5 +160,5 @@ def ratio_picture(found: RunRatios, path: Path) -> Photo:
 
 
 def is_small(path: Path) -> bool:
-    """Whether a file is there and can become part of a page."""
+    """Tells whether a file is there and can become part of a page."""
     return path.is_file() and path.stat().st_size <= MAX_BYTES

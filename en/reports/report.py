@@ -128,7 +128,7 @@ def title(variants: Sequence[Variant]) -> str:
 
 
 def lead(runs: Sequence[Run]) -> str:
-    """How many runs there are, and how many of them are finished."""
+    """Says how many runs there are, and how many of them are finished."""
     finished = sum(run.is_finished for run in runs)
     none = sum(run.summary is None for run in runs)
     return (

@@ -60,7 +60,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How far the run came, in words."""
+        """Says how far the run came."""
         if self.summary is None:
             return "no finished epoch" if self.config else "never began"
         done, planned = self.summary.epochs_done, self.summary.epochs
@@ -110,7 +110,7 @@ def runs_in(path: Path, depth: int) -> list[Path]:
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """What paths are sorted by: words as words and numbers as numbers."""
+    """Returns what paths are sorted by: words as words and numbers as numbers."""
     parts = re.findall(r"[0-9]+|[^0-9]+", path.name)
     return [(int(part), "") if part.isdecimal() and len(part) < 20 else (0, part) for part in parts]
 

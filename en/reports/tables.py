@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def key(self) -> Value:
-        """What rows are sorted by."""
+        """Returns what rows are sorted by."""
         return next(iter(self.values.values()))
 
 
@@ -71,7 +71,7 @@ class Table:
         return self.rows[: self.first]
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column holds numbers, and dashes at most beside them."""
+        """Tells whether a column holds numbers, and dashes at most beside them."""
         keys = [row[column].key for row in self.rows]
         return any(key is not None for key in keys) and not any(isinstance(key, str) for key in keys)
 

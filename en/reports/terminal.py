@@ -47,7 +47,7 @@ def grid(table: Table, columns: int) -> Grid:
 
 
 def least_width(table: Table, column: int) -> int:
-    """Of a column, so that numbers stand in one line and no word is cut."""
+    """Computes the least width of a column at which numbers stand in one line and no word is cut."""
     cells = [row[column].text for row in table.rows]
     whole = cells if table.is_numeric(column) else [word for cell in cells for word in cell.split()]
     return min(MAX_WORD, max(map(cell_len, [*whole, *table.headings[column].split()])))

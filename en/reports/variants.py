@@ -35,7 +35,7 @@ class Variant:
 
     @property
     def summary(self) -> Summary:
-        """Of the first run: what it says of the configuration holds for all."""
+        """Returns the first run's summary: what it says of the configuration holds for all."""
         return summary_of(self.runs[0])
 
     @cached_property
@@ -56,12 +56,12 @@ class Variant:
 
     @cached_property
     def marks(self) -> list[str]:
-        """How it differs from what most runs of the report share, besides its normalizer."""
+        """Says how it differs from what most runs of the report share, besides its normalizer."""
         return [mark(key, value) for key, value in unlike(self.facts, self.base).items() if key != "norm"]
 
     @cached_property
     def name(self) -> str:
-        """What no other variant of the report is called."""
+        """Returns a name that no other variant of the report has."""
         return ", ".join([self.facts["norm"], *self.marks])
 
     def by_seed(self, metric: str) -> dict[int, float]:
@@ -118,7 +118,7 @@ class Peers:
 
     @property
     def reference(self) -> Variant:
-        """What costs and gains are counted from: the first variant, if possible one that is finished."""
+        """Chooses what costs and gains are counted from: the first variant, if possible one that is finished."""
         return (self.finished or self.variants)[0]
 
     def file(self, name: str) -> str:
@@ -184,7 +184,7 @@ def facts(run: Run) -> Tree:
 
 
 def resolution(s: Summary) -> str:
-    """Of training, and of evaluation where that is another, in words."""
+    """Says the resolution of training, and of evaluation where that is another."""
     trained, scored = (in_words(size_of(sides)) for sides in (s.resolution, s.eval_resolution))
     return f"{trained} px" + (f", scored at {scored} px" if scored != trained else "")
 
@@ -230,7 +230,7 @@ def labels_of(summary: Summary) -> dict[str, Label]:
 
 
 def label(task: str, metric: str) -> Label:
-    """How a metric is written for people."""
+    """Returns how a metric is written for people."""
     return TASKS[task].labels.get(metric, Label(metric, "")) if task in TASKS else Label(metric, "")
 
 

@@ -103,7 +103,7 @@ def link(path: Path, name: Path) -> None:
 
 
 def step_path(folder: Path, position: Position) -> Path:
-    """Where a run's checkpoint of a position lies."""
+    """Returns the path of a run's checkpoint of a position."""
     return folder / STEPS / f"step_{position.epoch:05d}_{position.step:08d}.pt"
 
 

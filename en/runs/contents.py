@@ -124,7 +124,7 @@ class Checkpoint(BaseModel):
 
 
 def position_of(best: Best) -> Position:
-    """Where the best score was reached."""
+    """Returns where the best score was reached."""
     return Position(epoch=best["epoch"], step=best.get("step", 0))
 
 

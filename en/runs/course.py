@@ -54,7 +54,7 @@ class Course:
         return {"step": done, "epoch": self.epoch(done)} if self.by_step else {"epoch": self.epoch(done)}
 
     def words(self, done: int) -> str:
-        """How far a run is after an evaluation: `epoch 3/90`, or `step 500/2000`."""
+        """Says how far a run is after an evaluation: `epoch 3/90`, or `step 500/2000`."""
         return f"step {done}/{self.steps}" if self.by_step else f"epoch {done // self.epoch_steps}/{self.epochs}"
 
 

@@ -17,11 +17,11 @@ class Position(Section):
     step: Count = 0
 
     def after_step(self) -> "Position":
-        """Where the run is once its next step is done."""
+        """Returns where the run is once its next step is done."""
         return Position(epoch=self.epoch, step=self.step + 1)
 
     def seed(self, seed: int, rank: int) -> int:
-        """What seeds the numbers that a rank draws in the next step of a run with a seed."""
+        """Computes the seed of this rank's random numbers in the next step."""
         return int(np.random.SeedSequence([seed, self.epoch, self.step, rank]).generate_state(1)[0])
 
     def time(self, steps: int) -> float:
@@ -29,7 +29,7 @@ class Position(Section):
         return self.epoch + self.step / steps
 
     def words(self, steps: int | None = None) -> str:
-        """What was done last: "epoch 3", or "step 5/10 of epoch 4", with the steps of an epoch where they are known."""
+        """Says what was done last: "epoch 3", or "step 5/10 of epoch 4", with an epoch's steps where they are known."""
         if not self.step:
             return f"epoch {self.epoch}"
         return f"step {self.step}{'' if steps is None else f'/{steps}'} of epoch {self.epoch + 1}"

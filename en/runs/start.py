@@ -162,7 +162,7 @@ Start: TypeAlias = Fresh | FromWeights | Resumed
 
 
 def find_start(config: Config, config_path: str, drop_later: bool = False) -> Start:
-    """Where the run begins, by `resume`:
+    """Finds where the run begins, by `resume`:
 
     1. unset: with the seed, in a new folder;
     2. auto: from run_dir's newest whole checkpoint, or, where it has none, with the seed;

@@ -41,7 +41,7 @@ class Failure(Section):
 
 
 def failure_path(run: Planned) -> Path:
-    """Where a run's failure is kept."""
+    """Returns the file that a run's failure is kept in."""
     return run.folder.parent / f"{run.folder.name}.failed.json"
 
 

@@ -86,7 +86,7 @@ def launcher_for(at_once: int, ranks: int | None) -> Launcher:
 
 
 def log_of(run: Planned) -> Path:
-    """Where a run's messages go."""
+    """Returns the file that a run's messages go to."""
     return run.folder.parent / f"{run.folder.name}.log"
 
 
@@ -145,7 +145,7 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        """Whether a run waits or has not ended."""
+        """True while a run waits or has not ended."""
         return bool(self._waiting or self._running)
 
     def fill(self) -> None:

@@ -45,7 +45,7 @@ class Progress:
 
 
 def progress_of(run: Planned) -> Progress:
-    """How far a run is. Raises UserError where its folder holds another run than the one that is planned."""
+    """Reads how far a run is. Raises UserError where its folder holds another run than the one that is planned."""
     refuse_another(run)
     seconds, epochs = [row.seconds for row in read_log(run.folder, silent=True) if row.seconds > 0], epochs_of(run)
     if (epochs and run.config.evaluation.every_steps) or run.config.train.steps:
@@ -54,7 +54,7 @@ def progress_of(run: Planned) -> Progress:
 
 
 def epochs_planned(run: Planned) -> float:
-    """How many epochs a run takes; one that is told in steps says it in its summary, until then 0."""
+    """Counts the epochs that a run takes; one that is told in steps says it in its summary, until then 0."""
     if run.config.train.epochs is not None:
         return run.config.train.epochs
     try:
@@ -64,7 +64,7 @@ def epochs_planned(run: Planned) -> float:
 
 
 def epochs_of(run: Planned) -> float:
-    """How many epochs of a run are finished, by its summary."""
+    """Counts the finished epochs of a run, by its summary."""
     try:
         return summary_of(run).epochs_done
     except (OSError, ValidationError):
@@ -125,7 +125,7 @@ def seconds_left(runs: Sequence[Planned], progress: Sequence[Progress], at_once:
 
 
 def costs_of(variants: Mapping[str, Planned]) -> dict[str, Complexity]:
-    """What each variant's network costs, every data set opened once. Raises UserError as `classes_of` and `cost_of`."""
+    """Counts each network's cost, opening each data set once. Raises UserError as `classes_of` and `cost_of`."""
     classes: dict[tuple[str, str], int] = {}
     for run in variants.values():
         data = run.config.data
@@ -135,7 +135,7 @@ def costs_of(variants: Mapping[str, Planned]) -> dict[str, Complexity]:
 
 
 def classes_of(config: Config) -> int:
-    """How many classes the data have. Raises UserError for data that cannot be read."""
+    """Counts the classes of the data. Raises UserError for data that cannot be read."""
     loader = open_loaders(config, Ranks(0, 1, 0, 1), ["val"])["val"]
     loader.close()
     return len(loader.classes)

@@ -1,4 +1,4 @@
-"""What a task decides: all that differs between naming an image and, say, labelling its pixels."""
+"""The decisions of a task: all that differs between naming an image and, say, labelling its pixels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -37,7 +37,7 @@ class Body(NamedTuple):
 
 
 class Task(BaseModel, ABC):
-    """What is predicted of an image, and how well. Its fields are the keys of `task:` in a configuration.
+    """Defines what is predicted of an image, and how well. Its fields are the keys of `task:` in a configuration.
 
     It keeps no state, and its fields are values that YAML and JSON have. All else is the run's: wrapping, precision,
     accumulation, averages, clipping, checkpoints.
@@ -88,7 +88,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def crop(self, training: bool) -> Crop:
-        """Which part of an image is seen in training or in evaluation."""
+        """Chooses which part of an image is seen in training or in evaluation."""
 
     def distort(self, images: Tensor, drawn: Drawn, padding: Colour) -> Tensor:
         """Training images on the device before they are normalized, each changed by itself; by default, as they are.
@@ -170,7 +170,7 @@ class Task(BaseModel, ABC):
 
     @property
     def manner(self) -> dict[str, Any]:
-        """How scores are taken, which stands before them in a file; by default, nothing."""
+        """Says how scores are taken, which stands before them in a file; by default, nothing."""
         return {}
 
     def remark(self, scores: Mapping[str, float], classes: int) -> str:

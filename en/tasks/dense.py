@@ -153,6 +153,6 @@ def windowed(network: nn.Module, images: Tensor, mirrored: bool, window: int, st
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin, each `stride` after the one before but for the last, which ends at the end."""
+    """Returns where windows begin, each `stride` after the one before but for the last, which ends at the end."""
     count = math.ceil((length - window) / stride) + 1
     return [min(number * stride, length - window) for number in range(count)]

@@ -126,7 +126,7 @@ def to_network(
 
 
 def finite_everywhere(loss: Tensor, norm: Tensor | None) -> bool:
-    """Whether the losses of all ranks and the gradient, which is the same on all, are finite."""
+    """Tells whether the losses of all ranks and the gradient, which is the same on all, are finite."""
     bad = sum_over_ranks((~loss.isfinite()).float())
     return not bool(bad) and (norm is None or bool(norm.isfinite()))
 

@@ -1,4 +1,4 @@
-"""What learns: a network, its optimizer, scaler and averages."""
+"""A network that learns, with its optimizer, scaler and averages."""
 
 import copy
 import inspect
@@ -33,7 +33,7 @@ LEAVE_BUFFERS = next(
 
 @dataclass
 class Learner:
-    """What learns.
+    """Holds a network that learns, its optimizer, scaler and averages.
 
     Attributes:
         model: the bare network.
@@ -120,7 +120,7 @@ class Learner:
         return [self.model, self.ema.module] if self.ema else [self.model]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Returns what a checkpoint keeps of it."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,

@@ -133,7 +133,7 @@ class EpochRecord:
         return self._outcomes
 
     def state_dict(self) -> Losses:
-        """What a checkpoint keeps of it."""
+        """Returns what a checkpoint keeps of it."""
         own: Losses = {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
         counts = self._counted()
         if counts is not None:

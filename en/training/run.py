@@ -121,7 +121,7 @@ class TrainingRun:
         self.val_images.close()
 
     def facts(self) -> dict[str, Any]:
-        """What has to be the same on all ranks before they train together."""
+        """Collects what has to be the same on all ranks before they train together."""
         read = {"checkpoint": self.start.fact, "init": self.initial.digest if self.initial else None}
         return ranks_facts(self.config, self.data, self.made_by()) | read
 
@@ -320,14 +320,14 @@ class TrainingRun:
         self.folder.save(state, self.config.checkpoint.keep, supersedes)
 
     def asked_to_stop(self, wait: bool) -> bool:
-        """Whether all ranks stop here, because one was asked to (see Vote.agreed)."""
+        """Tells whether all ranks stop here, because one was asked to (see Vote.agreed)."""
         return self.vote.agreed(bool(self.request.signal), wait)
 
     def asked_by(self) -> str:
         return self.request.signal or "a signal to another rank"
 
     def stopped(self, position: Position) -> Stopped:
-        """What ends the run here after a signal."""
+        """Makes the exception that ends the run here after a signal."""
         where, how = position.words(self.course.epoch_steps), f"--resume {self.folder.path} resumes"
         return Stopped(f"stopped by {self.asked_by()} after {where}, checkpoint written: {how} (exit code {RESUME_ME})")
 

@@ -25,7 +25,7 @@ def show_gains(gains: Mapping[str, Sequence[Gain]], by_layer: bool) -> None:
 
 
 def mean_gain(gains: Sequence[Gain]) -> Gain:
-    """Of one branch in several layers: means, geometric ones of what multiplies, and the largest scale of all."""
+    """Summarizes one branch in several layers: means, geometric of what multiplies, and the largest scale."""
     return Gain(
         branch=gains[0].branch,
         pixels=gains[0].pixels,

@@ -194,7 +194,7 @@ class FleetRun:
 
     @torch.no_grad()
     def top1(self, val: Split) -> float:
-        """Of the images `val`, in percent, from the whole image."""
+        """Computes top-1 of the images `val`, in percent, from the whole image."""
         self.network.eval()
         right = 0
         for images, labels in zip(torch.split(val.images, EVALUATED), torch.split(val.labels, EVALUATED), strict=True):

@@ -35,7 +35,7 @@ class Again:
     buffers: Mapping[str, Tensor]
 
     def gradients(self, x: Tensor, dy: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """Of `inputs`, of which the layer is a function, and differentiable; None where none is wanted or it is 0."""
+        """Computes differentiable gradients of the inputs; None where one is not required, or zero."""
         wanted = [part for part in inputs if part.requires_grad]
         with self.as_it_was():
             y = self.layer.plain(x)

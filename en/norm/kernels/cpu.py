@@ -25,7 +25,7 @@ SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
 
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
-    """What runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
+    """Names what runs as C++ for an input of this type on a CPU: layers, passes, or nothing (off, or not compiled)."""
     known = dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     parts = chosen_parts("layers")
     library = library_or_none() if known and parts != "nothing" else None
@@ -49,12 +49,12 @@ def library_or_none() -> ctypes.CDLL | None:
 
 
 def can_take(x: Tensor) -> bool:
-    """Whether the four passes can run as C++ on `x`."""
+    """Tells whether the four passes can run as C++ on `x`."""
     return on_cpu(x) and x.numel() > 0 and native_parts(x.dtype) != "nothing"
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
+    """Tells whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
 
 
@@ -87,7 +87,7 @@ def input_gradient(
 
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
-    """Whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
+    """Tells whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or not plan.takes(x):
         return False
     if native_parts(x.dtype) != "layers":

@@ -29,14 +29,14 @@ Settings = tuple[list[int], list[int], int, int, int, int, bool, float, float]
 
 
 def chosen_parts(default: str) -> str:
-    """What is to run as this package's own code: layers, passes or nothing, by EN_NATIVE where that is set."""
+    """Names what is to run as this package's own code: layers, passes or nothing, by EN_NATIVE where that is set."""
     value = os.environ.get(SWITCH)
     return default if value is None else meaning(value) or default
 
 
 @functools.cache
 def meaning(value: str) -> str:
-    """What a value of EN_NATIVE asks for; nothing, '', and a warning for one that is no word of WORDS."""
+    """Reads what a value of EN_NATIVE asks for; nothing, '', and a warning for one that is no word of WORDS."""
     for parts, words in WORDS.items():
         if value.strip().lower() in words:
             return parts
@@ -83,11 +83,11 @@ class NativePlan:
 
     @property
     def is_batch_norm(self) -> bool:
-        """Whether it is batch normalization with running averages and nothing else."""
+        """True for batch normalization with running averages and nothing else."""
         return self.normalizers == ("bn",) and self.mix_statistics and not self.training
 
     def takes(self, x: Tensor) -> bool:
-        """Whether parameters and averages have the type of x's moments."""
+        """Tells whether parameters and averages have the type of x's moments."""
         dtype = moments_dtype(x.dtype)
         return all(part.dtype == dtype for part in (*self.parameters, *(self.running or ())[:2]))
 

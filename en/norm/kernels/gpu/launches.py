@@ -59,7 +59,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, 
 
 
 def trait(argument: Tensor | int | None) -> object:
-    """What a kernel's code may depend on in an argument."""
+    """Returns what a kernel's code may depend on in an argument."""
     if argument is None or isinstance(argument, int):
         return argument
     return argument.dtype if argument.data_ptr() % ALIGNED == 0 else (argument.dtype,)

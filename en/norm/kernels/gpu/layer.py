@@ -49,7 +49,7 @@ def by_name(small: Small, parameters: Sequence[Tensor]) -> Parameters:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the backward pass needs of the forward one, besides x and the parameters.
+    """Keeps what the backward pass needs of the forward one, besides x and the parameters.
 
     Attributes:
         statistics: of the cells, bn, ln and gn: see sets.py.

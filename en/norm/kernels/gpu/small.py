@@ -55,7 +55,7 @@ class Small:
 
     @cached_property
     def formula(self) -> dict[str, Any]:
-        """What the kernels of the small part are compiled for."""
+        """Collects what the kernels of the small part are compiled for."""
         return {
             "K": len(self.kinds),
             "ROWS": self.rows,
@@ -185,5 +185,5 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
 
 @functools.lru_cache(maxsize=4096)
 def first_of_its_kind(small: Small) -> Small:
-    """Of those that are equal the first, which has what follows from it already."""
+    """Returns the first of those that are equal, which has what follows from it already."""
     return small
