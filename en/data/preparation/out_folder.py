@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from en import durable
+from en.data.preparation.journal import journal_of
 from en.data.sources import SPLITS
 from en.errors import UserError, warn
 
@@ -27,7 +28,7 @@ class OutFolder:
 
     @contextmanager
     def locked(self, overwrite: bool) -> Iterator[None]:
-        """Locks the folder for this process; removes partial files at the end.
+        """Locks the folder for this process; of bad input, nothing is left: of what was stopped, what it goes on from.
 
         Raises: UserError if another preparation uses the folder, or if it holds a data set and overwrite is not set.
         """
@@ -38,9 +39,9 @@ class OutFolder:
             self._refuse_used(overwrite)
             try:
                 yield
-            finally:
-                for name in FILES:
-                    self.partial(name).unlink(missing_ok=True)
+            except UserError:
+                self._clear()
+                raise
         finally:
             os.close(lock)
 
@@ -59,6 +60,12 @@ class OutFolder:
         for name in FILES:
             self.partial(name).replace(self.path / name)
         durable.sync_folder(self.path)
+        self._clear()
+
+    def _clear(self) -> None:
+        for name in FILES:
+            journal_of(self.path / name).unlink(missing_ok=True)
+            self.partial(name).unlink(missing_ok=True)
 
     def _lock(self, descriptor: int) -> None:
         try:  # on the folder itself: leaves no file behind and ends with this process and its workers
@@ -78,3 +85,6 @@ class OutFolder:
             raise UserError(
                 f"{self.path}: already holds {found}: expected a new folder, or --overwrite to replace them"
             )
+        for name in held if half_placed else []:
+            if not self.partial(name).exists():  # placed by the preparation that was killed, which goes on
+                (self.path / name).replace(self.partial(name))

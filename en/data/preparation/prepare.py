@@ -1,16 +1,20 @@
 """Turns a source of images into train.beton, val.beton, dataset.json and classes.json."""
 
 import ctypes
+import gc
 import hashlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,22 +25,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
-from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
+from en import __version__
+from en.data.decoding import DamagedImage, Picture, UnusableImage, decode_image, decoders, read_file, to_rgb
+from en.data.ffcv.file import JPEG, RAW, BetonFile, BetonWriter, Encoded
 from en.data.ffcv.tables import LARGEST_SIDE
 from en.data.jpeg import library_or_none, transcode
+from en.data.preparation.journal import GrowingFile, stored_in
+from en.data.preparation.oddities import oddities_of
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.showing import rows_of
 from en.data.sources import SPLITS, Sample, Source
-from en.data.targets import Stored, Target
+from en.data.sources.source import Packed
+from en.data.targets import Pixels, Stored, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
-from en.progress import Progress
+from en.progress import Progress, tell
 
 FILES = ("jpeg", "as-is")  # kinds of storage that keep JPEG files as such
 SILENT = 8  # bytes that libjpeg takes into its buffer, the most on 64 bits
-CHUNK = 16
+CHUNK = 8  # samples that a worker takes at a time
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -70,6 +78,51 @@ class Terminated(Stopped):
         raise cls("terminated")
 
 
+@dataclass(frozen=True)
+class Held:
+    """An image file that has been read, or why it could not be."""
+
+    content: bytes | DamagedImage
+
+    @property
+    def in_order(self) -> bool:
+        return False
+
+    @property
+    def bounded(self) -> bool:
+        return False
+
+    @property
+    def size(self) -> int:
+        return len(self.read())
+
+    def read(self) -> bytes:
+        if isinstance(self.content, DamagedImage):
+            raise self.content
+        return self.content
+
+
+Chunk = list[Sample]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a preparation, made apart from the others: the samples from index/count to (index + 1)/count."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def of(self, samples: int) -> range:
+        """The numbers of its samples."""
+        return range(samples * self.index // self.count, samples * (self.index + 1) // self.count)
+
+
+WHOLE = Shard(0, 1)
+
+
 def prepare(
     source: Source,
     out: Path,
@@ -95,32 +148,137 @@ def prepare(
     Raises: UserError that lists every file that is damaged or not decoded, unless skip_corrupt is set, and for an `out`
         that is in use or holds a data set; RunError if a worker died.
     """
-    folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
     library_or_none()  # compiled before the workers ask for it
+    with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
+        counts = {split: write_split(work, split, folder, WHOLE) for split in SPLITS}
+        return complete(work, folder, counts)
+
+
+def prepare_shard(
+    source: Source,
+    out: Path,
+    storage: Storage,
+    workers: int,
+    skip_corrupt: bool,
+    on_warning: str,
+    shard: Shard,
+) -> dict[str, int]:
+    """Writes a shard into a folder of its own in out, which `merge` makes a data set of with the others.
+
+    Args and raises: as `prepare`. Returns: how many samples the shard stores, by split.
+    """
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
+    library_or_none()
+    with in_one_line(source, out), (folder := OutFolder(shard_folder(out, shard))).locked(overwrite=False):
+        counts = {split: write_split(work, split, folder, shard) for split in SPLITS}
+        work.remarks.refuse()
+    return counts
+
+
+def merge(
+    source: Source,
+    out: Path,
+    storage: Storage,
+    workers: int,
+    skip_corrupt: bool,
+    on_warning: str,
+    count: int,
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Makes a data set of all its shards, the same to the bit as `prepare` writes, and removes them.
+
+    Args, returns and raises: as `prepare`; UserError also for a shard that is missing, unfinished or of another source.
+    """
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
+    shards = [Shard(index, count) for index in range(count)]
+    with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
+        counts = {split: merge_split(work, split, folder, shards) for split in SPLITS}
+        counts = complete(work, folder, counts)
+    for shard in shards:
+        shutil.rmtree(shard_folder(out, shard))
+    return counts
+
+
+def shard_folder(out: Path, shard: Shard) -> Path:
+    return out / f"shard-{shard}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is prepared and how."""
+
+    source: Source
+    storage: Storage
+    workers: int
+    remarks: Remarks
+
+    def plan(self, split: str, shard: Shard) -> dict[str, object]:
+        """All that decides a split's bytes: a preparation goes on with those of the same plan."""
+        digest = hashlib.sha256(repr((self.source.classes, self.source.target)).encode())
+        for sample in self.source.splits[split]:
+            image, target = identity(sample.image), identity(sample.target)
+            digest.update(f"{sample.name}\0{image}\0{target}\0".encode(errors="surrogateescape"))
+        how: dict[str, object] = {"storage": asdict(self.storage), "on_warning": self.remarks.on_warning}
+        how |= {"skip_corrupt": self.remarks.skip_corrupt, "version": __version__, "decoders": decoders()}
+        return {"split": split, "samples": digest.hexdigest(), "shard": str(shard)} | how
+
+
+def identity(part: Path | Packed | Pixels | int) -> int:
+    """A number by which a sample's image or target is known again, wherever the set lies; files go by their names."""
+    if isinstance(part, Path):
+        return 0
+    if isinstance(part, np.ndarray):
+        return zlib.crc32(part.tobytes())
+    return part if isinstance(part, int) else part.size
+
+
+@contextmanager
+def in_one_line(source: Source, out: Path) -> Iterator[None]:
+    """Turns a worker's death, and what the system refuses, into errors of one line."""
     try:
-        with folder.locked(overwrite):
-            counts = {split: write_split(source, split, folder, storage, workers, remarks) for split in SPLITS}
-            remarks.refuse()
-            for split in SPLITS:
-                if not counts[split]:
-                    raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
-                verify(folder.partial(f"{split}.beton"), source.target, workers)
-            counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
-            counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
-            described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
-            described |= {"palette": source.palette} if source.palette else {}
-            if remarks.tallies:
-                described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
-            folder.write_json("dataset.json", described)
-            folder.write_json("classes.json", source.classes)
-            folder.put_in_place()
+        yield
     except BrokenProcessPool as error:
-        raise RunError(f"{source.name}: a worker process died, perhaps out of memory; nothing was written") from error
+        raise RunError(
+            f"{source.name}: a worker process died, perhaps out of memory; nothing was put in place, and the same "
+            "command goes on"
+        ) from error
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+
+
+def complete(work: Work, folder: OutFolder, counts: dict[str, int]) -> dict[str, int]:
+    """Checks both files, describes them, puts all in place and says what was found. Returns: the counts of `prepare`.
+
+    Raises: as `prepare`.
+    """
+    source, remarks = work.source, work.remarks
+    remarks.refuse()
+    for split in SPLITS:
+        if not counts[split]:
+            raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
+        verify(folder.partial(f"{split}.beton"), source.target, work.workers)
+    counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
+    counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
+    described = {"name": source.name, "storage": asdict(work.storage), "target": source.target.name, **counts}
+    described |= {"palette": source.palette} if source.palette else {}
+    if remarks.tallies:
+        described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
+    if remarks.oddities:
+        described["oddities"] = dict(sorted(remarks.oddities.items()))
+    folder.write_json("dataset.json", described)
+    folder.write_json("classes.json", source.classes)
+    folder.put_in_place()
+    say(source, remarks, counts)
+    return counts
+
+
+def say(source: Source, remarks: Remarks, counts: dict[str, int]) -> None:
     for what, lines in (("skipped", remarks.skipped), ("kept", remarks.kept)):
         for line in lines:
             print(f"{what} {line}")
+    for what, count in sorted(remarks.oddities.items()):
+        print(f"{what}: {count} images")
     for line in table_of(remarks.tallies, source.classes):
         print(line)
     if remarks.in_both:
@@ -128,7 +286,6 @@ def prepare(
             f"{source.name}: {len(remarks.in_both)} of {counts['val']} images for evaluation are among those for "
             f"training, so that scores flatter: {listed(remarks.in_both, 3)}"
         )
-    return counts
 
 
 def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
@@ -152,28 +309,101 @@ def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
         warn(f"{len(lacking)} of {len(classes)} classes on no pixel for training: {listed(lacking)}")
 
 
-def write_split(source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks) -> int:
-    """Writes a split's .beton file under its partial name. Returns: the number of samples."""
-    samples = source.splits[split]
-    with closing(encode_all(source, split, storage, workers, remarks)) as encoded:
-        return write_beton(folder.partial(f"{split}.beton"), encoded, len(samples), source.target.field)
+def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> int:
+    """Writes a split's .beton file under its partial name, or goes on with it. Returns: the number of samples."""
+    numbers = shard.of(len(work.source.splits[split]))
+    path, field = folder.partial(f"{split}.beton"), work.source.target.field
+    with closing(GrowingFile(path, work.plan(split, shard), len(numbers), field)) as file:
+        done = 0
+        for checked in file.earlier():
+            work.remarks.accept(checked, split)
+            done += 1
+        if done:
+            tell(f"{work.source.name}: {split}: goes on after {done} of {len(numbers)} images")
+        with closing(encode_all(work, split, numbers, done)) as found:
+            for checked in found:
+                file.add(checked, work.remarks.accept(checked, split))
+        return file.finish()
 
 
-def encode_all(
-    source: Source, split: str, storage: Storage, workers: int, remarks: Remarks
-) -> Generator[Encoded, None, None]:
-    """Encodes a split's samples in several processes and yields those to store, in order; notes remarks on files."""
-    samples = source.splits[split]
-    context = multiprocessing.get_context("fork")
-    encoding = partial(encode, storage=storage, target=source.target, classes=len(source.classes))
+def merge_split(work: Work, split: str, folder: OutFolder, shards: list[Shard]) -> int:
+    """Writes a split's .beton file of what the shards hold. Returns: the number of samples."""
+    samples = len(work.source.splits[split])
+    path, field = folder.partial(f"{split}.beton"), work.source.target.field
+    path.unlink(missing_ok=True)
     with (
-        ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
-        Progress(f"{source.name}: {split}", len(samples)) as progress,
+        closing(BetonWriter(path, samples, field)) as writer,
+        Progress(f"{work.source.name}: {split}: merging", samples) as progress,
     ):
-        for checked in pool.map(encoding, samples, chunksize=CHUNK):
-            progress.advance()
-            if remarks.accept(checked, split) and checked.encoded is not None:
-                yield checked.encoded
+        for shard in shards:
+            part = OutFolder(shard_folder(folder.path, shard)).partial(f"{split}.beton")
+            found = 0
+            for checked in stored_in(part, work.plan(split, shard)):
+                if work.remarks.accept(checked, split) and checked.encoded is not None:
+                    writer.add(checked.encoded)
+                found += 1
+                progress.advance()
+            if found != len(shard.of(samples)):
+                raise UserError(f"{part.parent}: {found} of {len(shard.of(samples))} images of {split}: unfinished")
+        return writer.finish()
+
+
+def encode_all(work: Work, split: str, numbers: range, done: int) -> Generator[Checked, None, None]:
+    """Encodes a split's samples in several processes, but for the first `done`, and yields them in order."""
+    source, samples = work.source, work.source.splits[split]
+    context = multiprocessing.get_context("fork")
+    encoding = partial(encode, storage=work.storage, target=source.target, classes=len(source.classes))
+    parts = (numbers[at : at + CHUNK] for at in range(done, len(numbers), CHUNK))
+    gc.freeze()  # else each worker's collector would write to, and so copy, all that the parent holds
+    try:
+        with (
+            ProcessPoolExecutor(work.workers, context, end_with_parent, (os.getpid(),)) as pool,
+            Progress(f"{source.name}: {split}", len(numbers), before=done) as progress,
+        ):
+            chunks = map(partial(chunk_of, samples), parts)
+            for checked in bounded(pool, partial(encode_chunk, encoding), chunks, 2 * work.workers):
+                progress.advance()
+                yield checked
+    finally:
+        gc.unfreeze()
+
+
+def bounded(
+    pool: ProcessPoolExecutor,
+    work: Callable[[Chunk], list[Checked]],
+    chunks: Iterable[Chunk],
+    ahead: int,
+) -> Iterator[Checked]:
+    """Yields what work makes of chunks, in their order; at most so many are ahead, which is what bounds memory."""
+    waiting: deque[Future[list[Checked]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def chunk_of(samples: Sequence[Sample], numbers: range) -> Chunk:
+    return [read_in_order(samples[number]) for number in numbers]
+
+
+def read_in_order(sample: Sample) -> Sample:
+    """Reads a sample's file here and now if one process that reads all in their order is what reads them fast."""
+    if isinstance(sample.image, Path | np.ndarray) or not sample.image.in_order:
+        return sample
+    try:
+        return replace(sample, image=Held(sample.image.read()))
+    except DamagedImage as error:
+        return replace(sample, image=Held(error))
+
+
+def encode_chunk(encoding: Callable[[Sample], Checked], chunk: Chunk) -> list[Checked]:
+    return [encoding(sample) for sample in chunk]
 
 
 def end_with_parent(parent: int) -> None:
@@ -189,12 +419,12 @@ def end_with_parent(parent: int) -> None:
 def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Checked:
     """Encodes one sample as it is stored, or finds what is wrong with its files."""
     try:
-        if isinstance(sample.image, Path):
-            content = read_file(sample.image)
-            picture = decode_image(content)
-        else:
+        if isinstance(sample.image, np.ndarray):
             content = sample.image.tobytes()
             picture = Picture(to_rgb(Image.fromarray(sample.image)))
+        else:
+            content = read_file(sample.image) if isinstance(sample.image, Path) else sample.image.read()
+            picture = decode_image(content)
         kept = target.read(sample.target, classes, (picture.image.height, picture.image.width))
     except UnusableImage as error:
         return Checked(sample.name, None, str(error))
@@ -206,7 +436,8 @@ def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Ch
     encoded = encode_picture(picture, storage, kept)
     encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
     counts = target.counts(encoded.target, classes)
-    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
+    oddities = () if isinstance(sample.image, np.ndarray) else oddities_of(sample.name, content)
+    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts, oddities)
 
 
 def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
@@ -289,6 +520,7 @@ def verify(path: Path, target: Target, workers: int) -> None:
                 target.cut(file.stored(sample), corner, sample)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
+        file.release(samples)
         return len(part)
 
     parts = [range(start, min(start + 256, len(file))) for start in range(0, len(file), 256)]

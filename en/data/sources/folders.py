@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from en.data.sources.classes import warn_of_alike
+from en.data.sources.compact import Compact
 from en.data.sources.source import SPLITS, Sample, Source, as_text, naming_unreadable
 from en.errors import UserError
 
@@ -20,7 +21,7 @@ def read_folders(root: Path) -> Source:
         folders = {split: class_folders(root / split) for split in SPLITS}
         classes = sorted(folders["train"])
         refuse_other_classes(root, classes, set(folders["val"]))
-        splits = {split: list(folder_samples(folders[split], classes)) for split in SPLITS}
+        splits = {split: Compact(folder_samples(folders[split], classes)) for split in SPLITS}
         if not splits["val"]:
             raise UserError(f"{root / 'val'}: expected image files in its class folders, found none")
     warn_of_alike(root, classes)

@@ -1,10 +1,11 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from en.data.palette import Colour
 from en.data.targets import ClassIndex, Pixels, Target
@@ -13,18 +14,40 @@ from en.errors import UserError
 SPLITS = ("train", "val")
 
 
+class Packed(Protocol):
+    """An image file that is none on disk: a part of another file.
+
+    Those of large sets are tuples of the other file and two numbers, of which `Compact` makes them when they are asked
+    for.
+    """
+
+    @property
+    def in_order(self) -> bool:
+        """Whether one process that reads them in their order is what reads them fast."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
+    def read(self) -> bytes:
+        """Reads the image file. Raises: DamagedImage for one that cannot be read."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image to be prepared.
 
     Attributes:
         name: what messages call it: its path, or its position in an array.
-        image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
+        image: the file, a part of a file, or the pixels themselves, (H, W) grey or (H, W, 3).
         target: what the data set says of the image: an index into the classes, or the file or the values of a map.
     """
 
     name: str
-    image: Path | Pixels
+    image: Path | Packed | Pixels
     target: int | Path | Pixels
 
 
@@ -38,13 +61,15 @@ class Source:
         splits: the samples of train and val.
         target: the kind of their targets.
         palette: colours of the classes, for pictures; empty: whichever differ well.
+        form: what it was recognized as, in words; empty: its name says so.
     """
 
     name: str
     classes: list[str]
-    splits: dict[str, list[Sample]]
+    splits: Mapping[str, Sequence[Sample]]
     target: Target = field(default_factory=ClassIndex)
     palette: list[Colour] = field(default_factory=list)
+    form: str = ""
 
 
 @contextmanager
