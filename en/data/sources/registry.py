@@ -5,18 +5,34 @@ from pathlib import Path
 
 from en.data.sources.ade20k import is_ade20k, read_ade20k
 from en.data.sources.camvid import is_camvid, read_camvid
+from en.data.sources.cifar import is_cifar, read_cifar
 from en.data.sources.cityscapes import is_cityscapes, read_cityscapes
 from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
+from en.data.sources.flat_val import is_flat, is_kaggle, read_flat_val, read_kaggle
 from en.data.sources.folders import read_folders
+from en.data.sources.ilsvrc2012 import is_ilsvrc2012, read_ilsvrc2012
 from en.data.sources.lists import read_list
 from en.data.sources.pairs import is_pairs, read_pairs
+from en.data.sources.parquet import is_parquet, read_parquet
 from en.data.sources.source import Source, naming_unreadable
+from en.data.sources.tiny_imagenet import is_tiny_imagenet, read_tiny_imagenet
+from en.data.sources.val_labels import NO_HINTS, Hints
 from en.data.sources.voc2012 import is_voc2012, read_voc2012
+from en.data.sources.webdataset import is_webdataset, read_webdataset
 from en.errors import UserError
 
 NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
+HINTED: tuple[tuple[Callable[[Path], bool], Callable[[Path, Hints], Source]], ...] = (  # before the others
+    (is_ilsvrc2012, read_ilsvrc2012),
+    (is_kaggle, read_kaggle),
+    (is_parquet, read_parquet),
+    (is_webdataset, read_webdataset),
+    (is_flat, read_flat_val),
+)
 FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
+    (is_cifar, read_cifar),
     (Path.is_file, read_list),
+    (is_tiny_imagenet, read_tiny_imagenet),
     (is_fashion_mnist, read_fashion_mnist),
     (is_ade20k, read_ade20k),
     (is_cityscapes, read_cityscapes),
@@ -27,25 +43,30 @@ FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  
 )
 
 
-def read_source(where: str) -> Source:
+def read_source(where: str, hints: Hints = NO_HINTS) -> Source:
     """The data set at `where`.
 
     Args:
         where: a folder with train/CLASS/ and val/CLASS/ inside; a list file, each line `train|val path class`, paths
             relative to the file's folder; a folder with Fashion-MNIST's four .gz files; ADE20K, Cityscapes, CamVid or
             PASCAL VOC 2012 as unpacked; a folder with images/, masks/ and classes.txt; or the word fashion-mnist, for
-            Debian's package dataset-fashion-mnist, else torchvision's download into the folder data/.
+            Debian's package dataset-fashion-mnist, else torchvision's download into the folder data/; ImageNet and its
+            kin as they are downloaded: see docs/data.md.
+        hints: what the files of ImageNet's forms leave open.
     Raises: UserError.
     """
     if where in NAMED:
         return NAMED[where]()
-    found = read_form(Path(where))
+    found = read_form(Path(where), hints)
     if found is None:
         raise UserError(f"{where}: expected a folder of a form that is known, a list file, or fashion-mnist")
     return found
 
 
-def read_form(path: Path) -> Source | None:
+def read_form(path: Path, hints: Hints = NO_HINTS) -> Source | None:
     """The data set in a file or folder, by the first form that matches; None where there is neither."""
     with naming_unreadable(path):
+        for is_it, read_it in HINTED:
+            if is_it(path):
+                return read_it(path, hints)
         return next((read(path) for matches, read in FORMS if matches(path)), None)
