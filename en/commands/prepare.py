@@ -39,6 +39,9 @@ def prepare_data() -> None:
                         "lines `name class`, or a class on each in the order of the sorted names")  # fmt: skip
     parser.add_argument("--labels", choices=("sorted", "devkit"), help="what a class number in a list is: its position "
                         "among the sorted WordNet ids, from 0, or ILSVRC2012_ID, from 1")  # fmt: skip
+    parser.add_argument("--form", choices=("folders", "ilsvrc2012", "kaggle", "parquet", "webdataset", "flat-val"),
+                        help="which to read where SOURCE holds several, such as archives beside what they were "
+                        "unpacked to")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what there is, and what size and time to expect; "
                         "reads directories and indices alone")  # fmt: skip
     part = parser.add_mutually_exclusive_group()
@@ -58,13 +61,15 @@ def prepare_data() -> None:
         raise UserError(f"{arguments.out}: expected an output folder, found a file")
     shard = shard_of(arguments.shard) if arguments.shard else None
     from en.data.preparation.dry_run import dry_run
-    from en.data.preparation.prepare import Shard, Storage, Terminated, merge, prepare, prepare_shard
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import Shard, Terminated, prepare
+    from en.data.preparation.shards import merge, prepare_shard
     from en.data.sources import Hints, only, read_source
 
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may hold any bytes
     signal.signal(signal.SIGTERM, Terminated.stop)
     started = time.monotonic()
-    source = read_source(arguments.source, Hints(arguments.val_list, arguments.labels))
+    source = read_source(arguments.source, Hints(arguments.val_list, arguments.labels, arguments.form))
     if arguments.classes is not None:
         source = only(source, arguments.classes)
     if source.form:

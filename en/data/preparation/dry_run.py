@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from en.data.preparation.prepare import FILES, Held, Storage, encode
+from en.data.preparation.encode import FILES, Held, Storage, encode
 from en.data.sources import SPLITS, Sample, Source
 from en.data.targets import ClassIndex
 

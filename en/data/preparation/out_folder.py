@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from en.errors import UserError, warn
 
 CLASSES = "classes.json"  # the last to be placed, the first to be removed: without it, the others are no data set
 FILES = (*(f"{split}.beton" for split in SPLITS), "dataset.json", CLASSES)
+
+
+WAIT_S = 3.0  # workers of a preparation that was killed hold its lock until they have ended
 
 
 class OutFolder:
@@ -69,11 +73,13 @@ class OutFolder:
 
     def _lock(self, descriptor: int) -> None:
         try:  # on the folder itself: leaves no file behind and ends with this process and its workers
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self.path}: another preparation is writing to it: expected a folder that none uses"
-            ) from error
+            until = time.monotonic() + WAIT_S
+            while not locks(descriptor):
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{self.path}: another preparation is writing to it: expected a folder that none uses"
+                    )
+                time.sleep(0.05)
         except OSError as error:
             warn(f"{self.path}: cannot be locked ({error.strerror}): two preparations could overwrite each other")
 
@@ -88,3 +94,11 @@ class OutFolder:
         for name in held if half_placed else []:
             if not self.partial(name).exists():  # placed by the preparation that was killed, which goes on
                 (self.path / name).replace(self.partial(name))
+
+
+def locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

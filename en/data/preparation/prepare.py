@@ -3,10 +3,8 @@
 import ctypes
 import gc
 import hashlib
-import io
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import zlib
@@ -14,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,48 +21,25 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from PIL import Image
 
 from en import __version__
-from en.data.decoding import DamagedImage, Picture, UnusableImage, decode_image, decoders, read_file, to_rgb
-from en.data.ffcv.file import JPEG, RAW, BetonFile, BetonWriter, Encoded
-from en.data.ffcv.tables import LARGEST_SIDE
-from en.data.jpeg import library_or_none, transcode
-from en.data.preparation.journal import GrowingFile, stored_in
-from en.data.preparation.oddities import oddities_of
+from en.data.decoding import DamagedImage, UnusableImage, decoders
+from en.data.ffcv.file import BetonFile
+from en.data.jpeg import library_or_none
+from en.data.preparation.encode import Held, Storage, encode
+from en.data.preparation.journal import GrowingFile
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.showing import rows_of
 from en.data.sources import SPLITS, Sample, Source
 from en.data.sources.source import Packed
-from en.data.targets import Pixels, Stored, Target
+from en.data.targets import Pixels, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress, tell
 
-FILES = ("jpeg", "as-is")  # kinds of storage that keep JPEG files as such
-SILENT = 8  # bytes that libjpeg takes into its buffer, the most on 64 bits
 CHUNK = 8  # samples that a worker takes at a time
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How images are stored.
-
-    Attributes:
-        kind: jpeg keeps RGB and grey JPEG files, if libjpeg decodes them, and all others as raw pixels, so that nothing
-            is lost. Sequential files are written anew with restart markers and optimized tables, with the same
-            coefficients, which is verified; others, such as progressive ones, stay byte for byte. as-is keeps all those
-            files byte for byte (except padding before their end); reencode makes every image a JPEG; raw stores every
-            image's pixels.
-        max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
-        quality: JPEG quality of re-encoded images, 1 to 100.
-    """
-
-    kind: str = "jpeg"
-    max_side: int | None = None
-    quality: int = 90
 
 
 class Terminated(Stopped):
@@ -76,30 +51,6 @@ class Terminated(Stopped):
     def stop(cls, number: int, frame: FrameType | None) -> NoReturn:
         """Handles the signal."""
         raise cls("terminated")
-
-
-@dataclass(frozen=True)
-class Held:
-    """An image file that has been read, or why it could not be."""
-
-    content: bytes | DamagedImage
-
-    @property
-    def in_order(self) -> bool:
-        return False
-
-    @property
-    def bounded(self) -> bool:
-        return False
-
-    @property
-    def size(self) -> int:
-        return len(self.read())
-
-    def read(self) -> bytes:
-        if isinstance(self.content, DamagedImage):
-            raise self.content
-        return self.content
 
 
 Chunk = list[Sample]
@@ -153,55 +104,6 @@ def prepare(
     with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
         counts = {split: write_split(work, split, folder, WHOLE) for split in SPLITS}
         return complete(work, folder, counts)
-
-
-def prepare_shard(
-    source: Source,
-    out: Path,
-    storage: Storage,
-    workers: int,
-    skip_corrupt: bool,
-    on_warning: str,
-    shard: Shard,
-) -> dict[str, int]:
-    """Writes a shard into a folder of its own in out, which `merge` makes a data set of with the others.
-
-    Args and raises: as `prepare`. Returns: how many samples the shard stores, by split.
-    """
-    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
-    library_or_none()
-    with in_one_line(source, out), (folder := OutFolder(shard_folder(out, shard))).locked(overwrite=False):
-        counts = {split: write_split(work, split, folder, shard) for split in SPLITS}
-        work.remarks.refuse()
-    return counts
-
-
-def merge(
-    source: Source,
-    out: Path,
-    storage: Storage,
-    workers: int,
-    skip_corrupt: bool,
-    on_warning: str,
-    count: int,
-    overwrite: bool = False,
-) -> dict[str, int]:
-    """Makes a data set of all its shards, the same to the bit as `prepare` writes, and removes them.
-
-    Args, returns and raises: as `prepare`; UserError also for a shard that is missing, unfinished or of another source.
-    """
-    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
-    shards = [Shard(index, count) for index in range(count)]
-    with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
-        counts = {split: merge_split(work, split, folder, shards) for split in SPLITS}
-        counts = complete(work, folder, counts)
-    for shard in shards:
-        shutil.rmtree(shard_folder(out, shard))
-    return counts
-
-
-def shard_folder(out: Path, shard: Shard) -> Path:
-    return out / f"shard-{shard}"
 
 
 @dataclass(frozen=True)
@@ -326,28 +228,6 @@ def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> int:
         return file.finish()
 
 
-def merge_split(work: Work, split: str, folder: OutFolder, shards: list[Shard]) -> int:
-    """Writes a split's .beton file of what the shards hold. Returns: the number of samples."""
-    samples = len(work.source.splits[split])
-    path, field = folder.partial(f"{split}.beton"), work.source.target.field
-    path.unlink(missing_ok=True)
-    with (
-        closing(BetonWriter(path, samples, field)) as writer,
-        Progress(f"{work.source.name}: {split}: merging", samples) as progress,
-    ):
-        for shard in shards:
-            part = OutFolder(shard_folder(folder.path, shard)).partial(f"{split}.beton")
-            found = 0
-            for checked in stored_in(part, work.plan(split, shard)):
-                if work.remarks.accept(checked, split) and checked.encoded is not None:
-                    writer.add(checked.encoded)
-                found += 1
-                progress.advance()
-            if found != len(shard.of(samples)):
-                raise UserError(f"{part.parent}: {found} of {len(shard.of(samples))} images of {split}: unfinished")
-        return writer.finish()
-
-
 def encode_all(work: Work, split: str, numbers: range, done: int) -> Generator[Checked, None, None]:
     """Encodes a split's samples in several processes, but for the first `done`, and yields them in order."""
     source, samples = work.source, work.source.splits[split]
@@ -414,88 +294,6 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # the parent died before prctl
-
-
-def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Checked:
-    """Encodes one sample as it is stored, or finds what is wrong with its files."""
-    try:
-        if isinstance(sample.image, np.ndarray):
-            content = sample.image.tobytes()
-            picture = Picture(to_rgb(Image.fromarray(sample.image)))
-        else:
-            content = read_file(sample.image) if isinstance(sample.image, Path) else sample.image.read()
-            picture = decode_image(content)
-        kept = target.read(sample.target, classes, (picture.image.height, picture.image.width))
-    except UnusableImage as error:
-        return Checked(sample.name, None, str(error))
-    image = picture.image
-    if max(image.size) > LARGEST_SIDE:
-        return Checked(sample.name, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    digest = hashlib.sha256(content).digest()
-    picture, is_as_it_is = transcoded(picture, storage)
-    encoded = encode_picture(picture, storage, kept)
-    encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
-    counts = target.counts(encoded.target, classes)
-    oddities = () if isinstance(sample.image, np.ndarray) else oddities_of(sample.name, content)
-    return Checked(sample.name, encoded, picture.warning, picture.note, digest, is_as_it_is, counts, oddities)
-
-
-def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
-    """Reads all codes of a picture's JPEG file, and writes it anew, without loss, where it is stored so.
-
-    A file that libjpeg decodes without a warning and our decoder finds damaged has a warning then.
-
-    Returns: the picture, and whether its file is stored as it is.
-    """
-    if not picture.jpeg:
-        return picture, False
-    try:
-        written = transcode_padded(picture.jpeg)
-    except ValueError as error:
-        return replace(picture, jpeg=b"", warning=str(error)), False
-    if storage.kind not in FILES:
-        return picture, False
-    if written is None or storage.kind == "as-is":
-        return picture, True
-    return replace(picture, jpeg=written), False
-
-
-def transcode_padded(content: bytes) -> bytes | None:
-    """Transcodes a JPEG file without the few bytes of padding at its scan's end that libjpeg reads in silence.
-
-    They are one byte repeated, zero if there is only one. More of it libjpeg reports: see `padding_of`.
-    Raises: ValueError for a damaged file, with what is wrong.
-    """
-    try:
-        return transcode(content)
-    except ValueError as error:
-        end = content.rfind(b"\xff\xd9")
-        for count in range(1, min(SILENT, end) + 1):
-            filler = content[end - count : end]
-            if len(set(filler)) == 1 and (count > 1 or filler == b"\0"):
-                with suppress(ValueError):
-                    return transcode(content[: end - count] + content[end:])
-        raise error
-
-
-def encode_picture(picture: Picture, storage: Storage, target: Stored) -> Encoded:
-    if storage.kind in FILES and picture.jpeg:
-        return Encoded(JPEG, *picture.image.size, picture.jpeg, target)
-    pixels = scaled(picture.image, storage.max_side)
-    if storage.kind != "reencode":
-        return Encoded(RAW, *pixels.size, pixels.tobytes(), target)
-    buffer = io.BytesIO()
-    pixels.save(buffer, "JPEG", quality=storage.quality)
-    return Encoded(JPEG, *pixels.size, buffer.getvalue(), target)
-
-
-def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
-    """Scales an image down so that no side is longer than max_side pixels."""
-    if max_side is None or max(image.size) <= max_side:
-        return image
-    share = max_side / max(image.size)
-    size = max(1, round(image.width * share)), max(1, round(image.height * share))
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def verify(path: Path, target: Target, workers: int) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from en.data.sources.compact import Compact
 from en.data.sources.folders import class_folders, files_below, folder_samples, is_hidden
-from en.data.sources.source import Sample, Source, as_text
+from en.data.sources.source import SPLITS, Sample, Source, as_text
 from en.data.sources.val_labels import Hints, labelled, warn_of_count
-from en.data.sources.wordnet import IMAGENET_1K, are_wnids
-from en.errors import UserError
+from en.data.sources.wordnet import IMAGENET_1K, WNID, are_wnids
 
 KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 
@@ -32,13 +31,20 @@ def read_kaggle(path: Path, hints: Hints) -> Source:
     return read_flat(root / KAGGLE, root, hints, "ILSVRC2012", "Kaggle's tree of ImageNet")
 
 
+def in_folder(path: Path) -> list[Path]:
+    return [each for each in path.iterdir() if not is_hidden(each)] if path.is_dir() else []
+
+
+def is_folders(path: Path) -> bool:
+    """Whether there are folders named by WordNet ids, for training and for evaluation."""
+    return all(any(WNID.fullmatch(each.name) for each in in_folder(path / split)) for split in SPLITS)
+
+
 def is_flat(path: Path) -> bool:
-    """Whether there are class folders for training and, for evaluation, files alone."""
-    train, val = path / "train", path / "val"
-    if not train.is_dir() or not val.is_dir():
-        return False
-    seen = [each for each in val.iterdir() if not is_hidden(each)]
-    return bool(seen) and not any(each.is_dir() for each in seen)
+    """Whether there are folders named by WordNet ids for training and, for evaluation, files alone."""
+    train, val = in_folder(path / "train"), in_folder(path / "val")
+    is_labelled = bool(train) and are_wnids(each.name for each in train)
+    return is_labelled and bool(val) and not any(each.is_dir() for each in val)
 
 
 def read_flat_val(path: Path, hints: Hints) -> Source:
@@ -49,8 +55,6 @@ def read_flat_val(path: Path, hints: Hints) -> Source:
 def read_flat(images: Path, lists: Path, hints: Hints, name: str, form: str) -> Source:
     folders = class_folders(images / "train")
     classes = sorted(folders)
-    if not are_wnids(classes):
-        raise UserError(f"{images / 'train'}: {classes[0]}: expected folders named by WordNet ids, since val is flat")
     train = Compact(named(folder_samples(folders, classes)))
     val = Compact(flat_samples(images / "val", classes, lists, hints))
     if len(classes) == IMAGENET_1K:

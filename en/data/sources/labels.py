@@ -17,8 +17,8 @@ class Labels:
     """
 
     def __init__(self, where: Path) -> None:
-        self._where, self._wnids = where, {}  # type: tuple[Path, dict[int, str]]
-        self._count = 0
+        self._where, self._count = where, 0
+        self._wnids: dict[int, str] = {}
 
     def name(self, label: int, file: str, otherwise: str) -> str:
         """Learns a label's WordNet id from a file's name, and returns the sample's name: that in class folders.

@@ -74,7 +74,7 @@ def cursor(path: Path) -> Cursor:
 
 
 def is_parquet(path: Path) -> bool:
-    return path.is_dir() and not (path / "train").is_file() and any(shards(path, SUFFIX).values())
+    return any(shards(path, SUFFIX).values())
 
 
 def read_parquet(path: Path, hints: Hints) -> Source:

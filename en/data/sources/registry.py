@@ -8,7 +8,7 @@ from en.data.sources.camvid import is_camvid, read_camvid
 from en.data.sources.cifar import is_cifar, read_cifar
 from en.data.sources.cityscapes import is_cityscapes, read_cityscapes
 from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
-from en.data.sources.flat_val import is_flat, is_kaggle, read_flat_val, read_kaggle
+from en.data.sources.flat_val import is_flat, is_folders, is_kaggle, read_flat_val, read_kaggle
 from en.data.sources.folders import read_folders
 from en.data.sources.ilsvrc2012 import is_ilsvrc2012, read_ilsvrc2012
 from en.data.sources.lists import read_list
@@ -22,13 +22,14 @@ from en.data.sources.webdataset import is_webdataset, read_webdataset
 from en.errors import UserError
 
 NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
-HINTED: tuple[tuple[Callable[[Path], bool], Callable[[Path, Hints], Source]], ...] = (  # before the others
-    (is_ilsvrc2012, read_ilsvrc2012),
-    (is_kaggle, read_kaggle),
-    (is_parquet, read_parquet),
-    (is_webdataset, read_webdataset),
-    (is_flat, read_flat_val),
-)
+HINTED: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Hints], Source]]] = {  # looked for before the others
+    "folders": (is_folders, lambda path, hints: read_folders(path)),
+    "ilsvrc2012": (is_ilsvrc2012, read_ilsvrc2012),
+    "kaggle": (is_kaggle, read_kaggle),
+    "parquet": (is_parquet, read_parquet),
+    "webdataset": (is_webdataset, read_webdataset),
+    "flat-val": (is_flat, read_flat_val),
+}
 FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
     (is_cifar, read_cifar),
     (Path.is_file, read_list),
@@ -57,16 +58,27 @@ def read_source(where: str, hints: Hints = NO_HINTS) -> Source:
     """
     if where in NAMED:
         return NAMED[where]()
+    forms = forms_of(Path(where))
+    if hints.form is None and len(forms) > 1:
+        raise UserError(f"{where}: holds several forms of a data set: expected --form {' or '.join(forms)}")
+    if hints.form is not None and hints.form not in forms:
+        raise UserError(f"--form {hints.form}: {where} does not hold that, but {' or '.join(forms) or 'none of these'}")
     found = read_form(Path(where), hints)
     if found is None:
         raise UserError(f"{where}: expected a folder of a form that is known, a list file, or fashion-mnist")
     return found
 
 
+def forms_of(path: Path) -> list[str]:
+    """The names of those of HINTED that a folder holds."""
+    with naming_unreadable(path):
+        return [name for name, (matches, _) in HINTED.items() if path.is_dir() and matches(path)]
+
+
 def read_form(path: Path, hints: Hints = NO_HINTS) -> Source | None:
     """The data set in a file or folder, by the first form that matches; None where there is neither."""
+    forms = [hints.form] if hints.form else forms_of(path)
     with naming_unreadable(path):
-        for is_it, read_it in HINTED:
-            if is_it(path):
-                return read_it(path, hints)
+        if forms:
+            return HINTED[forms[0]][1](path, hints)
         return next((read(path) for matches, read in FORMS if matches(path)), None)

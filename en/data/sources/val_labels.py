@@ -27,10 +27,12 @@ class Hints:
         val_list: the list of the validation images' classes; None: the first that is found beside them.
         labels: what class a number stands for: "sorted", its position among the sorted WordNet ids, from 0, or
             "devkit", ILSVRC2012_ID, from 1; None: refused where a list does not say.
+        form: which of several forms that a folder holds is read, by its name in the registry.
     """
 
     val_list: Path | None = None
     labels: str | None = None
+    form: str | None = None
 
 
 NO_HINTS = Hints()

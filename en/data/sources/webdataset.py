@@ -18,7 +18,8 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 def is_webdataset(path: Path) -> bool:
-    return path.is_dir() and any(shards(path, SUFFIX).values())
+    found = [file for files in shards(path, SUFFIX).values() for file in files]
+    return any(not file.name.startswith("ILSVRC2012_img_") for file in found)
 
 
 def read_webdataset(path: Path, hints: Hints) -> Source:

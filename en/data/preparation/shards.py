@@ -1,0 +1,87 @@
+"""A preparation in shards, on several machines, and the data set that is made of them."""
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+from en.data.ffcv.file import BetonWriter
+from en.data.jpeg import library_or_none
+from en.data.preparation.encode import Storage
+from en.data.preparation.journal import stored_in
+from en.data.preparation.out_folder import OutFolder
+from en.data.preparation.prepare import Shard, Work, complete, in_one_line, write_split
+from en.data.preparation.remarks import Remarks
+from en.data.sources import SPLITS, Source
+from en.errors import UserError
+from en.progress import Progress
+
+
+def prepare_shard(
+    source: Source,
+    out: Path,
+    storage: Storage,
+    workers: int,
+    skip_corrupt: bool,
+    on_warning: str,
+    shard: Shard,
+) -> dict[str, int]:
+    """Writes a shard into a folder of its own in out, which `merge` makes a data set of with the others.
+
+    Args and raises: as `prepare`. Returns: how many samples the shard stores, by split.
+    """
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
+    library_or_none()
+    with in_one_line(source, out), (folder := OutFolder(shard_folder(out, shard))).locked(overwrite=False):
+        counts = {split: write_split(work, split, folder, shard) for split in SPLITS}
+        work.remarks.refuse()
+    return counts
+
+
+def merge(
+    source: Source,
+    out: Path,
+    storage: Storage,
+    workers: int,
+    skip_corrupt: bool,
+    on_warning: str,
+    count: int,
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Makes a data set of all its shards, the same to the bit as `prepare` writes, and removes them.
+
+    Args, returns and raises: as `prepare`; UserError also for a shard that is missing, unfinished or of another source.
+    """
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
+    shards = [Shard(index, count) for index in range(count)]
+    with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
+        counts = {split: merge_split(work, split, folder, shards) for split in SPLITS}
+        counts = complete(work, folder, counts)
+    for shard in shards:
+        shutil.rmtree(shard_folder(out, shard))
+    return counts
+
+
+def shard_folder(out: Path, shard: Shard) -> Path:
+    return out / f"shard-{shard}"
+
+
+def merge_split(work: Work, split: str, folder: OutFolder, shards: list[Shard]) -> int:
+    """Writes a split's .beton file of what the shards hold. Returns: the number of samples."""
+    samples = len(work.source.splits[split])
+    path, field = folder.partial(f"{split}.beton"), work.source.target.field
+    path.unlink(missing_ok=True)
+    with (
+        closing(BetonWriter(path, samples, field)) as writer,
+        Progress(f"{work.source.name}: {split}: merging", samples) as progress,
+    ):
+        for shard in shards:
+            part = OutFolder(shard_folder(folder.path, shard)).partial(f"{split}.beton")
+            found = 0
+            for checked in stored_in(part, work.plan(split, shard)):
+                if work.remarks.accept(checked, split) and checked.encoded is not None:
+                    writer.add(checked.encoded)
+                found += 1
+                progress.advance()
+            if found != len(shard.of(samples)):
+                raise UserError(f"{part.parent}: {found} of {len(shard.of(samples))} images of {split}: unfinished")
+        return writer.finish()
