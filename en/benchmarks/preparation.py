@@ -11,16 +11,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from en.benchmarks.photographs import KINDS, make_images
 from en.benchmarks.timing import Measured, hardware, median, show, write
 from en.data.sources import read_folders
-from en.data.sources.wordnet import imagenet_1k
+from en.data.sources.ilsvrc2012 import TRAIN, VAL
+from en.data.sources.val_labels import SYNSETS
+from en.data.sources.wordnet import IMAGENET_1K, imagenet_1k
 from en.errors import RunError, UserError
 from en.progress import Progress
 
 FOLDERS, TARS, PARQUET, WEBDATASET = "class folders", "tar of tars", "parquet, groups of 100", "webdataset's tars"
 GROUP, SHARD = 100, 500  # rows, samples
 SAMPLE_S = 0.1
+MEMORY_PER_CLASS = (10, 50)
+IMAGENET_TRAIN = 1_281_167
 
 
 def benchmark_prepare(images: int, photos: Path | None, workers: int, rounds: int, out: Path | None) -> None:
@@ -40,9 +47,49 @@ def benchmark_prepare(images: int, photos: Path | None, workers: int, rounds: in
                 for name in taken:
                     taken[name].append(prepared(root / name, root / "out", workers))
                 progress.advance()
-    rows = rows_of(taken, images)
-    show(f"{KINDS[1]}, {images} images, whole commands", rows)
-    write(out, {"hardware": hardware("cpu", workers), "rows": rows, "seconds_and_megabytes": taken})
+        rows = rows_of(taken, images)
+        show(f"{KINDS[1]}, {images} images, whole commands", rows)
+        held_by = memory(root, workers)
+    show("memory at most, tar of 1,000 tars of images of 8 x 8 pixels; the last extrapolated", held_by)
+    report = {"hardware": hardware("cpu", workers), "rows": rows, "seconds_and_megabytes": taken, "memory": held_by}
+    write(out, report)
+
+
+def memory(root: Path, workers: int) -> list[Measured]:
+    """Prepares few and more images of 1,000 classes. Returns: their memory, and by its growth that of ImageNet."""
+    rows: list[Measured] = []
+    for per_class in MEMORY_PER_CLASS:
+        place = root / f"{per_class} a class"
+        write_small(place, per_class)
+        _, most = prepared(place, root / "out", workers)
+        rows.append({"images": per_class * IMAGENET_1K, "MB": most})
+    (few, low), (many, high) = ([float(value) for value in row.values()] for row in rows)
+    growth = (high - low) / (many - few)
+    return [*rows, {"images": IMAGENET_TRAIN, "MB": high + growth * (IMAGENET_TRAIN - many)}]
+
+
+def write_small(root: Path, per_class: int) -> None:
+    """Writes ILSVRC2012's tars with small images, each of which differs from all others by a comment."""
+    root.mkdir()
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(buffer, "JPEG")
+    head, rest = buffer.getvalue()[:2], buffer.getvalue()[2:]
+    wnids = imagenet_1k() or []
+    with tarfile.open(root / TRAIN, "w") as outer:
+        for wnid in wnids:
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                for number in range(per_class):
+                    add(tar, f"{wnid}_{number}.JPEG", head + comment(f"{wnid} {number}") + rest)
+            add(outer, f"{wnid}.tar", inner.getvalue())
+    with tarfile.open(root / VAL, "w") as tar:
+        for number, wnid in enumerate(wnids):
+            add(tar, f"ILSVRC2012_val_{number:08}.JPEG", head + comment(wnid) + rest)
+    (root / SYNSETS).write_text("\n".join(wnids))
+
+
+def comment(text: str) -> bytes:
+    return b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text.encode()
 
 
 def rows_of(taken: dict[str, list[tuple[float, float]]], images: int) -> list[Measured]:
@@ -85,7 +132,7 @@ def make_layouts(root: Path, images: int, photos: Path | None, workers: int) -> 
 
 
 def write_tars(root: Path, files: dict[str, list[Path]]) -> None:
-    with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
+    with tarfile.open(root / TRAIN, "w") as outer:
         for wnid in sorted({path.parent.name for path in files["train"]}):
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as tar:
@@ -93,11 +140,11 @@ def write_tars(root: Path, files: dict[str, list[Path]]) -> None:
                     if path.parent.name == wnid:
                         add(tar, path.name, path.read_bytes())
             add(outer, f"{wnid}.tar", inner.getvalue())
-    with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as tar:
+    with tarfile.open(root / VAL, "w") as tar:
         for path in files["val"]:
             add(tar, path.name, path.read_bytes())
     lines = [path.parent.name for path in sorted(files["val"], key=lambda path: path.name)]
-    (root / "imagenet_2012_validation_synset_labels.txt").write_text("\n".join(lines))
+    (root / SYNSETS).write_text("\n".join(lines))
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
