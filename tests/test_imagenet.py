@@ -21,6 +21,7 @@ from imagenet_layouts import CLASSES, LAYOUTS, ODD, Images, base, put, tar_of, w
 from readers import decoded
 
 from en.data.ffcv.file import BetonFile, BetonWriter
+from en.data.ffcv.names import read_names
 from en.data.preparation import journal
 from en.data.preparation import prepare as module
 from en.data.preparation.encode import Storage
@@ -51,9 +52,8 @@ def contents(source: Source, split: str) -> dict[str, bytes]:
     found = {}
     for sample in source.splits[split]:
         content = sample.image.read_bytes() if isinstance(sample.image, Path) else sample.image.read()
-        name = "/".join(sample.name.split("/")[-2:])
-        assert name not in found and source.classes[sample.target] == wnid_of(name)
-        found[name] = content
+        assert sample.name not in found and source.classes[sample.target] == wnid_of(sample.name)
+        found[sample.name] = content
     return found
 
 
@@ -183,17 +183,56 @@ def test_a_torn_note_and_bytes_that_nothing_notes_are_written_anew(roots, prepar
         assert (out / name).read_bytes() == (prepared["folders"] / name).read_bytes()
 
 
-def test_another_preparation_does_not_go_on_with_what_is_left(roots, tmp_path, monkeypatch, forked, capfd):
-    source, out = read_source(str(roots["folders"])), tmp_path / "out"
+@pytest.mark.parametrize("change", ["storage", "folder"])
+def test_another_preparation_does_not_go_on_with_what_is_left(
+    change, roots, made, tmp_path, monkeypatch, forked, capfd
+):
+    source, out, storage = read_source(str(roots["folders"])), tmp_path / "out", Storage()
     monkeypatch.setattr(journal, "SAVE_EVERY_S", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(BetonWriter, "add", killed_at(15, BetonWriter.add, before=True))
         ended(forked(lambda: prepare(source, out, Storage(), 1, False)))
-    prepare(source, out, Storage("raw"), 1, False)
+    if change == "storage":
+        storage = Storage("raw")
+    else:  # of the same names, and other images
+        others = {split: dict(zip(files, reversed(files.values()), strict=True)) for split, files in made.items()}
+        source = read_source(str(layouts.folders(tmp_path / "others", others)))
+    prepare(source, out, storage, 1, False)
     said = capfd.readouterr().err
     assert "another preparation, which is removed: this one begins anew" in said and "goes on" not in said
-    prepare(source, tmp_path / "raw", Storage("raw"), 1, False)
-    assert (out / "train.beton").read_bytes() == (tmp_path / "raw" / "train.beton").read_bytes()
+    prepare(source, tmp_path / "anew", storage, 1, False)
+    for name in FILES:
+        assert (out / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+
+
+def test_names_are_those_of_what_is_stored_in_one_go_resumed_and_merged(made, tmp_path, monkeypatch, forked):
+    root, train = layouts.folders(tmp_path / "set", made), [*made["train"]]
+    lost = [train[number] for number in (3, 8, 23)]
+    for name in lost:
+        put(root / "train", name, b"no image")
+    source, how = read_source(str(root)), (Storage(), 1, True, "refuse")
+    whole, resumed, merged = (tmp_path / name for name in ("whole", "resumed", "merged"))
+    prepare(source, whole, *how)
+    assert read_names(BetonFile(whole / "train.beton")) == [name for name in train if name not in lost]
+    assert read_names(BetonFile(whole / "val.beton")) == [*made["val"]]
+    monkeypatch.setattr(journal, "SAVE_EVERY_S", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(BetonWriter, "add", killed_at(8, BetonWriter.add, before=True))
+        while ended(forked(lambda: prepare(source, resumed, *how))) == -signal.SIGKILL:
+            pass
+    for index in range(3):
+        prepare_shard(source, merged, *how, Shard(index, 3))
+    merge(source, merged, *how, 3)
+    for out in (resumed, merged):
+        for name in FILES:
+            assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_name_of_two_lines_in_an_archive_stays_one(made, tmp_path):
+    root = layouts.webdataset(tmp_path / "set", made)
+    members = {"n01751748_1\n2.jpg": b"an image", "n01751748_1\n2.cls": b"0"}
+    put(root, "imagenet1k-train-03.tar", tar_of(members))
+    assert read_source(str(root)).splits["train"][-1].name == "n01751748/n01751748_1\\n2.jpg"
 
 
 def test_shards_of_several_machines_merge_to_the_same_file_to_the_bit(roots, prepared, tmp_path):
