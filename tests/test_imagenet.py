@@ -16,7 +16,7 @@ import kill_loop
 import numpy as np
 import pytest
 from commands import command, succeed
-from conftest import ended
+from conftest import ended, killed_at
 from imagenet_layouts import CLASSES, LAYOUTS, ODD, Images, base, put, tar_of, wnid_of
 from readers import decoded
 
@@ -102,22 +102,6 @@ def test_what_is_odd_about_imagenets_files_is_handled_and_counted(layout, prepar
 
 
 # ---- Going on where it was stopped ----
-
-
-def killed_at(count: int, function: Callable[..., object], before: bool) -> Callable[..., object]:
-    """The function, which kills this process when it is called for the `count`th time, before it works or after."""
-    calls = [0]
-
-    def counted(*arguments: object, **options: object) -> object:
-        calls[0] += 1
-        if before and calls[0] == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*arguments, **options)
-        if calls[0] == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    return counted
 
 
 KILLS = {

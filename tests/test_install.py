@@ -37,6 +37,7 @@ EXTRAS = {  # of each command
     "train recipe.yaml": "train",
     "eval run": "train",
     "prepare fashion-mnist out": "train",
+    "labels out --rule pair --rate 0.2": "train",
     "ablate suite.yaml": "train",
     "ratios run": "train,report",
     "report run --out report": "train,report",
