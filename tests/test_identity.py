@@ -121,7 +121,7 @@ def test_training_on_a_set_without_train_is_refused_in_one_line(kind, good, tmp_
     assert "6 images for testing, 2 classes" in done.stdout
     place = root if kind == "folder" else tmp_path / "out"
     told = refused(command("train.py", good, f"data.root={place}", f"data.loader={kind}", "device=cpu"))
-    assert "no split train, only test: training needs train and val" in told
+    assert "no split train, only test: expected train and val for training" in told
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -88,7 +88,7 @@ def choose_split(root: Path, split: str, found: Collection[str]) -> str:
     for name in ("val", TEST) if split == EVALUATION else (split,):
         if name in found:
             return name
-    needs = ": training needs train and val; en-eval RUN --on evaluates on val or test" if split in SPLITS else ""
+    needs = ": expected train and val for training; en-eval RUN --on takes val or test" if split in SPLITS else ""
     raise UserError(f"{root}: no split {split}, only {', '.join(found)}{needs}")
 
 
