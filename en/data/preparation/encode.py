@@ -52,10 +52,6 @@ class Held:
         return False
 
     @property
-    def bounded(self) -> bool:
-        return False
-
-    @property
     def size(self) -> int:
         return len(self.read())
 
