@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write(path: Path, content: bytes | memoryview) -> None:
+def write(path: Path, content: bytes | bytearray | memoryview) -> None:
     """Writes a file and flushes it to disk."""
     with path.open("wb") as file:
         file.write(content)

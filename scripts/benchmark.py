@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure normalizers, loaders, the JPEG decoder, corruptions and the trainer, each against what does the same."""
+"""Measure normalizers, loaders, preparation, decoding, corruptions and the trainer, each against what does the same."""
 
 import os
 import sys
@@ -12,7 +12,8 @@ from en.errors import Parser, UserError, exit_on_error, whole_number
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("norm", "loader", "masks", "decode", "corruptions", "labels", "train"))
+    choices = ("norm", "loader", "masks", "decode", "prepare", "corruptions", "labels", "train")
+    parser.add_argument("what", choices=choices)
     parser.add_argument(
         "--rounds", type=whole_number(1, 1000), default=5, help="interleaved rounds; the median is shown"
     )
@@ -28,7 +29,7 @@ def main() -> None:
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     norm.add_argument("--compile", action="store_true", help="use torch.compile")
     norm.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    loader = parser.add_argument_group("loader, masks, decode, corruptions, labels")
+    loader = parser.add_argument_group("loader, masks, decode, prepare, corruptions, labels")
     loader.add_argument("--images", type=whole_number(1, 10**7), default=1024, help="images per epoch, or of each kind")
     loader.add_argument("--photos", metavar="DIR", type=Path, help="JPEGs to make mosaics of, not noise")
     loader.add_argument(
@@ -55,6 +56,7 @@ def main() -> None:
     from en.benchmarks.loader import benchmark_loader
     from en.benchmarks.masks import benchmark_masks
     from en.benchmarks.norm import benchmark_norm
+    from en.benchmarks.preparation import benchmark_prepare
     from en.benchmarks.train import benchmark_train
 
     torch.set_num_threads(arguments.threads)
@@ -78,6 +80,8 @@ def main() -> None:
             benchmark_masks(arguments.images, arguments.photos, arguments.threads, arguments.rounds, arguments.json)
         case "decode":
             benchmark_decode(arguments.images, arguments.photos, arguments.rounds, arguments.json)
+        case "prepare":
+            benchmark_prepare(arguments.images, arguments.photos, arguments.threads, arguments.rounds, arguments.json)
         case "corruptions":
             shown = (arguments.images, arguments.photos, arguments.sizes)
             benchmark_corruptions(*shown, arguments.threads, arguments.rounds, arguments.json)

@@ -228,6 +228,22 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def killed_at(count: int, function: Callable[..., object], before: bool) -> Callable[..., object]:
+    """The function, which kills this process when it is called for the `count`th time, before it works or after."""
+    calls = [0]
+
+    def counted(*arguments: object, **options: object) -> object:
+        calls[0] += 1
+        if before and calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if calls[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return counted
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> str:
     """The file of a configuration in which everything is right."""

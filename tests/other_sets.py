@@ -36,6 +36,7 @@ def write_webvision(root: Path, train: Mapping[str, Mapping[str, int]], val: Map
     (root / "info" / "val_filelist.txt").write_text("".join(f"{name} {label}\n" for name, label in val.items()))
     for seed, name in enumerate(val):
         picture(root / "val_images_256" / name, seed)
+    (root / "val_images_resized.tar").touch()  # the archive, beside what it was unpacked to
     return root
 
 

@@ -1,13 +1,20 @@
 """Samples by their names and sets of one split: what joins other labels, and what is only evaluated on."""
 
+import signal
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commands import command, refused, succeed
-from conftest import jpeg, write_folders
+from conftest import ended, jpeg, killed_at, write_folders
 from readers import reading
 
 from en.data import LOADERS
-from en.data.preparation.prepare import Storage, prepare
+from en.data.preparation.dry_run import dry_run
+from en.data.preparation.encode import Storage
+from en.data.preparation.out_folder import files_of
+from en.data.preparation.prepare import Shard, prepare
+from en.data.preparation.shards import merge, prepare_shard
 from en.data.sources import read_source
 from en.errors import UserError
 
@@ -114,4 +121,33 @@ def test_training_on_a_set_without_train_is_refused_in_one_line(kind, good, tmp_
     assert "6 images for testing, 2 classes" in done.stdout
     place = root if kind == "folder" else tmp_path / "out"
     told = refused(command("train.py", good, f"data.root={place}", f"data.loader={kind}", "device=cpu"))
-    assert "no split train, only test: training needs train and val" in told
+    assert "no split train, only test: expected train and val for training" in told
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_set_of_one_split_is_told_by_a_dry_run_and_made_of_shards_to_the_same_bits(tmp_path, split):
+    source = read_source(str(one_split(tmp_path / "in", split)))
+    told = dry_run(source, Storage(), 1)
+    assert told[0].startswith(f"{split}: 6 images") and told[1].startswith("2 classes, 6 images")
+    whole, merged, how = tmp_path / "whole", tmp_path / "merged", (Storage(), 1, False, "refuse")
+    prepare(source, whole, *how)
+    assert [prepare_shard(source, merged, *how, Shard(index, 2)) for index in (1, 0)] == [{split: 3}] * 2
+    merge(source, merged, *how, 2)
+    assert {path.name for path in merged.iterdir()} == {path.name for path in whole.iterdir()} == {*files_of([split])}
+    for name in files_of([split]):
+        assert (merged / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("renames", range(7))
+def test_a_kill_while_a_set_of_another_split_is_replaced_leaves_none_of_its_files_in_the_new_one(
+    folders, tmp_path, renames, monkeypatch, forked
+):
+    source, out = read_source(str(folders)), tmp_path / "out"
+    prepare(read_source(str(one_split(tmp_path / "in", "test"))), out, Storage(), 1, False)
+    monkeypatch.setattr(Path, "replace", killed_at(renames + 1, Path.replace, before=True))
+    killed = ended(forked(lambda: prepare(source, out, Storage(), 1, False, overwrite=True)))
+    monkeypatch.undo()
+    if killed:
+        assert killed == -signal.SIGKILL
+        prepare(source, out, Storage(), 1, False)
+    assert {path.name for path in out.iterdir()} == {*files_of(["train", "val"])}

@@ -21,7 +21,7 @@ from PIL import Image
 
 from en.data import jpeg
 from en.data.crops import RandomResizedCrop
-from en.data.preparation.prepare import transcode_padded
+from en.data.preparation.encode import transcode_padded
 from en.native.cache import ALONE
 
 

@@ -65,7 +65,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             assert node.level == 0, f"{path}: a relative import"
-            found |= {f"en.{name.name}" for name in node.names} if node.module == "en" else {node.module}
+            own = {f"en.{name.name}" for name in node.names if name.name != "__version__"}
+            found |= own if node.module == "en" else {node.module}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
     return found

@@ -12,7 +12,8 @@ from progressive_files import SCRIPTS, progressive
 
 from en.data import decoding, jpeg
 from en.data.ffcv.kernels import read_jpeg
-from en.data.preparation.prepare import Storage, prepare, transcode_padded
+from en.data.preparation.encode import transcode_padded
+from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 
 

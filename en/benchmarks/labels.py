@@ -34,7 +34,8 @@ Epoch = Callable[[int], tuple[float, float]]  # trains it; seconds, and the proc
 
 def benchmark_labels(images: int, norm: str, rounds: int, out: Path | None) -> None:
     """Prints images/s of a small network's epochs, where counting weighs most, with a sidecar and without, in pairs."""
-    from en.data.preparation.prepare import Storage, prepare
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import prepare
 
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary, redirect_stdout(StringIO()):

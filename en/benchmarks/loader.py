@@ -80,7 +80,8 @@ def benchmark_loader(
 
 
 def store(root: Path, workers: int) -> None:
-    from en.data.preparation.prepare import Storage, prepare
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import prepare
 
     for name, (kind, side) in STORED.items():
         prepare(read_folders(root / "folder"), root / name, Storage(kind, side), workers, skip_corrupt=False)

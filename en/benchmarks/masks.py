@@ -89,7 +89,8 @@ def regions(seed: int, height: int, width: int) -> NDArray[np.uint8]:
 
 def measured(root: Path, workers: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Goes through an epoch of each loader in turns. Returns: by loader, seconds of each round, and the processors'."""
-    from en.data.preparation.prepare import Storage, prepare
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import prepare
 
     with redirect_stdout(StringIO()):  # what its masks hold
         prepare(read_source(str(root / "folder")), root / "prepared", Storage(), workers, skip_corrupt=False)

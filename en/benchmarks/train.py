@@ -48,7 +48,8 @@ def benchmark_train(network: str, norm: str, steps: int, rounds: int, out: Path 
     Args:
         network: resnet50, or fcn_resnet50, which labels pixels.
     """
-    from en.data.preparation.prepare import Storage, prepare  # needs the package ffcv
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import prepare  # needs the package ffcv
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
@@ -167,7 +168,8 @@ def checkpoint_seconds(config: Config, learner: Learner, loader: ImageLoader, fo
 
 def small_run(root: Path) -> tuple[Path, Path]:
     """Writes recipe and data of a network whose layers are so small that waiting shows. Returns: both places."""
-    from en.data.preparation.prepare import Storage, prepare
+    from en.data.preparation.encode import Storage
+    from en.data.preparation.prepare import prepare
 
     prepare(noise_images(1024, 64), root, Storage("raw"), 1, skip_corrupt=False)
     (root / "recipe.yaml").write_text(dump(recipe("shufflenet_v2_x0_5", "bn", 64, 64, 2, {"device": "cpu"})))

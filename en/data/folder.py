@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -127,7 +127,7 @@ class Keys:
         return len(self.batches)
 
 
-def names_digest(root: Path, samples: list[Sample]) -> str:
+def names_digest(root: Path, samples: Sequence[Sample]) -> str:
     """SHA-256 of the samples' paths below the root, in their order; the same however the root is written."""
     digest = hashlib.sha256()
     for sample in samples:

@@ -1,8 +1,10 @@
 """Images in a GPU's memory, all of them: read from a data set, or generated."""
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,7 +60,7 @@ def read_pictures(where: str, side: int, device: str, workers: int) -> Pictures:
         return Pictures(source.name, len(source.classes), read([train[i] for i in order]), read(val))
 
 
-def read_split(pool: ProcessPoolExecutor, side: int, device: str, samples: list[Sample]) -> Split:
+def read_split(pool: ProcessPoolExecutor, side: int, device: str, samples: Sequence[Sample]) -> Split:
     squares = pool.map(partial(square, side), samples, chunksize=256)
     images = torch.from_numpy(np.stack(list(squares))).permute(0, 3, 1, 2).contiguous()
     return Split(images.to(device), torch.tensor([sample.target for sample in samples], device=device))
@@ -70,7 +72,8 @@ def square(side: int, sample: Sample) -> NDArray[np.uint8]:
         image = Image.fromarray(sample.image)
     else:
         try:
-            image = decode_image(read_file(sample.image)).image
+            content = read_file(sample.image) if isinstance(sample.image, Path) else sample.image.read()
+            image = decode_image(content).image
         except UnusableImage as error:
             raise UserError(f"{sample.place}: expected an intact image of a kind that is decoded: {error}") from error
     shorter = min(image.size)

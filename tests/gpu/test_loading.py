@@ -35,7 +35,8 @@ def test_loading(setup: Setup, report: Report) -> None:
 def prepared(root: Path, workers: int, report: Report) -> bool:
     """Prepares the images for FFCV, if that is installed."""
     try:
-        from en.data.preparation.prepare import Storage, prepare
+        from en.data.preparation.encode import Storage
+        from en.data.preparation.prepare import prepare
     except ImportError as error:
         report.note(f"{FFCV}: skipped: {error}")
         return False

@@ -8,6 +8,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ PAGE = 1 << 23  # bytes, FFCV's default: no sample smaller than a page crosses a
 
 LONGEST_NAME = 900  # characters; a summary has room for it and what preparation changed
 
-__all__ = ["JPEG", "RAW", "BetonFile", "Encoded", "read_classes", "read_name", "write_beton"]
+__all__ = ["JPEG", "RAW", "BetonFile", "BetonWriter", "Encoded", "Kept", "read_classes", "read_name", "write_beton"]
 
 
 class Encoded(NamedTuple):
@@ -60,6 +61,102 @@ class Encoded(NamedTuple):
     target: Stored
 
 
+class Kept(NamedTuple):
+    """Where a stored sample lies in its file: what `Encoded` says of it, without the bytes.
+
+    Attributes:
+        mode, width, height: as in Encoded.
+        target: the class number; 0 where the target is kept as bytes.
+        places: offset and size of the image's bytes, and of the target's where it is kept as bytes.
+        checksum: CRC-32 of all of them.
+    """
+
+    mode: int
+    width: int
+    height: int
+    target: int
+    places: tuple[tuple[int, int], ...]
+    checksum: int
+
+
+class BetonWriter:
+    """Writes a .beton file in the order of its samples, or goes on with one that was left unfinished.
+
+    Memory holds some 60 bytes a sample.
+
+    Args:
+        at_most: upper limit of the number of samples.
+        field: how their targets are kept.
+    Raises: OSError, e.g. when the disk is full; so do all its methods.
+    """
+
+    def __init__(self, path: Path, at_most: int, field: Field = Field.INT) -> None:
+        self._field, self._count, self._places = field, 0, 0
+        self._metadata = np.zeros(at_most, SAMPLES[field])
+        self._checksums = np.zeros(at_most, CHECKSUM)
+        self._table = np.zeros(at_most * (2 if field is Field.BYTES else 1), ALLOCATION)
+        self._at = next_page(METADATA + self._metadata.nbytes)
+        path.touch()
+        self._file = path.open("r+b")
+
+    def add(self, sample: Encoded) -> Kept:
+        """Writes a sample after those that there are. Returns: where it lies."""
+        places, checksum, at = [], 0, self._at
+        for content in (sample.content, sample.target):
+            if not isinstance(content, bytes):
+                continue  # a class number, which stands in the metadata
+            size = len(content)
+            at = next_page(at) if at % PAGE + size > PAGE else at
+            self._file.seek(at)
+            self._file.write(content)
+            places.append((at, size))
+            at += size
+            checksum = zlib.crc32(content, checksum)
+        target = sample.target if isinstance(sample.target, int) else 0
+        kept = Kept(sample.mode, sample.width, sample.height, target, tuple(places), checksum)
+        self.keep(kept)
+        return kept
+
+    def keep(self, kept: Kept) -> None:
+        """Counts a sample whose bytes are in the file already, the next in its order."""
+        for at, size in kept.places:
+            self._table[self._places] = (self._count, at, size)
+            self._places += 1
+            self._at = at + size
+        target = kept.places[1] if self._field is Field.BYTES else kept.target
+        self._metadata[self._count] = ((kept.mode, kept.width, kept.height, kept.places[0][0]), target)
+        self._checksums[self._count] = kept.checksum
+        self._count += 1
+
+    def cut(self) -> None:
+        """Cuts off what follows the samples: a process that was killed may have written more than it noted."""
+        self._file.truncate(self._at if self._count else 0)
+
+    def flush(self) -> None:
+        """Flushes the samples to disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> int:
+        """Writes the tables and flushes the file to disk. Returns: the number of samples."""
+        table, metadata = self._table[: self._places], self._metadata[: self._count]
+        self._file.seek(self._at)
+        self._file.write(self._checksums[: self._count].tobytes())
+        at = self._file.tell()
+        self._file.write(table.tobytes())
+        self._file.truncate()
+        header = np.array([(VERSION, 2, PAGE, self._count, at)], HEADER)
+        fields = field_descriptions(self._field)
+        fields = sealed(fields, tables_digest(header, fields, metadata, table))
+        self._file.seek(0)
+        self._file.write(header.tobytes() + fields.tobytes() + metadata.tobytes())
+        self.flush()
+        return self._count
+
+    def close(self) -> None:
+        self._file.close()
+
+
 def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Field = Field.INT) -> int:
     """Writes the samples to `path`, in their order, and flushes the file to disk.
 
@@ -69,41 +166,11 @@ def write_beton(path: Path, samples: Iterable[Encoded], at_most: int, field: Fie
     Returns: the number of samples written.
     Raises: OSError, e.g. when the disk is full.
     """
-    metadata = np.zeros(at_most, SAMPLES[field])
-    places: list[tuple[int, int, int]] = []
-    checksums: list[int] = []
-    at = next_page(METADATA + metadata.nbytes)
-    count = 0
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)
+    with closing(BetonWriter(path, at_most, field)) as writer:
         for sample in samples:
-            told, checksum = [], 0
-            for content in (sample.content, sample.target):
-                if not isinstance(content, bytes):
-                    continue  # a class number, which stands in the metadata
-                size = len(content)
-                at = next_page(at) if at % PAGE + size > PAGE else at
-                file.seek(at)
-                file.write(content)
-                places.append((count, at, size))
-                told.append((at, size))
-                at += size
-                checksum = zlib.crc32(content, checksum)
-            checksums.append(checksum)
-            target = told[1] if field is Field.BYTES else sample.target
-            metadata[count] = ((sample.mode, sample.width, sample.height, told[0][0]), target)
-            count += 1
-        table = np.array(places, ALLOCATION)
-        file.seek(at)
-        file.write(np.array(checksums, CHECKSUM).tobytes())
-        at = file.tell()
-        file.write(table.tobytes())
-        header, fields = np.array([(VERSION, 2, PAGE, count, at)], HEADER), field_descriptions(field)
-        fields = sealed(fields, tables_digest(header, fields, metadata[:count], table))
-        file.seek(0)
-        file.write(header.tobytes() + fields.tobytes() + metadata[:count].tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    return count
+            writer.add(sample)
+        return writer.finish()
 
 
 def next_page(position: int) -> int:
@@ -165,6 +232,12 @@ class BetonFile:
         """The target of a sample as it is kept."""
         kept = self.targets[sample]
         return int(kept) if self.field is Field.INT else self._map[int(kept["ptr"]) : int(kept["ptr"] + kept["size"])]
+
+    def release(self, samples: Ints) -> None:
+        """Gives the memory back that holds pages of these samples, which follow each other; they are read anew."""
+        start = int(self._offsets[samples[0]]) // mmap.PAGESIZE * mmap.PAGESIZE
+        end = int((self._offsets[samples] + self._sizes[samples]).max())
+        self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def decode(
         self, samples: Ints, view: View, out: Tensor, padding: Colour = (0, 0, 0), decoder: Decoder = decode

@@ -1,5 +1,7 @@
 """The names of a prepared split's samples, beside its .beton file: a line each, after one that says of which file."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from en import durable
@@ -10,13 +12,16 @@ SUFFIX = ".names"
 HEAD = "# samples of the .beton file "
 
 
-def write_names(path: Path, digest: str, names: list[str]) -> None:
+def write_names(path: Path, digest: str, names: Iterable[str]) -> None:
     """Writes the names in the order of the samples and flushes the file to disk.
 
     Args:
         digest: the .beton file's.
     """
-    durable.write(path, "".join(f"{line}\n" for line in (f"{HEAD}{digest}", *names)).encode())
+    content = bytearray()
+    for line in chain([f"{HEAD}{digest}"], names):
+        content += f"{line}\n".encode()
+    durable.write(path, content)
 
 
 def read_names(file: BetonFile) -> list[str]:

@@ -3,17 +3,27 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from en import durable
 from en.data.ffcv.names import SUFFIX
+from en.data.preparation.journal import journal_of
 from en.data.sources import ALL_SPLITS
 from en.errors import UserError, warn
 
 CLASSES = "classes.json"  # the last to be placed, the first to be removed: without it, the others are no data set
-FILES = (*(f"{split}{end}" for split in ALL_SPLITS for end in (".beton", SUFFIX)), "dataset.json", CLASSES)
+WAIT_S = 3.0  # workers of a preparation that was killed hold its lock until they have ended
+
+
+def files_of(splits: Iterable[str]) -> tuple[str, ...]:
+    """The files of a data set with these splits, in the order in which they are placed."""
+    return (*(f"{split}{end}" for split in splits for end in (".beton", SUFFIX)), "dataset.json", CLASSES)
+
+
+FILES = files_of(ALL_SPLITS)
 
 
 class OutFolder:
@@ -28,7 +38,7 @@ class OutFolder:
 
     @contextmanager
     def locked(self, overwrite: bool) -> Iterator[None]:
-        """Locks the folder for this process; removes partial files at the end.
+        """Locks the folder for this process; of bad input, nothing is left: of what was stopped, what it goes on from.
 
         Raises: UserError if another preparation uses the folder, or if it holds a data set and overwrite is not set.
         """
@@ -39,9 +49,9 @@ class OutFolder:
             self._refuse_used(overwrite)
             try:
                 yield
-            finally:
-                for name in FILES:
-                    self.partial(name).unlink(missing_ok=True)
+            except UserError:
+                self._clear()
+                raise
         finally:
             os.close(lock)
 
@@ -52,25 +62,37 @@ class OutFolder:
     def write_json(self, name: str, content: object) -> None:
         durable.write(self.partial(name), f"{json.dumps(content, indent=1, ensure_ascii=False)}\n".encode())
 
-    def put_in_place(self) -> None:
-        """Replaces the old data set with the new one. If it is killed, no loader opens the folder that it leaves."""
+    def put_in_place(self, splits: Iterable[str]) -> None:
+        """Replaces the old data set with the new one, of these splits.
+
+        If it is killed, no loader opens the folder that it leaves.
+        """
         durable.sync_folder(self.path)
         (self.path / CLASSES).unlink(missing_ok=True)
         durable.sync_folder(self.path)
+        placed = files_of(splits)
         for name in FILES:
-            if self.partial(name).exists():
+            if name in placed:
                 self.partial(name).replace(self.path / name)
             else:  # of a split that the old data set had
                 (self.path / name).unlink(missing_ok=True)
         durable.sync_folder(self.path)
+        self._clear()
+
+    def _clear(self) -> None:
+        for name in FILES:
+            journal_of(self.path / name).unlink(missing_ok=True)
+            self.partial(name).unlink(missing_ok=True)
 
     def _lock(self, descriptor: int) -> None:
         try:  # on the folder itself: leaves no file behind and ends with this process and its workers
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self.path}: another preparation is writing to it: expected a folder that none uses"
-            ) from error
+            until = time.monotonic() + WAIT_S
+            while not locks(descriptor):
+                if time.monotonic() > until:
+                    raise UserError(
+                        f"{self.path}: another preparation is writing to it: expected a folder that none uses"
+                    )
+                time.sleep(0.05)
         except OSError as error:
             warn(f"{self.path}: cannot be locked ({error.strerror}): two preparations could overwrite each other")
 
@@ -82,3 +104,14 @@ class OutFolder:
             raise UserError(
                 f"{self.path}: already holds {found}: expected a new folder, or --overwrite to replace them"
             )
+        for name in held if half_placed else []:
+            if not self.partial(name).exists():  # placed by the preparation that was killed, which goes on
+                (self.path / name).replace(self.partial(name))
+
+
+def locks(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

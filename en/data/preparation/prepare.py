@@ -1,16 +1,19 @@
 """Turns a source of images into a .beton file and a file of names a split, dataset.json and classes.json."""
 
 import ctypes
+import gc
 import hashlib
-import io
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import zlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,45 +22,26 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from PIL import Image
 
-from en.data.decoding import Picture, UnusableImage, decode_image, read_file, to_rgb
-from en.data.ffcv.file import JPEG, RAW, BetonFile, Encoded, write_beton
+from en import __version__
+from en.data.decoding import DamagedImage, UnusableImage, decoders
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.names import SUFFIX, write_names
-from en.data.ffcv.tables import LARGEST_SIDE
-from en.data.jpeg import library_or_none, transcode
+from en.data.jpeg import library_or_none
+from en.data.preparation.encode import Held, Storage, encode
+from en.data.preparation.journal import GrowingFile
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.showing import rows_of
 from en.data.sources import Sample, Source
-from en.data.targets import Stored, Target
+from en.data.sources.source import Packed
+from en.data.targets import Pixels, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
-from en.progress import Progress
+from en.progress import Progress, tell
 
-FILES = ("jpeg", "as-is")  # kinds of storage that keep JPEG files as such
-SILENT = 8  # bytes that libjpeg takes into its buffer, the most on 64 bits
-CHUNK = 16
+CHUNK = 8  # samples that a worker takes at a time
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How images are stored.
-
-    Attributes:
-        kind: jpeg keeps RGB and grey JPEG files, if libjpeg decodes them, and all others as raw pixels, so that nothing
-            is lost. Sequential files are written anew with restart markers and optimized tables, with the same
-            coefficients, which is verified; others, such as progressive ones, stay byte for byte. as-is keeps all those
-            files byte for byte (except padding before their end); reencode makes every image a JPEG; raw stores every
-            image's pixels.
-        max_side: pixels; larger images are scaled down (reencode and raw only); None for no limit.
-        quality: JPEG quality of re-encoded images, 1 to 100.
-    """
-
-    kind: str = "jpeg"
-    max_side: int | None = None
-    quality: int = 90
 
 
 class Terminated(Stopped):
@@ -69,6 +53,27 @@ class Terminated(Stopped):
     def stop(cls, number: int, frame: FrameType | None) -> NoReturn:
         """Handles the signal."""
         raise cls("terminated")
+
+
+Chunk = list[Sample]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a preparation, made apart from the others: the samples from index/count to (index + 1)/count."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def of(self, samples: int) -> range:
+        """The numbers of its samples."""
+        return range(samples * self.index // self.count, samples * (self.index + 1) // self.count)
+
+
+WHOLE = Shard(0, 1)
 
 
 def prepare(
@@ -96,44 +101,103 @@ def prepare(
     Raises: UserError that lists every file that is damaged or not decoded, unless skip_corrupt is set, and for an `out`
         that is in use or holds a data set; RunError if a worker died.
     """
-    folder, remarks = OutFolder(out), Remarks(on_warning, skip_corrupt)
+    work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
     library_or_none()  # compiled before the workers ask for it
+    with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
+        stored = {split: write_split(work, split, folder, WHOLE) for split in source.splits}
+        return complete(work, folder, stored)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is prepared and how."""
+
+    source: Source
+    storage: Storage
+    workers: int
+    remarks: Remarks
+
+    def plan(self, split: str, shard: Shard) -> dict[str, object]:
+        """All that decides a split's bytes: a preparation goes on with those of the same plan."""
+        digest = hashlib.sha256(repr((self.source.classes, self.source.target)).encode())
+        for sample in self.source.splits[split]:
+            image, target = identity(sample.image), identity(sample.target)
+            digest.update(f"{sample.name}\0{sample.place}\0{image}\0{target}\0".encode(errors="surrogateescape"))
+        how: dict[str, object] = {"storage": asdict(self.storage), "on_warning": self.remarks.on_warning}
+        how |= {"skip_corrupt": self.remarks.skip_corrupt, "version": __version__, "decoders": decoders()}
+        return {"split": split, "samples": digest.hexdigest(), "shard": str(shard)} | how
+
+
+def identity(part: Path | Packed | Pixels | int) -> int:
+    """A number by which a sample's image or target is known again, wherever the set lies; files go by their names."""
+    if isinstance(part, Path):
+        return 0
+    if isinstance(part, np.ndarray):
+        return zlib.crc32(part.tobytes())
+    return part if isinstance(part, int) else part.size
+
+
+@contextmanager
+def in_one_line(source: Source, out: Path) -> Iterator[None]:
+    """Turns a worker's death, and what the system refuses, into errors of one line."""
     try:
-        with folder.locked(overwrite):
-            names = {split: write_split(source, split, folder, storage, workers, remarks) for split in source.splits}
-            remarks.refuse()
-            for split in source.splits:
-                if not names[split]:
-                    raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
-                digest = verify(folder.partial(f"{split}.beton"), source.target, workers)
-                write_names(folder.partial(f"{split}{SUFFIX}"), digest, names[split])
-            counts = {split: len(own) for split, own in names.items()}
-            counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
-            counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
-            described = {"name": source.name, "storage": asdict(storage), "target": source.target.name, **counts}
-            described |= {"palette": source.palette} if source.palette else {}
-            described |= {"cropped": True} if source.cropped else {}
-            if remarks.tallies:
-                described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
-            folder.write_json("dataset.json", described)
-            folder.write_json("classes.json", source.classes)
-            folder.put_in_place()
+        yield
     except BrokenProcessPool as error:
-        raise RunError(f"{source.name}: a worker process died, perhaps out of memory; nothing was written") from error
+        raise RunError(
+            f"{source.name}: a worker process died, perhaps out of memory; nothing was put in place, and the same "
+            "command goes on"
+        ) from error
     except OSError as error:
         raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+
+
+def complete(work: Work, folder: OutFolder, stored: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Checks the files, names and describes what is in them, puts all in place and says what was found.
+
+    Args:
+        stored: the numbers of the samples that the files hold, by split.
+    Returns: the counts of `prepare`.
+    Raises: as `prepare`.
+    """
+    source, remarks = work.source, work.remarks
+    remarks.refuse()
+    for split, numbers in stored.items():
+        if not numbers:
+            raise UserError(f"{source.name}: expected images for {split}, found none that is intact")
+        digest = verify(folder.partial(f"{split}.beton"), source.target, work.workers)
+        samples = source.splits[split]
+        write_names(folder.partial(f"{split}{SUFFIX}"), digest, (samples[number].name for number in numbers))
+    counts = {split: len(numbers) for split, numbers in stored.items()}
+    counts |= {"skipped": len(remarks.skipped), "warnings": remarks.warned, "warnings_kept": len(remarks.kept)}
+    counts |= {"in_both": len(remarks.in_both), "as_they_are": remarks.as_they_are}
+    described = {"name": source.name, "storage": asdict(work.storage), "target": source.target.name, **counts}
+    described |= {"palette": source.palette} if source.palette else {}
+    described |= {"cropped": True} if source.cropped else {}
+    if remarks.tallies:
+        described["maps"] = {split: tally.described() for split, tally in remarks.tallies.items()}
+    if remarks.oddities:
+        described["oddities"] = dict(sorted(remarks.oddities.items()))
+    folder.write_json("dataset.json", described)
+    folder.write_json("classes.json", source.classes)
+    folder.put_in_place(stored)
+    say(source, remarks, counts)
+    return counts
+
+
+def say(source: Source, remarks: Remarks, counts: dict[str, int]) -> None:
     for what, lines in (("skipped", remarks.skipped), ("kept", remarks.kept)):
         for line in lines:
             print(f"{what} {line}")
+    for what, count in sorted(remarks.oddities.items()):
+        print(f"{what}: {count} images")
     for line in table_of(remarks.tallies, source.classes):
         print(line)
     if remarks.in_both:
-        others = sum(len(own) for split, own in names.items() if split != "train")
+        others = sum(counts[split] for split in source.splits if split != "train")
         warn(
             f"{source.name}: {len(remarks.in_both)} of {others} images for evaluation are among those for "
             f"training, so that scores flatter: {listed(remarks.in_both, 3)}"
         )
-    return counts
 
 
 def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
@@ -158,35 +222,85 @@ def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
         warn(f"{len(lacking)} of {len(classes)} classes on no pixel for training: {listed(lacking)}")
 
 
-def write_split(
-    source: Source, split: str, folder: OutFolder, storage: Storage, workers: int, remarks: Remarks
-) -> list[str]:
-    """Writes a split's .beton file under its partial name. Returns: the names of its samples."""
-    samples, names = source.splits[split], list[str]()
-    with closing(encode_all(source, split, storage, workers, remarks, names)) as encoded:
-        write_beton(folder.partial(f"{split}.beton"), encoded, len(samples), source.target.field)
-    return names
+def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> Sequence[int]:
+    """Writes a split's .beton file under its partial name, or goes on with it. Returns: which samples it holds."""
+    numbers = shard.of(len(work.source.splits[split]))
+    path, field = folder.partial(f"{split}.beton"), work.source.target.field
+    stored = array("q")
+    with closing(GrowingFile(path, work.plan(split, shard), len(numbers), field)) as file:
+        done = 0
+        for checked in file.earlier():
+            if work.remarks.accept(checked, split):
+                stored.append(numbers[done])
+            done += 1
+        if done:
+            tell(f"{work.source.name}: {split}: goes on after {done} of {len(numbers)} images")
+        with closing(encode_all(work, split, numbers, done)) as found:
+            for number, checked in zip(numbers[done:], found, strict=True):
+                is_stored = work.remarks.accept(checked, split)
+                file.add(checked, is_stored)
+                if is_stored:
+                    stored.append(number)
+        file.finish()
+    return stored
 
 
-def encode_all(
-    source: Source, split: str, storage: Storage, workers: int, remarks: Remarks, names: list[str]
-) -> Generator[Encoded, None, None]:
-    """Encodes a split's samples in several processes and yields those to store, in order.
-
-    Notes remarks on files, and the names of what is stored.
-    """
-    samples = source.splits[split]
+def encode_all(work: Work, split: str, numbers: range, done: int) -> Generator[Checked, None, None]:
+    """Encodes a split's samples in several processes, but for the first `done`, and yields them in order."""
+    source, samples = work.source, work.source.splits[split]
     context = multiprocessing.get_context("fork")
-    encoding = partial(encode, storage=storage, target=source.target, classes=len(source.classes))
-    with (
-        ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool,
-        Progress(f"{source.name}: {split}", len(samples)) as progress,
-    ):
-        for sample, checked in zip(samples, pool.map(encoding, samples, chunksize=CHUNK), strict=True):
-            progress.advance()
-            if remarks.accept(checked, split) and checked.encoded is not None:
-                names.append(sample.name)
-                yield checked.encoded
+    encoding = partial(encode, storage=work.storage, target=source.target, classes=len(source.classes))
+    parts = (numbers[at : at + CHUNK] for at in range(done, len(numbers), CHUNK))
+    gc.freeze()  # else each worker's collector would write to, and so copy, all that the parent holds
+    try:
+        with (
+            ProcessPoolExecutor(work.workers, context, end_with_parent, (os.getpid(),)) as pool,
+            Progress(f"{source.name}: {split}", len(numbers), before=done) as progress,
+        ):
+            chunks = map(partial(chunk_of, samples), parts)
+            for checked in bounded(pool, partial(encode_chunk, encoding), chunks, 2 * work.workers):
+                progress.advance()
+                yield checked
+    finally:
+        gc.unfreeze()
+
+
+def bounded(
+    pool: ProcessPoolExecutor,
+    work: Callable[[Chunk], list[Checked]],
+    chunks: Iterable[Chunk],
+    ahead: int,
+) -> Iterator[Checked]:
+    """Yields what work makes of chunks, in their order; at most so many are ahead, which is what bounds memory."""
+    waiting: deque[Future[list[Checked]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > ahead:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def chunk_of(samples: Sequence[Sample], numbers: range) -> Chunk:
+    return [read_in_order(samples[number]) for number in numbers]
+
+
+def read_in_order(sample: Sample) -> Sample:
+    """Reads a sample's file here and now if one process that reads all in their order is what reads them fast."""
+    if isinstance(sample.image, Path | np.ndarray) or not sample.image.in_order:
+        return sample
+    try:
+        return replace(sample, image=Held(sample.image.read()))
+    except DamagedImage as error:
+        return replace(sample, image=Held(error))
+
+
+def encode_chunk(encoding: Callable[[Sample], Checked], chunk: Chunk) -> list[Checked]:
+    return [encoding(sample) for sample in chunk]
 
 
 def end_with_parent(parent: int) -> None:
@@ -197,87 +311,6 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # the parent died before prctl
-
-
-def encode(sample: Sample, storage: Storage, target: Target, classes: int) -> Checked:
-    """Encodes one sample as it is stored, or finds what is wrong with its files."""
-    try:
-        if isinstance(sample.image, Path):
-            content = read_file(sample.image)
-            picture = decode_image(content)
-        else:
-            content = sample.image.tobytes()
-            picture = Picture(to_rgb(Image.fromarray(sample.image)))
-        kept = target.read(sample.target, classes, (picture.image.height, picture.image.width))
-    except UnusableImage as error:
-        return Checked(sample.place, None, str(error))
-    image = picture.image
-    if max(image.size) > LARGEST_SIDE:
-        return Checked(sample.place, None, f"{image.width} x {image.height} pixels: expected at most {LARGEST_SIDE}")
-    digest = hashlib.sha256(content).digest()
-    picture, is_as_it_is = transcoded(picture, storage)
-    encoded = encode_picture(picture, storage, kept)
-    encoded = encoded._replace(target=target.scaled(kept, (encoded.height, encoded.width)))
-    counts = target.counts(encoded.target, classes)
-    return Checked(sample.place, encoded, picture.warning, picture.note, digest, is_as_it_is, counts)
-
-
-def transcoded(picture: Picture, storage: Storage) -> tuple[Picture, bool]:
-    """Reads all codes of a picture's JPEG file, and writes it anew, without loss, where it is stored so.
-
-    A file that libjpeg decodes without a warning and our decoder finds damaged has a warning then.
-
-    Returns: the picture, and whether its file is stored as it is.
-    """
-    if not picture.jpeg:
-        return picture, False
-    try:
-        written = transcode_padded(picture.jpeg)
-    except ValueError as error:
-        return replace(picture, jpeg=b"", warning=str(error)), False
-    if storage.kind not in FILES:
-        return picture, False
-    if written is None or storage.kind == "as-is":
-        return picture, True
-    return replace(picture, jpeg=written), False
-
-
-def transcode_padded(content: bytes) -> bytes | None:
-    """Transcodes a JPEG file without the few bytes of padding at its scan's end that libjpeg reads in silence.
-
-    They are one byte repeated, zero if there is only one. More of it libjpeg reports: see `padding_of`.
-    Raises: ValueError for a damaged file, with what is wrong.
-    """
-    try:
-        return transcode(content)
-    except ValueError as error:
-        end = content.rfind(b"\xff\xd9")
-        for count in range(1, min(SILENT, end) + 1):
-            filler = content[end - count : end]
-            if len(set(filler)) == 1 and (count > 1 or filler == b"\0"):
-                with suppress(ValueError):
-                    return transcode(content[: end - count] + content[end:])
-        raise error
-
-
-def encode_picture(picture: Picture, storage: Storage, target: Stored) -> Encoded:
-    if storage.kind in FILES and picture.jpeg:
-        return Encoded(JPEG, *picture.image.size, picture.jpeg, target)
-    pixels = scaled(picture.image, storage.max_side)
-    if storage.kind != "reencode":
-        return Encoded(RAW, *pixels.size, pixels.tobytes(), target)
-    buffer = io.BytesIO()
-    pixels.save(buffer, "JPEG", quality=storage.quality)
-    return Encoded(JPEG, *pixels.size, buffer.getvalue(), target)
-
-
-def scaled(image: Image.Image, max_side: int | None) -> Image.Image:
-    """Scales an image down so that no side is longer than max_side pixels."""
-    if max_side is None or max(image.size) <= max_side:
-        return image
-    share = max_side / max(image.size)
-    size = max(1, round(image.width * share)), max(1, round(image.height * share))
-    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def verify(path: Path, target: Target, workers: int) -> str:
@@ -305,6 +338,7 @@ def verify(path: Path, target: Target, workers: int) -> str:
                 target.cut(file.stored(sample), corner, sample)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
+        file.release(samples)
         return len(part)
 
     parts = [range(start, min(start + 256, len(file))) for start in range(0, len(file), 256)]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from en.data.sources.classes import warn_of_alike
+from en.data.sources.compact import Compact
 from en.data.sources.source import SPLITS, TEST, Sample, Source, as_text, name_of, naming_unreadable
 from en.errors import UserError
 
@@ -23,7 +24,7 @@ def read_folders(root: Path) -> Source:
         classes = sorted(next(iter(folders.values())))
         for split in folders:
             refuse_other_classes(root, classes, split, set(folders[split]))
-        splits = {split: list(folder_samples(root / split, folders[split], classes)) for split in folders}
+        splits = {split: Compact(folder_samples(root / split, folders[split], classes)) for split in folders}
         for split, samples in splits.items():
             if not samples:
                 raise UserError(f"{root / split}: expected image files in its class folders, found none")

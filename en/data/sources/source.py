@@ -1,10 +1,11 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from en.data.palette import Colour
 from en.data.targets import ClassIndex, Pixels, Target
@@ -16,6 +17,28 @@ ALL_SPLITS = (*SPLITS, TEST)
 EVALUATION = "val or test"  # asks a loader for test where a set has no val
 
 
+class Packed(Protocol):
+    """An image file that is none on disk: a part of another file.
+
+    Those of large sets are tuples of the other file and two numbers, of which `Compact` makes them when they are asked
+    for.
+    """
+
+    @property
+    def in_order(self) -> bool:
+        """Whether one process that reads them in their order is what reads them fast."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        ...
+
+    def read(self) -> bytes:
+        """Reads the image file. Raises: DamagedImage for one that cannot be read."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image to be prepared.
@@ -23,12 +46,12 @@ class Sample:
     Attributes:
         name: its own in the split, and the same wherever the set lies: its path in the split's folder, or its position
             in an array. In one line: see `name_of`.
-        image: the file, or the pixels themselves, (H, W) grey or (H, W, 3).
+        image: the file, a part of a file, or the pixels themselves, (H, W) grey or (H, W, 3).
         target: what the data set says of the image: an index into the classes, or the file or the values of a map.
     """
 
     name: str
-    image: Path | Pixels
+    image: Path | Packed | Pixels
     target: int | Path | Pixels
 
     @property
@@ -48,14 +71,16 @@ class Source:
         target: the kind of their targets.
         palette: colours of the classes, for pictures; empty: whichever differ well.
         cropped: images are stored as evaluation shows them, so that it cuts no centre out of them.
+        form: what it was recognized as, in words; empty: its name says so.
     """
 
     name: str
     classes: list[str]
-    splits: dict[str, list[Sample]]
+    splits: Mapping[str, Sequence[Sample]]
     target: Target = field(default_factory=ClassIndex)
     palette: list[Colour] = field(default_factory=list)
     cropped: bool = False
+    form: str = ""
 
 
 def choose_split(root: Path, split: str, found: Collection[str]) -> str:
@@ -63,7 +88,7 @@ def choose_split(root: Path, split: str, found: Collection[str]) -> str:
     for name in ("val", TEST) if split == EVALUATION else (split,):
         if name in found:
             return name
-    needs = ": training needs train and val; en-eval RUN --on evaluates on val or test" if split in SPLITS else ""
+    needs = ": expected train and val for training; en-eval RUN --on takes val or test" if split in SPLITS else ""
     raise UserError(f"{root}: no split {split}, only {', '.join(found)}{needs}")
 
 
@@ -78,7 +103,12 @@ def naming_unreadable(path: Path) -> Iterator[None]:
 
 def name_of(path: Path, folder: Path) -> str:
     """A sample's name by its file: the path in a folder, in one line."""
-    return as_text(path.relative_to(folder).as_posix()).replace("\n", "\\n")
+    return as_line(path.relative_to(folder).as_posix())
+
+
+def as_line(name: str) -> str:
+    """A file's name as text, see `as_text`, that holds no end of a line."""
+    return as_text(name).replace("\n", "\\n")
 
 
 def as_text(name: str) -> str:
