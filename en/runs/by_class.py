@@ -208,6 +208,15 @@ def read_by_class(folder: Path) -> ByClass | None:
         raise UserError(f"{path}: {reason}") from error
 
 
+def bring_best(home: Path, run: Path) -> None:
+    """Copies what the best evaluation of another run left, FILE last, as a branch of that begins. Raises OSError."""
+    of, to = home / FOLDER / BEST, run / FOLDER / BEST
+    if (of / FILE).is_file():
+        to.mkdir(parents=True, exist_ok=True)
+        for path in sorted(of.iterdir(), key=lambda path: path.name == FILE):
+            shutil.copyfile(path, to / path.name)
+
+
 def drop_later(run: Path, epochs: float) -> None:
     """Removes what is of an evaluation later than so many epochs of a run, or damaged. Raises OSError."""
     for name in (LAST, BEST):

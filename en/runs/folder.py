@@ -18,7 +18,7 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
-from en.runs.by_class import BEST, LAST, Findings, drop_later
+from en.runs.by_class import BEST, LAST, Findings, bring_best, drop_later
 from en.runs.by_class import FOLDER as EVALUATION
 from en.runs.class_lines import texts
 from en.runs.completeness import place
@@ -181,6 +181,8 @@ class RunFolder:
             home: the folder of the run that it is of: another one in a new branch.
         """
         with self.writing():
+            if home != self.path:
+                bring_best(home, self.path)
             checkpoint.link(origin, checkpoint.step_path(self.path, saved.position))
             checkpoint.remove(later)
             self._bring_best(saved.best, home)
