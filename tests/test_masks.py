@@ -183,9 +183,17 @@ def test_colours_and_alpha_are_refused_by_name(kind, channels, mode, tmp_path):
         ClassMap().load(path, 12, (4, 5))
 
 
+@pytest.mark.parametrize("name", ["a.pgm", "a.tif", "a.bmp"])
+def test_formats_whose_numbers_are_spread_or_turned_when_they_are_read_are_no_masks(tmp_path, name):
+    """Pillow reads 1 of a PGM whose largest value is 1 as 255, and TIFFs of few bits and of white zeros likewise."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    with pytest.raises(UnsupportedImage, match=r"a map as (PPM|TIFF|BMP): expected PNG, or TIFF of 16 or 32 bits"):
+        ClassMap().load(tmp_path / name, 12, (8, 8))
+
+
 def test_a_jpeg_is_no_mask(tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.jpg")
-    with pytest.raises(UnsupportedImage, match=r"a.jpg: a map as JPEG, which changes numbers: expected PNG"):
+    with pytest.raises(UnsupportedImage, match=r"a.jpg: a map as JPEG: expected PNG, or TIFF"):
         ClassMap().load(tmp_path / "a.jpg", 12, (8, 8))
 
 

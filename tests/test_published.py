@@ -90,8 +90,31 @@ def test_a_run_that_labels_pixels_is_set_against_figures_of_its_data_set_and_pro
     facts = {"model": "fcn_resnet50", "norm": "gn", "norm_options": {}, "task": "segmentation", "scores": scored}
     facts |= {"score": "miou", "dataset": "ADE20K", "classes": 150, "images": 2000, "eval_resolution": 512}
     task = {"name": "segmentation", "data_set": "ade20k", "protocol": "snseg"}
-    report([run(tmp_path / "a", config={"task": task}, **facts)], tmp_path / "out")
+    theirs = {"name": "fcn_resnet50", "options": {"aux_channels": 512, "head_dropout": 0.0}}
+    report([run(tmp_path / "a", config={"task": task, "model": theirs}, **facts)], tmp_path / "out")
     single, many = table(tmp_path / "out", "against_published_ade20k")
     assert (single["status"], single["published mIoU"]) == ("published", "35.66")
     assert float(single["difference of mIoU"]) == pytest.approx(1.24) and "protocol snseg" in single["source"]
     assert many["status"] == "not comparable: another protocol (snseg)" and many["difference of mIoU"] == ""
+    report([run(tmp_path / "b", config={"task": task}, **facts)], tmp_path / "other")
+    other = table(tmp_path / "other", "against_published_ade20k")[0]["status"]
+    assert other == "not comparable: another network (aux_channels=default; head_dropout=default)"
+    smaller = {"task": task, "model": theirs, "data": {"root": "unused", "eval_resolution": [256, 512]}}
+    report([run(tmp_path / "c", config=smaller, **facts)], tmp_path / "smaller")
+    assert "images and labels of another size" in table(tmp_path / "smaller", "against_published_ade20k")[0]["status"]
+
+
+def test_a_figure_of_a_network_that_only_shares_the_name_of_ours_judges_no_run(tmp_path):
+    facts = {
+        "model": "fcn_resnet50",
+        "norm": "bn",
+        "norm_options": {},
+        "task": "segmentation",
+        "scores": {"miou": 70.0},
+    }
+    facts |= {"score": "miou", "dataset": "Cityscapes", "classes": 19, "images": 500, "eval_resolution": 512}
+    task = {"name": "segmentation", "data_set": "cityscapes", "protocol": "mmseg"}
+    report([run(tmp_path / "a", config={"task": task}, **facts)], tmp_path / "out")
+    single, _ = table(tmp_path / "out", "against_published_cityscapes")
+    assert single["status"].startswith("not comparable: another network (a head of two 3 x 3 convolutions")
+    assert (single["published mIoU"], single["difference of mIoU"]) == ("75.65", "")

@@ -133,7 +133,7 @@ def literal_classes(network, image, form):
     for resize in form.resizes:
         size = resize.size(height, width)
         scaled = F.interpolate(image, size, mode="bilinear")
-        for mirrored in (False, True)[: 1 + form.flip]:
+        for mirrored in (False, True)[: 1 + (form.flip and not form.window)]:
             seen = scaled.flip(3) if mirrored else scaled
             if form.window:
                 logits = literal_windows(network, seen, form)
@@ -143,7 +143,8 @@ def literal_classes(network, image, form):
                     logits = F.interpolate(logits, size, mode="bilinear", align_corners=form.corners)
             logits = logits.flip(3) if mirrored else logits
             if logits.shape[2:] != image.shape[2:]:
-                logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=form.corners)
+                corners = form.corners and form.steps == "once" and not form.window
+                logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=corners)
             total = total + (logits.softmax(1) if form.averaged == "probabilities" else logits)
     return total.argmax(1).to(torch.uint8), total
 
@@ -157,8 +158,10 @@ def literal_windows(network, seen, form):
     for top in sorted({min(top, tall - form.window) for top in range(0, tall, form.stride)}):
         for left in sorted({min(left, wide - form.window) for left in range(0, wide, form.stride)}):
             part = padded[:, :, top : top + form.window, left : left + form.window]
-            logits = F.interpolate(network(part), part.shape[2:], mode="bilinear", align_corners=form.corners)
-            logits = logits.softmax(1) if form.windows_averaged == "probabilities" else logits
+            both = [network(part)] + ([network(part.flip(3)).flip(3)] if form.flip else [])
+            both = [F.interpolate(each, part.shape[2:], mode="bilinear", align_corners=form.corners) for each in both]
+            both = [each.softmax(1) if form.windows_averaged == "probabilities" else each for each in both]
+            logits = sum(both) / len(both)
             place = (left, wide - left - form.window, top, tall - top - form.window)
             total, count = total + F.pad(logits, place), count + F.pad(torch.ones_like(logits), place)
     top, left = down // 2, across // 2
@@ -171,6 +174,7 @@ FORMS = {
     "two sizes": Protocol((Resize(30, 90), Resize(52, 200)), "", flip=True, steps="twice"),
     "logits": Protocol((Resize(ratio=0.5), Resize(ratio=1.25)), "", averaged="logits"),
     "windows": Protocol((Resize(long=90),), "", True, 33, 22, windows_averaged="probabilities", corners=True),
+    "whole, corners": Protocol((Resize(long=90),), "", steps="twice", corners=True),
     "small image": Protocol((Resize(long=40),), "", True, 33, 22, windows_averaged="logits"),
 }
 
@@ -196,6 +200,7 @@ def test_the_protocols_have_the_sizes_of_their_sources():
     assert protocol("mmseg", "cityscapes").resizes[0].size(1024, 2048) == (1024, 2048)
     assert protocol("snseg", "ade20k").resizes[0].size(512, 683) == (456, 600)
     assert protocol("snseg", "ade20k").resizes[0].size(300, 900) == (336, 1000)
+    assert protocol("snseg", "ade20k").resizes[0].size(400, 604) == (456, 680)  # 679.5 is cut, then rounded up to 8
     assert [each.size(512, 683)[1] for each in protocol("semseg", "ade20k").resizes] == [512]
     assert len(protocol("mmseg_ms", "ade20k").resizes) == 6 and protocol("mmseg_ms", "ade20k").flip
     assert not protocol("snseg_ms", "ade20k").flip and protocol("semseg", "cityscapes").stride == 476

@@ -191,7 +191,7 @@ def test_ratios_of_each_layer_that_labels_are_logged_looked_at_and_reported(run,
 
 
 def test_several_protocols_are_scored_by_one_command_and_an_unknown_one_is_refused(run):
-    done = succeed("eval.py", run, "task.data_set=ade20k", "--protocol", "ours", "ours_ms", "snseg")
+    done = succeed("eval.py", run, "--protocol", "ours", "ours_ms", "snseg", "task.data_set=ade20k")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [scores["protocol"]["name"] for scores in found] == ["ours", "ours_ms", "snseg"]
     assert [scores["protocol"]["absent"] for scores in found] == ["left_out", "left_out", "zero"]

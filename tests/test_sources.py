@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from commands import command, refused, succeed
 from conftest import ended, jpeg, write_folders
+from PIL import Image
 from readers import reading
 
 from en.data import LOADERS
@@ -218,3 +219,11 @@ def test_the_folder_loader_identifies_images_however_the_path_to_them_is_written
     monkeypatch.chdir(folders)
     names = [".", "../clothes", f"{folders}/", "./train/..", str(tmp_path / "link"), str(latin1)]
     assert {name: digest(Path(name)) for name in names} == dict.fromkeys(names, here)
+
+
+def test_images_and_masks_split_by_split_are_not_taken_for_two_classes(tmp_path):
+    for folder in ("train/images", "train/masks", "val/images", "val/masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "set" / folder / "a.png")
+    with pytest.raises(UserError, match=r"images,masks}: expected images/{train,val}, masks/{train,val} and classes.t"):
+        read_source(str(tmp_path / "set"))

@@ -59,6 +59,10 @@ def evaluate() -> None:
     set_arguments(parser)
     shift_arguments(parser)
     arguments = parser.parse_intermixed_args()
+    for name in ("protocol", "statistics", "corrupt"):  # which take all words up to the next option
+        words = getattr(arguments, name) or []
+        arguments.overrides += [word for word in words if "=" in word]
+        setattr(arguments, name, [word for word in words if "=" not in word] or None)
     for name in ("recalibrate", "statistics", "corrupt"):
         if arguments.on and getattr(arguments, name):
             raise UserError(f"--on with --{name}: expected one of them")

@@ -24,7 +24,6 @@ Stored = int | bytes
 """A target as a .beton file keeps it."""
 Numbers = int | Pixels
 """A target as it is cut: the class number, or (H, W) of them."""
-LOSSY = ("JPEG", "MPO", "JPEG2000")  # formats of grey images that change numbers
 SHOWN = 4  # unexpected values in a message
 
 
@@ -265,10 +264,12 @@ def map_of(content: Stored, verify: bool = False) -> NDArray[Any]:
         image.load()
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         raise DamagedImage(f"the map: {refusal(content, error)}") from error
-    if image.format in LOSSY:
-        raise UnsupportedImage(f"a map as {image.format}, which changes numbers: expected PNG")
+    wide = image.mode == "I" or image.mode.startswith("I;16")
+    if image.format != "PNG" and not (image.format == "TIFF" and wide):
+        # Others change numbers, or Pillow spreads or inverts them without a word.
+        raise UnsupportedImage(f"a map as {image.format}: expected PNG, or TIFF of 16 or 32 bits")
     pixels = np.asarray(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if wide:
         return pixels.astype(np.int64)
     if image.mode not in ("1", "L", "P"):
         raise UnsupportedImage(

@@ -17,6 +17,7 @@ from en.size import in_words, size_of
 from en.tasks import TASKS, Label
 
 Figure = dict[str, Any]
+OPTIONS = "model.options."
 UNVERIFIED = "unverified"
 IMAGENET, CLAIMS = "imagenet", "claims"
 CHANGES_NO_FIGURE = ("sync",)  # options of a normalizer with which it is still the one that was published
@@ -30,7 +31,8 @@ class Setting(Section):
         task: its key in TASKS; classes, images, resolution: of the evaluation; None for the latter: images have their
             own sizes.
         figures: rows with model, norm, metrics by name, params, gmacs, source and status, and the protocol where the
-            task has several.
+            task has several; options, those of `model.options` with which ours is that network; differs, in what it is
+            another one.
     """
 
     title: Name
@@ -108,7 +110,7 @@ def find_figures(variant: Variant) -> list[Against]:
     key, why = (network(variant), variant.summary.norm), incomparable(variant)
     figures = published(data_of(variant)).figures
     return [
-        Against(variant, row, why + another_protocol(variant, row))
+        Against(variant, row, why + another_protocol(variant, row) + another_network(variant, row))
         for row in figures
         if (row["model"], row["norm"]) == key
     ]
@@ -120,6 +122,20 @@ def another_protocol(variant: Variant, figure: Figure) -> list[str]:
     return [] if own == figure.get("protocol") else [f"another protocol ({own})"]
 
 
+def another_network(variant: Variant, figure: Figure) -> list[str]:
+    """Says in what the network of a figure is another one than a variant's of the same name, in the same way."""
+    given = {
+        key.removeprefix(OPTIONS): value
+        for key, value in variant.runs[0].config.items()
+        if key.startswith(OPTIONS) and value is not None
+    }
+    theirs = figure.get("options", {})
+    other = [f"{key}={plain(given.get(key, 'default'))}" for key in theirs if given.get(key) != theirs[key]]
+    other += [f"{key}={plain(value)}" for key, value in given.items() if key not in theirs]
+    differs = figure.get("differs")
+    return [f"another network ({'; '.join([*other, *([differs] if differs else [])])})"] if other or differs else []
+
+
 def incomparable(variant: Variant) -> list[str]:
     """In which ways a variant differs from the published setting; recipes are not looked at."""
     s, setting, why = variant.summary, published(data_of(variant)), []
@@ -129,6 +145,8 @@ def incomparable(variant: Variant) -> list[str]:
         why.append(f"other data ({s.dataset}, {s.classes} classes, {s.images:,} evaluation images)")
     if setting.resolution is not None and s.eval_resolution != setting.resolution:
         why.append(f"another resolution ({in_words(size_of(s.eval_resolution))} pixels)")
+    if setting.resolution is None and (size := variant.runs[0].config.get("data.eval_resolution")) is not None:
+        why.append(f"images and labels of another size (data.eval_resolution={plain(size)})")
     if not variant.is_finished:
         why.append(f"unfinished ({s.epochs_done} of {s.epochs} epochs)")
     if options := own_options(variant):
@@ -137,17 +155,15 @@ def incomparable(variant: Variant) -> list[str]:
 
 
 def own_options(variant: Variant) -> list[str]:
-    """`key=value` for the options of normalizer and network that are not those of the published figure."""
+    """`key=value` for the options of the normalizer that are not those of the published figure."""
     s = variant.summary
     defaults = norm_defaults(s.norm)
     published = defaults | AS_PUBLISHED.get(s.norm, {})
-    own = [
+    return [
         f"{key}={plain(value)}"
         for key, value in (defaults | s.norm_options).items()
         if key not in CHANGES_NO_FIGURE and (key not in published or published[key] != value)
     ]
-    config = variant.runs[0].config.items()
-    return own + [f"{key}={plain(value)}" for key, value in config if key.startswith("model.options.")]
 
 
 def published_tables(variants: Sequence[Variant]) -> list[Table]:

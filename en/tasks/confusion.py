@@ -70,11 +70,13 @@ class MeanIoU(Confusion):
         return 100 * mean
 
 
-class MeanAccuracy(Confusion):
-    """The mean over the classes in the labels of the % of their pixels that were predicted as such."""
+class MeanAccuracy(MeanIoU):
+    """The mean over classes in the labels of the % of their pixels predicted as such; or over all, others as 0."""
 
     def compute(self) -> Tensor:
-        return 100 * (self.both / self.labelled).nanmean()
+        accuracy = self.both / self.labelled
+        mean = accuracy.nanmean() if self.absent == "left_out" else accuracy.nansum() / self.classes
+        return 100 * mean
 
 
 class PixelAccuracy(Confusion):
@@ -109,7 +111,7 @@ def confusion_scores(classes: int, absent: Absent) -> MetricCollection:
     """All of them, of one matrix."""
     metrics: dict[str, Metric] = {
         "miou": MeanIoU(classes, absent),
-        "macc": MeanAccuracy(classes),
+        "macc": MeanAccuracy(classes, absent),
         "aacc": PixelAccuracy(classes),
         "classes_found": ClassesFound(classes),
         "iou": IoU(classes),

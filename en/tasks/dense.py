@@ -52,12 +52,12 @@ def summed(passes: Sequence[Rows], first: int, end: int, probabilities: bool) ->
 
 
 def views(images: Tensor, protocol: Protocol) -> Iterator[tuple[Tensor, bool]]:
-    """Yields the images at the size of each pass, and whether they are mirrored."""
+    """Yields the images at the size of each pass, and whether they are mirrored; windows are mirrored one by one."""
     for resize in protocol.resizes:
         size = resize.size(images.shape[2], images.shape[3])
         scaled = images if size == images.shape[2:] else F.interpolate(images, size, mode="bilinear")
         yield scaled, False
-        if protocol.flip:
+        if protocol.flip and protocol.window is None:
             yield scaled.flip(3), True
 
 
@@ -67,12 +67,12 @@ def enlarged(network: nn.Module, seen: tuple[Tensor, bool], size: Size, protocol
     corners, whole = protocol.corners, (images.shape[2], images.shape[3])
     if protocol.window is not None:
         assert protocol.stride is not None
-        rows = windowed(network, images, mirrored, protocol.window, protocol.stride, protocol)
-        return upsampled(rows, whole[0], size, corners)
+        rows = windowed(network, images, protocol.window, protocol.stride, protocol)
+        return upsampled(rows, whole[0], size, corners=False)
     logits = logits_of(network, images, mirrored)
     if protocol.steps == "once":
         return upsampled(taken(logits), logits.shape[2], size, corners)
-    return upsampled(upsampled(taken(logits), logits.shape[2], whole, corners), whole[0], size, corners)
+    return upsampled(upsampled(taken(logits), logits.shape[2], whole, corners), whole[0], size, corners=False)
 
 
 def logits_of(network: nn.Module, images: Tensor, mirrored: bool) -> Tensor:
@@ -117,8 +117,11 @@ def neighbours(first: int, end: int, length: int, count: int, corners: bool) -> 
     return low, (low + 1).clamp(max=length - 1), places - low
 
 
-def windowed(network: nn.Module, images: Tensor, mirrored: bool, window: int, stride: int, protocol: Protocol) -> Rows:
-    """Square windows over images as rows of the images' size, the mean of those that overlap."""
+def windowed(network: nn.Module, images: Tensor, window: int, stride: int, protocol: Protocol) -> Rows:
+    """Square windows over images as rows of the images' size, the mean of those that overlap, mirrored ones included.
+
+    A window is mirrored where it is, as semseg does: windows of a mirrored image would lie elsewhere.
+    """
     height, width = images.shape[2:]
     above, beside = (max(0, window - side) // 2 for side in (height, width))
     below, beyond = max(0, window - height) - above, max(0, window - width) - beside
@@ -127,12 +130,11 @@ def windowed(network: nn.Module, images: Tensor, mirrored: bool, window: int, st
     parts: list[tuple[int, int, Rows]] = []
     for top in tops:
         for left in lefts:
-            logits = logits_of(network, padded[:, :, top : top + window, left : left + window], mirrored)
-            # Of a mirrored image, a window at the left shows what is at the right.
-            place = padded.shape[3] - window - left if mirrored else left
-            rows = upsampled(taken(logits), logits.shape[2], (window, window), protocol.corners)
-            parts.append((top, place, rows))
-    offset = beyond if mirrored else beside
+            seen = padded[:, :, top : top + window, left : left + window]
+            for mirrored in (False, True)[: 1 + protocol.flip]:
+                logits = logits_of(network, seen.flip(3) if mirrored else seen, mirrored)
+                rows = upsampled(taken(logits), logits.shape[2], (window, window), protocol.corners)
+                parts.append((top, left, rows))
 
     def averaged_rows(first: int, end: int) -> Tensor:
         first, end = first + above, end + above
@@ -147,7 +149,7 @@ def windowed(network: nn.Module, images: Tensor, mirrored: bool, window: int, st
                 total = band.new_zeros(*band.shape[:2], end - first, padded.shape[3])
             total[:, :, start - first : stop - first, left : left + window] += band
             counts[start - first : stop - first, left : left + window] += 1
-        return total.div_(counts)[:, :, :, offset : offset + width]
+        return total.div_(counts)[:, :, :, beside : beside + width]
 
     return averaged_rows
 

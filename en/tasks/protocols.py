@@ -24,10 +24,10 @@ class Resize:
     multiple: int = 1
 
     def size(self, height: int, width: int) -> Size:
-        """Height and width for an image of these, rounded to the nearest pixel."""
+        """Height and width for an image of these, rounded to the nearest pixel, or cut to one before `multiple`."""
         ends = ((self.short, min(height, width)), (self.long, max(height, width)))
         factor = min((limit / side for limit, side in ends if limit is not None), default=self.ratio)
-        rows, columns = (max(1, int(side * factor + 0.5)) for side in (height, width))
+        rows, columns = (max(1, int(side * factor + (0.5 if self.multiple == 1 else 0))) for side in (height, width))
         return -(-rows // self.multiple) * self.multiple, -(-columns // self.multiple) * self.multiple
 
     def __str__(self) -> str:
@@ -37,18 +37,18 @@ class Resize:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network's logits become classes of pixels, and these a score. Labels always keep their own size.
+    """How a network's logits become classes of pixels, and these a score, at the size that labels are shown at.
 
     Attributes:
         resizes: sizes at which the network sees an image, one pass each.
-        flip: whether each pass is made of the mirrored image too.
+        flip: whether each pass is made of the mirrored image too; with windows, of each of them where it is.
         window: side of square windows in which a pass sees the image, pixels; None: whole. Images smaller than that are
             padded around with the mean colour.
         stride: of the windows, pixels.
         averaged: what passes are averaged of, at the labels' size: probabilities (softmax), or logits.
         windows_averaged: the same of windows where they overlap.
         steps: how logits are enlarged to the labels' size: at once, or by way of the input's size.
-        corners: whether corners are aligned (align_corners) in that.
+        corners: whether corners are aligned (align_corners) in the first of these steps.
         absent: what a class that is neither in the labels nor predicted counts for in the mean: left_out, or zero.
         source: where the protocol is from.
     """

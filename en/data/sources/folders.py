@@ -22,6 +22,7 @@ def read_folders(root: Path) -> Source:
     with naming_unreadable(root):
         folders = {split: class_folders(root / split) for split in splits_in(root)}
         classes = sorted(next(iter(folders.values())))
+        refuse_masks(root, classes)
         for split in folders:
             refuse_other_classes(root, classes, split, set(folders[split]))
         splits = {split: Compact(folder_samples(root / split, folders[split], classes)) for split in folders}
@@ -30,6 +31,16 @@ def read_folders(root: Path) -> Source:
                 raise UserError(f"{root / split}: expected image files in its class folders, found none")
     warn_of_alike(root, classes)
     return Source(as_text(root.resolve().name), classes, splits)
+
+
+def refuse_masks(root: Path, classes: list[str]) -> None:
+    """Raises UserError for images and masks split by split, which would be taken for images of two classes."""
+    if len(classes) == 2 and "images" in classes and {*classes} & {"masks", "labels", "annotations"}:
+        other = next(name for name in classes if name != "images")
+        raise UserError(
+            f"{root}: folders {{train,val}}/{{images,{other}}}: expected images/{{train,val}}, masks/{{train,val}} and "
+            "classes.txt, for images with masks"
+        )
 
 
 def splits_in(root: Path) -> list[str]:
