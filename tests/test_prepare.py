@@ -114,7 +114,7 @@ def test_neither_preparing_nor_loading_needs_the_package_ffcv(folders, betons, t
 
 
 def test_a_worker_that_dies_ends_preparation_in_one_line(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("en.data.preparation.prepare.encode", die)
+    monkeypatch.setattr("en.data.preparation.pool.encode", die)
     from en.data.preparation import prepare as module
 
     with pytest.raises(RunError, match="worker process died"):

@@ -1,21 +1,14 @@
 """Turns a source of images into a .beton file and a file of names a split, dataset.json and classes.json."""
 
-import ctypes
-import gc
 import hashlib
-import multiprocessing
-import os
 import signal
-import sys
 import zlib
 from array import array
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,24 +17,22 @@ import numpy as np
 import torch
 
 from en import __version__
-from en.data.decoding import DamagedImage, UnusableImage, decoders
+from en.data.decoding import UnusableImage, decoders
 from en.data.ffcv.file import BetonFile
 from en.data.ffcv.names import SUFFIX, write_names
 from en.data.jpeg import library_or_none
-from en.data.preparation.encode import Held, Storage, encode
+from en.data.preparation.encode import Storage
 from en.data.preparation.journal import GrowingFile
 from en.data.preparation.out_folder import OutFolder
-from en.data.preparation.remarks import Checked, Remarks, Tally
+from en.data.preparation.pool import encode_all
+from en.data.preparation.remarks import Remarks, Tally
 from en.data.showing import rows_of
-from en.data.sources import Sample, Source
+from en.data.sources import Source
 from en.data.sources.source import Packed
 from en.data.targets import Pixels, Target
 from en.data.views import View
 from en.errors import RunError, Stopped, UserError, listed, warn
 from en.progress import Progress, tell
-
-CHUNK = 8  # samples that a worker takes at a time
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Terminated(Stopped):
@@ -53,9 +44,6 @@ class Terminated(Stopped):
     def stop(cls, number: int, frame: FrameType | None) -> NoReturn:
         """Handles the signal."""
         raise cls("terminated")
-
-
-Chunk = list[Sample]
 
 
 @dataclass(frozen=True)
@@ -235,7 +223,7 @@ def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> Sequ
             done += 1
         if done:
             tell(f"{work.source.name}: {split}: goes on after {done} of {len(numbers)} images")
-        with closing(encode_all(work, split, numbers, done)) as found:
+        with closing(encode_all(work.source, split, work.storage, work.workers, numbers, done)) as found:
             for number, checked in zip(numbers[done:], found, strict=True):
                 is_stored = work.remarks.accept(checked, split)
                 file.add(checked, is_stored)
@@ -243,74 +231,6 @@ def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> Sequ
                     stored.append(number)
         file.finish()
     return stored
-
-
-def encode_all(work: Work, split: str, numbers: range, done: int) -> Generator[Checked, None, None]:
-    """Encodes a split's samples in several processes, but for the first `done`, and yields them in order."""
-    source, samples = work.source, work.source.splits[split]
-    context = multiprocessing.get_context("fork")
-    encoding = partial(encode, storage=work.storage, target=source.target, classes=len(source.classes))
-    parts = (numbers[at : at + CHUNK] for at in range(done, len(numbers), CHUNK))
-    gc.freeze()  # else each worker's collector would write to, and so copy, all that the parent holds
-    try:
-        with (
-            ProcessPoolExecutor(work.workers, context, end_with_parent, (os.getpid(),)) as pool,
-            Progress(f"{source.name}: {split}", len(numbers), before=done) as progress,
-        ):
-            chunks = map(partial(chunk_of, samples), parts)
-            for checked in bounded(pool, partial(encode_chunk, encoding), chunks, 2 * work.workers):
-                progress.advance()
-                yield checked
-    finally:
-        gc.unfreeze()
-
-
-def bounded(
-    pool: ProcessPoolExecutor,
-    work: Callable[[Chunk], list[Checked]],
-    chunks: Iterable[Chunk],
-    ahead: int,
-) -> Iterator[Checked]:
-    """Yields what work makes of chunks, in their order; at most so many are ahead, which is what bounds memory."""
-    waiting: deque[Future[list[Checked]]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > ahead:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def chunk_of(samples: Sequence[Sample], numbers: range) -> Chunk:
-    return [read_in_order(samples[number]) for number in numbers]
-
-
-def read_in_order(sample: Sample) -> Sample:
-    """Reads a sample's file here and now if one process that reads all in their order is what reads them fast."""
-    if isinstance(sample.image, Path | np.ndarray) or not sample.image.in_order:
-        return sample
-    try:
-        return replace(sample, image=Held(sample.image.read()))
-    except DamagedImage as error:
-        return replace(sample, image=Held(error))
-
-
-def encode_chunk(encoding: Callable[[Sample], Checked], chunk: Chunk) -> list[Checked]:
-    return [encoding(sample) for sample in chunk]
-
-
-def end_with_parent(parent: int) -> None:
-    """Sets up a worker: it leaves a signal that stops preparation to the parent, and dies when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # the parent died before prctl
 
 
 def verify(path: Path, target: Target, workers: int) -> str:
