@@ -256,6 +256,20 @@ def test_a_shard_that_is_unfinished_changed_or_of_other_options_is_not_merged(ro
         merge(source, out, *how, 2)
 
 
+@pytest.mark.parametrize(
+    ("layout", "hints"),
+    [("folders", Hints(Path("val.txt"))), ("folders", Hints(labels="sorted")), ("parquet", Hints(Path("val.txt")))],
+    ids=["list", "labels", "list of shards"],
+)
+def test_an_option_that_a_form_does_not_ask_for_is_refused(roots, layout, hints):
+    with pytest.raises(
+        UserError, match=r"--(val-list val.txt|labels sorted): .* does not ask for it: expected it with"
+    ):
+        read_source(str(roots[layout]), hints)
+    with pytest.raises(UserError, match=r"fashion-mnist does not ask for it"):
+        read_source("fashion-mnist", hints)
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b"])
 def test_a_shard_that_is_none_of_them_is_refused(text, roots, tmp_path):
     done = command("scripts/prepare_data.py", roots["folders"], tmp_path / "out", "--shard", text)

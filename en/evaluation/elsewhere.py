@@ -10,21 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from en.build import build_to_device, open_set
+from en.build import open_set
 from en.config.schema import Config
-from en.data import Batch, ImageLoader, naming_dead_workers
+from en.data import Batch, ImageLoader
 from en.data.sources.real import as_rows, join, read_real
 from en.data.targets import ClassIndex
 from en.data.to_device import ToDevice
-from en.distributed.agreement import refuse_differences
-from en.distributed.device import choose_device
-from en.distributed.group import process_group
-from en.distributed.liveness import naming_silent_ranks
 from en.distributed.ranks import Ranks
 from en.errors import UserError, in_one_line
 from en.evaluation.coverage import Coverage, cover
 from en.evaluation.evaluate import Watcher, evaluate
 from en.evaluation.groups import Corruptions, RealLabels
+from en.evaluation.score import together
 from en.evaluation.trained import open_trained
 from en.runs.provenance import ranks_facts
 from en.size import Size
@@ -105,20 +102,12 @@ def score_elsewhere(where: str, overrides: list[str], sets: Sequence[str], real:
     if config.task.target is not ClassIndex:
         raise UserError(f"--on with task.name={config.task.name}: expected a task that names images")
     labels = None if real is None else read_real(real)
-    device = choose_device(config.device, ranks)
     with opened(config, ranks, sets, trained.saved.classes, labels) as found:
         data = {each.where: {"samples": each.loader.samples, "digest": each.loader.digest} for each in found}
         made_by = {name: version for each in found for name, version in each.loader.made_by.items()}
         facts = ranks_facts(config, data, made_by) | {"checkpoint": trained.saved.digest}
         facts |= {"real": hashlib.sha256(repr(labels).encode()).hexdigest()}
-        with (
-            naming_dead_workers(),
-            process_group(ranks, device, config.distributed.timeout_s) as group,
-            naming_silent_ranks(ranks, group),
-        ):
-            refuse_differences(facts, group)
-            to_device = build_to_device(config, device)
-            trained.model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
+        with together(trained, ranks, facts) as to_device:
             for each in found:
                 yield from rows_of(each, config, trained.model, to_device, trained.saved.data["name"])
 

@@ -1,7 +1,7 @@
 """A finished network scored from its checkpoint alone."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from en.build import build_to_device, refuse_few_images
@@ -59,19 +59,30 @@ def scoring(
     config, model, loaders = trained.config, trained.model, trained.loaders
     if recalibrate_over:
         refuse_few_images(config, loaders["train"].samples)
-    device = choose_device(config.device, ranks)
     data = {split: {"samples": loader.samples, "digest": loader.digest} for split, loader in loaders.items()}
     shared = ranks_facts(config, data, loaders["val"].made_by)
     shared |= {"checkpoint": trained.saved.digest, "recalibrate": recalibrate_over, **(facts or {})}
+    with closing(trained), together(trained, ranks, shared) as to_device:
+        if recalibrate_over:
+            recalibrate(model, loaders["train"], recalibrate_over, config.training_resolution.full, to_device)
+        yield Scoring(trained, ranks, to_device)
+
+
+@contextmanager
+def together(trained: Trained, ranks: Ranks, facts: dict[str, Any]) -> Iterator[ToDevice]:
+    """Has all ranks hold a finished network on their devices, inside `with`.
+
+    Args:
+        facts: what the ranks have to share.
+    Raises: UserError where they differ; RunError for a rank that falls silent.
+    """
+    config, device = trained.config, choose_device(trained.config.device, ranks)
     with (
         naming_dead_workers(),
         process_group(ranks, device, config.distributed.timeout_s) as group,
         naming_silent_ranks(ranks, group),
     ):
-        refuse_differences(shared, group)
+        refuse_differences(facts, group)
         to_device = build_to_device(config, device)
-        model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
-        if recalibrate_over:
-            recalibrate(model, loaders["train"], recalibrate_over, config.training_resolution.full, to_device)
-        yield Scoring(trained, ranks, to_device)
-    trained.close()
+        trained.model.to(device=device, memory_format=to_device.memory_format)  # type: ignore[call-overload]
+        yield to_device

@@ -40,6 +40,8 @@ HINTED: dict[str, tuple[Callable[[Path], bool], Callable[[Path, Hints], Source]]
     "webdataset": (is_webdataset, read_webdataset),
     "flat-val": (is_flat, read_flat_val),
 }
+BY_LISTS = ("ilsvrc2012", "kaggle", "flat-val")  # of these, those whose validation images' classes stand in a list
+BY_NUMBERS = (*BY_LISTS, "parquet", "webdataset")  # those whose classes may be numbers
 FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
     (is_cifar, read_cifar),
     (Path.is_file, read_list),
@@ -73,21 +75,33 @@ def read_source(where: str, hints: Hints = NO_HINTS) -> Source:
         hints: what the files of ImageNet's forms leave open.
     Raises: UserError.
     """
-    if where in NAMED:
-        return NAMED[where]()
     prefix, _, path = where.partition(":")
-    if path and prefix in PREFIXED:
-        with naming_unreadable(Path(path)):
-            return PREFIXED[prefix](Path(path))
-    forms = forms_of(Path(where))
+    prefixed = PREFIXED.get(prefix) if path else None
+    forms = [] if where in NAMED or prefixed else forms_of(Path(where))
     if hints.form is None and len(forms) > 1:
         raise UserError(f"{where}: holds several forms of a data set: expected --form {' or '.join(forms)}")
     if hints.form is not None and hints.form not in forms:
         raise UserError(f"--form {hints.form}: {where} does not hold that, but {' or '.join(forms) or 'none of these'}")
+    refuse_unread(where, hints, hints.form or "".join(forms))
+    if where in NAMED:
+        return NAMED[where]()
+    if prefixed:
+        with naming_unreadable(Path(path)):
+            return prefixed(Path(path))
     found = read_form(Path(where), hints)
     if found is None:
         raise UserError(f"{where}: expected a folder of a form that is known, a list file, or fashion-mnist")
     return found
+
+
+def refuse_unread(where: str, hints: Hints, form: str) -> None:
+    """Raises UserError for hints that a form does not ask for."""
+    for option, value, forms in (
+        ("--val-list", hints.val_list, BY_LISTS),
+        ("--labels", hints.labels, BY_NUMBERS),
+    ):
+        if value is not None and form not in forms:
+            raise UserError(f"{option} {value}: {where} does not ask for it: expected it with {', '.join(forms)}")
 
 
 def forms_of(path: Path) -> list[str]:
