@@ -72,7 +72,7 @@ def open_set(config: Config, ranks: Ranks, root: Path) -> ImageLoader:
 
 
 def reading_of(config: Config, ranks: Ranks) -> Reading:
-    """How this rank's loaders read images."""
+    """Says how this rank's loaders read images."""
     train, data = config.train, config.data
     parts = ranks.world_size * train.accumulation
     micro_batch = max(1, train.batch_size // parts)

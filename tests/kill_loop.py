@@ -151,7 +151,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """What is not the same in two runs: weights, counts and pictures bit for bit, rows and scalars, times aside."""
+    """Lists what differs in two runs: weights, counts and pictures bit for bit, rows and scalars, times aside."""
     found = []
     for name in ("last.pt", "best.pt"):
         ours, theirs = (torch.load(run / name, weights_only=True) for run in (whole, broken))
@@ -180,7 +180,7 @@ def rows(run: Path, name: str = "log.jsonl") -> list[dict[str, float]]:
 
 
 def kept(run: Path) -> dict[str, bytes]:
-    """What is kept of the last and the best evaluation, by the files' names."""
+    """Reads what is kept of the last and the best evaluation, by the files' names."""
     folder = run / "evaluation"
     return {str(path.relative_to(run)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

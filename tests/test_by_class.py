@@ -1,4 +1,4 @@
-"""What is counted class by class: against numpy on logits that were kept, on any number of ranks, and in a report."""
+"""Compares counts by class with numpy's on logits that were kept, on any number of ranks, and in a report."""
 
 import json
 import math
@@ -245,7 +245,7 @@ def test_texts_name_absent_classes_and_show_names_letter_for_letter():
 
 
 def test_a_picture_shows_colours_of_the_palette_wrong_pixels_and_stripes_where_nothing_counts():
-    """Of four fields of a map: right, wrong, not counted, right."""
+    """Draws four fields of a map: right, wrong, not counted, right."""
     target, predicted = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
     target[:32, 32:], predicted[:32, 32:], target[32:, :32] = 1, 2, IGNORE
     image = np.full((3, 64, 64), 100, np.uint8)

@@ -21,7 +21,7 @@ from en.errors import UserError
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Where each kind of loader finds the same set, whose folders are nested and whose names are odd."""
+    """Returns where each kind of loader finds the same set, whose folders are nested and whose names are odd."""
     place = tmp_path_factory.mktemp("named")
     root = write_folders(place / "folders", {"train": 3, "val": 2})
     first = min((root / "train").iterdir())

@@ -155,7 +155,7 @@ def test_loaders_give_the_labels_of_the_sidecar_and_touch_neither_images_nor_eva
 
 
 def by_hand(saved: Path, root: Path, ranks: int, accumulation: int, epoch: int, steps: int = 4) -> dict[str, float]:
-    """What came of an epoch's samples, from the saved outputs, the order of the samples and the sidecar alone."""
+    """Counts what came of an epoch's samples, from saved outputs, the samples' order and the sidecar alone."""
     labels = list(read_by_hand(root / SIDECAR).values())
     classes = sorted({clean for clean, _ in labels})
     order = np.random.default_rng([0, epoch]).permutation(len(labels))

@@ -229,7 +229,7 @@ def test_the_table_of_samples_holds_the_ratios_themselves_not_a_copy_of_them(rat
 
 @pytest.fixture(scope="module")
 def told(finished, betons) -> str:
-    """What en-ratios printed of the finished run, in whose folder it left files."""
+    """Returns what en-ratios printed of the finished run, in whose folder it left files."""
     return succeed("scripts/ratios.py", finished, "data.workers=1", "--data", betons).stdout
 
 

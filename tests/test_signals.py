@@ -82,7 +82,7 @@ def test_a_ctrl_c_that_ranks_hear_from_the_terminal_and_from_torchrun_is_one(pla
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=str)
 def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, case):
-    """Of one process with its interpreter, which ends in it; several ranks are not started by torchrun."""
+    """Signals one process with its interpreter, which ends in it; several ranks are not started by torchrun."""
     run, draw = tmp_path / "run", random.Random(str(case))
     if case.ranks:
         process: Started = start_ranks(place, case, run, "checkpoint.every_steps=3")

@@ -1,4 +1,4 @@
-"""What corrupting a batch costs, beside a forward pass of a ResNet50 over it."""
+"""Measures what corrupting a batch costs, beside a forward pass of a ResNet50 over it."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -29,7 +29,7 @@ DRAWS = 4  # of an operation: which, whether, its sign, its magnitude
 
 
 class Drawn(NamedTuple):
-    """What the changes of a batch's images are drawn from.
+    """Holds what the changes of a batch's images are drawn from.
 
     Attributes:
         seed, epoch: of the run.
@@ -143,7 +143,7 @@ def rotate(images: Tensor, degrees: Tensor, padding: Tensor) -> Tensor:
 
 
 def centres(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the centres of pixels lie from that of the image: x (W,) and y (H, 1), float32."""
+    """Computes where the centres of pixels lie from that of the image: x (W,) and y (H, 1), float32."""
     height, width = images.shape[-2:]
     y, x = (torch.arange(side, device=images.device) - (side - 1) / 2 for side in (height, width))
     return x, y[:, None]
@@ -224,7 +224,7 @@ class RandAugment:
         return images
 
     def choose(self, draws: NDArray[np.float64]) -> tuple[Ints, NDArray[np.float32]]:
-        """Which operation each image has, and its number: (B,) and (B,), of draws (B, 4)."""
+        """Chooses each image's operation, and its number: (B,) and (B,), of draws (B, 4)."""
         chosen = (draws[:, 0] * len(OPERATIONS)).astype(np.int64)
         chosen[draws[:, 1] >= self.probability] = 0
         # One at a time, so that no vector's length shows in the last bit.

@@ -26,7 +26,7 @@ FORM = re.compile(r"(none)|(full|batch)(?::(\d{1,6}))?|(partial):(\d{1,9})(?::(\
 
 @dataclass(frozen=True)
 class Statistics:
-    """What layers with running averages normalize by in evaluation.
+    """Says what layers with running averages normalize by in evaluation.
 
     Attributes:
         kind: none, the averages of training; full, the moments of the whole set; batch, each batch's; partial, each

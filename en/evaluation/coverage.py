@@ -1,4 +1,4 @@
-"""Which classes and images of a data set a network knows: matched by what the classes are, not by their numbers."""
+"""Matches a data set's classes with a network's by what they are, not by their numbers."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ LEAST = 2  # classes that have to match
 
 
 class Coverage(NamedTuple):
-    """What a network and a set have in common.
+    """Holds what a network and a set have in common.
 
     Attributes:
         classes: ids of the classes of both, in the order of the network's outputs.
@@ -33,12 +33,12 @@ class Coverage(NamedTuple):
 
     @property
     def is_all(self) -> bool:
-        """Whether all of the network's outputs count."""
+        """True where all of the network's outputs count."""
         return len(self.outputs) == self.of_outputs
 
 
 def class_id(name: str) -> str | None:
-    """What a class is, by its name: the WordNet id that it begins with, or else the name; None if that is a number."""
+    """Identifies a class by its name: the WordNet id that it begins with, else all of it; None for a number."""
     found = WNID.match(name)
     if found:
         return found[1]

@@ -21,7 +21,7 @@ Watcher = Callable[[Batch, Tensor, Tensor], None]
 
 
 class EvaluationSet(Protocol):
-    """What is evaluated on: a loader's split, or a part of it (see ImageLoader)."""
+    """Gives what is evaluated on: a loader's split, or a part of it (see ImageLoader)."""
 
     @property
     def classes(self) -> list[str]: ...

@@ -83,7 +83,7 @@ class Corruptions:
 
     @staticmethod
     def named_so(names: Sequence[str]) -> bool:
-        """Whether all names are ImageNet-C's."""
+        """Tells whether all names are ImageNet-C's."""
         return bool(names) and all(map(PLACE.fullmatch, names))
 
     def __call__(self, batch: Batch, predictions: Tensor, targets: Tensor) -> None:

@@ -27,7 +27,7 @@ def confusion_pictures(found: Sequence[Counted]) -> list[Picture]:
 
 
 def confusion_picture(pooled: ByClass, each: Counted, name: str) -> Picture:
-    """Which share of each class, a row, was taken for which class, a column."""
+    """Draws the share of each class, a row, that was taken for which class, a column."""
     assert pooled.confusion is not None
     classes, shares = [in_one_line(text)[:24] for text in pooled.classes], pooled.confusion.astype(np.float64)
     whole = shares.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What runs counted class by class in their last evaluation: worst and rare classes, confusions, and samples."""
+"""Tables of what runs counted class by class: worst and rare classes, confusions, and samples."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ class Counted:
 
     @property
     def first(self) -> ByClass:
-        """What the first run says: which classes there are and how much is of each is the same for all."""
+        """Returns what the first run says: which classes there are and how much is of each is the same for all."""
         return self.runs[0][1]
 
     @property
@@ -46,7 +46,7 @@ class Counted:
         return "top-1" if self.first.overlap is None else "IoU"
 
     def scores(self) -> list[Scores]:
-        """Of the classes, %, by run."""
+        """Returns the classes' scores, %, by run."""
         return [found.scores for _, found in self.runs]
 
     def of_class(self, values: Sequence[Scores], target: int) -> Estimate | None:
@@ -54,7 +54,7 @@ class Counted:
         return estimate([float(each[target]) for each in values if math.isfinite(each[target])])
 
     def pooled(self) -> ByClass | None:
-        """What all runs counted together; None where pairs of classes were not."""
+        """Adds up what all runs counted; None where pairs of classes were not."""
         tables = [found.confusion for _, found in self.runs if found.confusion is not None]
         if not tables:
             return None
@@ -76,7 +76,7 @@ def find_counted(peers: Peers) -> list[Counted]:
 
 
 def last_of(run: Run) -> ByClass | None:
-    """What a run's last evaluation counted, by summary.json; None with a warning for what is damaged or of another."""
+    """Reads what a run's last evaluation counted, by summary.json; None, with a warning, if damaged or of another."""
     folder = run.path / FOLDER / LAST
     try:
         found = read_by_class(folder)
@@ -118,7 +118,7 @@ def summary_table(found: Sequence[Counted]) -> Table:
 
 
 def summary_notes(found: Sequence[Counted], by_shots: dict[str, NDArray[np.bool_]], calibrated: bool) -> list[Note]:
-    """How the columns were taken, and which classes are in none of them."""
+    """Says how the columns were taken, and which classes are in none of them."""
     first, what = found[0].first, found[0].judged_by
     notes = [
         Note(
@@ -147,7 +147,7 @@ def summary_notes(found: Sequence[Counted], by_shots: dict[str, NDArray[np.bool_
 
 
 def shots(first: ByClass) -> dict[str, NDArray[np.bool_]]:
-    """Which classes have many, some and few training images, by name; empty where they are all in one such group."""
+    """Groups classes of many, some and few training images, by name; empty where they are all in one such group."""
     if first.trained is None:
         return {}
     images = np.array(first.trained)
@@ -157,7 +157,7 @@ def shots(first: ByClass) -> dict[str, NDArray[np.bool_]]:
 
 
 def over(scores: Sequence[Scores], take: Callable[[Scores], float]) -> Cell:
-    """What is taken of the classes' scores, over runs."""
+    """Estimates what is taken of the classes' scores, over runs."""
     return mean(estimate([take(each) for each in scores]))
 
 
@@ -173,7 +173,7 @@ def worst_decile(scores: Scores) -> float:
 
 
 def class_means(each: Counted) -> Scores:
-    """Of each class the mean score over the runs; not a number where no run has one."""
+    """Computes each class's mean score over the runs; not a number where no run has one."""
     table = np.array(each.scores())
     there = np.isfinite(table)
     found = np.full(table.shape[1], np.nan)

@@ -32,7 +32,7 @@ def facts_of(run: Run) -> LabelFacts | None:
 
 
 def label_tables(runs: Sequence[Run], variants: Sequence[Variant]) -> list[Table]:
-    """What the labels were and what came of them; nothing of runs that were trained with their set's own."""
+    """Tables what the labels were and what came of them; nothing of runs that were trained with their set's own."""
     found: dict[str, tuple[str, LabelFacts]] = {}
     for run in runs:
         if facts := facts_of(run):
@@ -66,7 +66,7 @@ def last_shares(variant: Variant, outcome: str) -> list[float]:
 
 
 def origin_table(found: Sequence[tuple[str, LabelFacts]]) -> Table:
-    """How the labels came about, and how many of them are wrong."""
+    """Tables how the labels came about, and how many of them are wrong."""
     rows = [
         [
             words(name),
@@ -82,7 +82,7 @@ def origin_table(found: Sequence[tuple[str, LabelFacts]]) -> Table:
 
 
 def counts_table(name: str, facts: LabelFacts, place: int) -> Table:
-    """How many samples of a class were given which, or of many classes the most frequent pairs of two."""
+    """Tables how many samples of a class were given which, or of many classes the most frequent pairs of two."""
     file, title = f"label_counts_{place}" if place else "label_counts", f"Samples by clean and given class, {name}"
     if facts.classes > SHOWN:
         pairs = [pair for pair in facts.counts if pair[0] != pair[1]][:SHOWN]

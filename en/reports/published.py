@@ -44,7 +44,7 @@ class Setting(Section):
 
     @property
     def labels(self) -> dict[str, Label]:
-        """Of the metrics that some figure has."""
+        """Returns the labels of the metrics that some figure has."""
         labels = TASKS[self.task].labels.items()
         return {name: label for name, label in labels if any(name in figure for figure in self.figures)}
 

@@ -110,7 +110,7 @@ def make_report(paths: Iterable[str]) -> Report:
 
 
 def classes_section(every: Sequence[Peers]) -> Section:
-    """What was counted class by class, of all variants that have such counts."""
+    """Shows what was counted class by class, of all variants that have such counts."""
     found = [counted for peers in every if (counted := find_counted(peers))]
     tables = [table for counted in found for table in class_tables(counted)]
     pictures = [picture for counted in found for picture in confusion_pictures(counted)]

@@ -1,4 +1,4 @@
-"""What an evaluation counted class by class, and pictures of a few samples: kept of the last and the best one."""
+"""Counts of an evaluation class by class, and pictures of a few samples: kept of the last and the best one."""
 
 import shutil
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Entries(Section):
 
 
 class Confused(NamedTuple):
-    """What is of one class and was taken for another: how much, and its share of the class, 0 to 1."""
+    """Holds what is of one class and was taken for another: how much, and its share of the class, 0 to 1."""
 
     target: int
     predicted: int
@@ -63,7 +63,7 @@ class Confused(NamedTuple):
 
 
 class ByClass(Section):
-    """What an evaluation counted, class by class.
+    """Holds what an evaluation counted, class by class.
 
     Attributes:
         epoch, step: as in the row of the log.
@@ -100,12 +100,12 @@ class ByClass(Section):
 
     @cached_property
     def labelled(self) -> Ints:
-        """How much is of each class, (classes,)."""
+        """Counts how much is of each class, (classes,)."""
         return self._hits[0]
 
     @cached_property
     def right(self) -> Ints:
-        """How much of that was recognized."""
+        """Counts how much of that was recognized."""
         return self._hits[1]
 
     @cached_property
@@ -163,7 +163,7 @@ def worst_first(scores: Floats) -> list[int]:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an evaluation leaves besides its row.
+    """Holds what an evaluation leaves besides its row.
 
     Attributes:
         by_class: what was counted.

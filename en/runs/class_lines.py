@@ -1,4 +1,4 @@
-"""What an evaluation counted class by class, in Markdown, as TensorBoard shows it."""
+"""Writes what an evaluation counted class by class in Markdown, as TensorBoard shows it."""
 
 from collections.abc import Sequence
 

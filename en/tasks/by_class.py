@@ -1,4 +1,4 @@
-"""What a classifier gets right class by class, and how sure it is of it: all from whole numbers."""
+"""Metrics of what a classifier gets right class by class, and of how sure it is: all from whole numbers."""
 
 import torch
 from torch import Tensor

@@ -97,7 +97,7 @@ def stripes(size: Size) -> Picture:
 
 
 def marks(pixels: NDArray[np.int64], names: Sequence[str], palette: Sequence[Colour], some_ignored: bool) -> list[Mark]:
-    """What the colours stand for: the classes that are there, those of the most pixels first, and stripes.
+    """Draws what the colours stand for: the classes that are there, those of the most pixels first, and stripes.
 
     Args:
         pixels: of each class.

@@ -37,7 +37,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network's logits become classes of pixels, and these a score, at the size that labels are shown at.
+    """Says how a network's logits become classes of pixels, and these a score, at the size that labels are shown at.
 
     Attributes:
         resizes: sizes at which the network sees an image, one pass each.

@@ -124,7 +124,7 @@ class EpochRecord:
         return {} if counts is None else shares(sum_over_ranks(counts.clone()).tolist())
 
     def _counted(self) -> Tensor | None:
-        """What came of this rank's samples, by OUTCOMES; None where nothing was predicted."""
+        """Counts what came of this rank's samples, by OUTCOMES; None where nothing was predicted."""
         if self._uncounted:
             assert self._labels is not None
             predicted, samples = map(torch.cat, zip(*self._uncounted, strict=True))

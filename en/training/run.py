@@ -278,7 +278,7 @@ class TrainingRun:
         return scores, seen(), examples.of_all_ranks(self.group)
 
     def by_class(self, row: Row) -> ByClass:
-        """What was counted class by class in the evaluation of a row."""
+        """Collects what was counted class by class in the evaluation of a row."""
         return ByClass(
             **row.key,
             task=self.task.name,

@@ -1,4 +1,4 @@
-"""What storing an image costs it. Images are (H, W, 3), 0 to 1; constants are CIFAR-10-C's and ImageNet-C's."""
+"""Corruptions by storing an image. Images are (H, W, 3), 0 to 1; constants are CIFAR-10-C's and ImageNet-C's."""
 
 import io
 

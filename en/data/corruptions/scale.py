@@ -1,4 +1,4 @@
-"""What corruptions share: strengths by an image's size, convolution, bilinear sampling, smooth random fields."""
+"""Shared by all corruptions: strengths by an image's size, convolution, bilinear sampling, smooth random fields."""
 
 import math
 from collections.abc import Sequence

@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Where a stored sample lies in its file: what `Encoded` says of it, without the bytes.
+    """Says where a stored sample lies in its file: what `Encoded` says of it, without the bytes.
 
     Attributes:
         mode, width, height: as in Encoded.
@@ -341,7 +341,7 @@ def read_palette(root: Path, classes: int) -> list[Colour]:
 
 
 def read_cropped(root: Path) -> bool:
-    """Whether the images are stored as evaluation shows them (see Source). Raises: UserError."""
+    """Tells whether the images are stored as evaluation shows them (see Source). Raises: UserError."""
     path = root / "dataset.json"
     try:
         return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("cropped") is True

@@ -78,7 +78,7 @@ def relabel(names: Sequence[str], labels: Ints, givable: Givable, rate: Fraction
 
 
 def drawn(seed: int, name: str) -> bytes:
-    """What a name is ordered by, the same on every machine and in every version of numpy."""
+    """Returns what a name is ordered by, the same on every machine and in every version of numpy."""
     return hashlib.sha256(f"{seed}\0{name}".encode()).digest()
 
 

@@ -133,7 +133,7 @@ def whole(path: Path) -> tuple[str, str]:
 
 
 def origin_of(path: Path, head: str) -> dict[str, Any]:
-    """What the first line says."""
+    """Reads the first line."""
     try:
         origin = json.loads(head.removeprefix("# ")) if head.startswith("# {") else None
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a preparation will give and take, from directories and indices alone: no image is read."""
+"""Foretells what a preparation gives and takes, from directories and indices alone: no image is read."""
 
 import io
 import time
@@ -45,7 +45,7 @@ def size_of(sample: Sample) -> int:
 
 
 def bytes_per_second(storage: Storage) -> float:
-    """How many bytes of a JPEG file one process prepares a second, by one of smoothed noise."""
+    """Measures the bytes of JPEG files that one process prepares a second, by one of smoothed noise."""
     content, count, started = trial(), 0, time.perf_counter()
     while count < 2 or time.perf_counter() - started < TRIAL_S:
         if count == 1:

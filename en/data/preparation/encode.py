@@ -24,7 +24,7 @@ SILENT = 8  # bytes that libjpeg takes into its buffer, the most on 64 bits
 
 @dataclass(frozen=True)
 class Storage:
-    """How images are stored.
+    """Says how images are stored.
 
     Attributes:
         kind: jpeg keeps RGB and grey JPEG files, if libjpeg decodes them, and all others as raw pixels, so that nothing

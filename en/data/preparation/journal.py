@@ -35,7 +35,7 @@ USABLE, STORED, AS_IT_IS = 1, 2, 4  # flags
 
 
 class Journal:
-    """What is known of the samples of a file, in their order: frames that are whole or are not counted.
+    """Reads what is known of the samples of a file, in their order: frames that are whole or are not counted.
 
     Args:
         plan: all that decides the file's bytes; the journal of another plan is begun anew.

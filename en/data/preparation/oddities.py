@@ -1,4 +1,4 @@
-"""What is odd about image files of web sets, ImageNet among them: counted, so that one sees that it was handled."""
+"""Oddities of image files of web sets, ImageNet among them: counted, so that one sees that it was handled."""
 
 import warnings
 

@@ -98,7 +98,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Work:
-    """What is prepared and how."""
+    """Says what is prepared and how."""
 
     source: Source
     storage: Storage

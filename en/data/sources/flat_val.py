@@ -36,12 +36,12 @@ def in_folder(path: Path) -> list[Path]:
 
 
 def is_folders(path: Path) -> bool:
-    """Whether there are folders named by WordNet ids, for training and for evaluation."""
+    """Tells whether there are folders named by WordNet ids, for training and for evaluation."""
     return all(any(WNID.fullmatch(each.name) for each in in_folder(path / split)) for split in SPLITS)
 
 
 def is_flat(path: Path) -> bool:
-    """Whether there are folders named by WordNet ids for training and, for evaluation, files alone."""
+    """Tells whether there are folders named by WordNet ids for training and, for evaluation, files alone."""
     train, val = in_folder(path / "train"), in_folder(path / "val")
     is_labelled = bool(train) and are_wnids(each.name for each in train)
     return is_labelled and bool(val) and not any(each.is_dir() for each in val)

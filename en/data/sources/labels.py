@@ -1,4 +1,4 @@
-"""Which class a number stands for in sets of shards, which keep numbers: by the WordNet ids in their files' names."""
+"""Finds the classes of numbers in sets of shards, by the WordNet ids in their files' names."""
 
 from pathlib import Path
 

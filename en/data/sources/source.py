@@ -26,7 +26,7 @@ class Packed(Protocol):
 
     @property
     def in_order(self) -> bool:
-        """Whether one process that reads them in their order is what reads them fast."""
+        """True where one process that reads them in their order is what reads them fast."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """What messages call it: its file, or its name."""
+        """Returns what messages call it: its file, or its name."""
         return as_text(str(self.image)) if isinstance(self.image, Path) else self.name
 
 

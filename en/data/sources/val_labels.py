@@ -1,4 +1,4 @@
-"""What class each image of ImageNet's validation set has, by the lists that come with it or are passed around."""
+"""Finds the class of each image of ImageNet's validation set, by the lists that come with it or are passed around."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ ORDERS = ("sorted", "devkit")
 
 @dataclass(frozen=True)
 class Hints:
-    """What a set's files leave open.
+    """Says what a set's files leave open.
 
     Attributes:
         val_list: the list of the validation images' classes; None: the first that is found beside them.

@@ -18,7 +18,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 def is_webdataset(path: Path) -> bool:
-    """Whether there are shards for training; WebVision's archives, beside what they were unpacked to, have none."""
+    """Tells whether there are shards for training; WebVision's archives, beside its unpacked set, have none."""
     return any(not file.name.startswith("ILSVRC2012_img_") for file in shards(path, SUFFIX)["train"])
 
 
@@ -37,7 +37,7 @@ def read_webdataset(path: Path, hints: Hints) -> Source:
 
 
 def key_of(member: Member) -> str:
-    """What the members of one sample have in common: the path up to its name's first dot."""
+    """Returns what the members of one sample have in common: the path up to its name's first dot."""
     folder, slash, name = member.name.rpartition("/")
     return folder + slash + name.partition(".")[0]
 
