@@ -5,7 +5,11 @@
 # SEVERITIES="1 3 5" takes a part of them.
 set -euo pipefail
 
-folder=${1:?"expected the folder of a suite's runs"}
+folder=${1:-}
+if ! compgen -G "$folder/*/last.pt" >/dev/null; then
+    echo "error: SUITE_FOLDER '$folder': expected the folder of a suite with finished runs" >&2
+    exit 2
+fi
 shift
 corruptions=()
 for severity in ${SEVERITIES:-1 2 3 4 5}; do corruptions+=("all:$severity"); done

@@ -306,6 +306,9 @@ def test_the_script_scores_each_run_of_a_suite_once(finished, tmp_path):
     assert [row["corruption"] for row in rows] == ["none", *CORRUPTIONS, "mean"] * 4
     tables = (tmp_path / "suite" / "en-s0" / "robustness.txt").read_text()
     assert tables.count("no published mCE") == 4 and tables.count("\nbn ") == 4
+    for arguments in ([], [tmp_path / "nowhere"]):
+        wrong = subprocess.run([*line[:2], *arguments], capture_output=True, text=True)
+        assert wrong.returncode == 2 and "expected the folder of a suite with finished runs" in wrong.stderr
 
 
 def test_sync_takes_no_part_in_statistics_at_test_time(one_rank):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-GROUND = ("errors", "progress", "durable", "machine", "means", "size", "threads")
+GROUND = ("errors", "progress", "durable", "machine", "means", "size", "text_file", "threads")
 LAYERS = (  # from the ground up: each may import itself, what stands before it, and GROUND
     ("native",),
     ("norm",),

@@ -309,7 +309,9 @@ def test_a_set_that_lacks_files_is_refused_by_name(tmp_path):
         read_source(str(tmp_path / "voc"))
     ade = WRITERS["ade20k"](tmp_path / "ade") / "ADEChallengeData2016"
     (ade / "objectInfo150.txt").unlink()
-    with pytest.raises(UserError, match=r"objectInfo150.txt: expected the list of ADE20K's classes"):
+    with pytest.raises(
+        UserError, match=r"objectInfo150.txt: No such file or directory: expected the list of ADE20K's classes"
+    ):
         read_source(str(ade))
 
 

@@ -12,7 +12,8 @@ from readers import reading
 
 from en.data import LOADERS
 from en.data.preparation.prepare import Storage, prepare
-from en.data.sources import read_source
+from en.data.sources import ade20k, cub, pairs, read_source, real, webvision, wordnet
+from en.data.sources.lists import read_list
 from en.errors import UserError
 
 
@@ -227,3 +228,25 @@ def test_images_and_masks_split_by_split_are_not_taken_for_two_classes(tmp_path)
         Image.new("L", (8, 8)).save(tmp_path / "set" / folder / "a.png")
     with pytest.raises(UserError, match=r"images,masks}: expected images/{train,val}, masks/{train,val} and classes.t"):
         read_source(str(tmp_path / "set"))
+
+
+READERS = {
+    "a list": read_list,
+    "ADE20K's classes": ade20k.read_names,
+    "CUB's tables": cub.read_table,
+    "WebVision's lists": webvision.read_lines,
+    "a table of classes": pairs.read_table,
+    "WordNet ids": wordnet.read_classes,
+    "ReaL's labels": real.read_real,
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=[*READERS])
+def test_a_list_that_is_missing_or_no_text_is_named_once_with_what_was_expected(tmp_path, read):
+    path = tmp_path / "list.txt"
+    with pytest.raises(UserError, match=r"list.txt: No such file or directory: expected ") as refusal:
+        read(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"list.txt: not UTF-8 text: expected ") as other:
+        read(path)
+    assert all(str(each.value).count(str(path)) == 1 and "Errno" not in str(each.value) for each in (refusal, other))

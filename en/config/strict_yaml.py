@@ -6,8 +6,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from en.config.text_file import read_text
 from en.errors import UserError, shown
+from en.text_file import read_text
 
 Tree = dict[str, Any]
 

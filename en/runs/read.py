@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Field, ValidationError
 from en.config.reading import flatten
 from en.config.section import Count, Section, explain
 from en.config.strict_yaml import Tree, read_tree
-from en.config.text_file import read_text
 from en.errors import UserError, shown, warn
 from en.runs.position import Position
 from en.runs.row import MAX_NUMBER, Row
 from en.runs.summary import Name, Summary
+from en.text_file import read_text
 
 A_RUN = "a run with at least one finished epoch"
 Words = Annotated[str, Field(max_length=100_000)]

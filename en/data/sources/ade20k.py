@@ -10,6 +10,7 @@ from en.data.sources.source import Source
 from en.data.targets import ClassMap
 from en.data.views import IGNORE
 from en.errors import UserError
+from en.text_file import read_text
 
 FOLDER, NAMES, CLASSES = "ADEChallengeData2016", "objectInfo150.txt", 150
 SPLITS = {"train": "training", "val": "validation"}
@@ -34,10 +35,8 @@ def read_ade20k(path: Path) -> Source:
 
 def read_names(path: Path) -> list[str]:
     """Reads the classes' names: fields between tabs, the value first and the name, with its synonyms, last."""
-    try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected the list of ADE20K's classes: {error}") from error
+    lines = read_text(path, "the list of ADE20K's classes").splitlines()
+    rows = [line.split("\t") for line in lines[1:] if line.strip()]
     if [row[0].strip() for row in rows] != [str(value) for value in range(1, CLASSES + 1)]:
         raise UserError(f"{path}: expected a heading and lines for the values 1 to {CLASSES}, between tabs")
     return [row[-1].strip() for row in rows]

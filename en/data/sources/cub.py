@@ -7,6 +7,7 @@ from pathlib import Path
 
 from en.data.sources.source import Sample, Source, as_text
 from en.errors import UserError, shown
+from en.text_file import MOST_OF_LIST, read_text
 
 FOLDER, IMAGES = "CUB_200_2011", "images"
 CLASSES, NAMES, LABELS, SPLIT = "classes.txt", "images.txt", "image_class_labels.txt", "train_test_split.txt"
@@ -47,10 +48,7 @@ def read_cub(path: Path) -> Source:
 def read_table(path: Path) -> dict[str, str]:
     """Reads lines `number value`. Raises: UserError, also for a number that stands there twice."""
     rows: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected one of CUB's text files: {error}") from error
+    lines = read_text(path, "one of CUB's text files", MOST_OF_LIST).splitlines()
     for line in filter(str.strip, lines):
         number, _, value = line.strip().partition(" ")
         if not number.isdigit() or not value or number in rows:

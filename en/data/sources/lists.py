@@ -6,6 +6,7 @@ from pathlib import Path
 from en.data.sources.classes import trimmed, warn_of_alike
 from en.data.sources.source import ALL_SPLITS, Sample, Source, as_text
 from en.errors import UserError, shown
+from en.text_file import MOST_OF_LIST, read_text
 
 
 def read_list(path: Path) -> Source:
@@ -17,10 +18,7 @@ def read_list(path: Path) -> Source:
     Raises: UserError, also for a class of several words on a line without tabs.
     """
     rows: list[tuple[str, str, str]] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a text file, each line `train|val|test path class`") from error
+    lines = read_text(path, "a text file, each line `train|val|test path class`", MOST_OF_LIST).splitlines()
     for number, line in enumerate(map(trimmed, lines), 1):
         if not line or line.startswith("#"):
             continue

@@ -9,6 +9,7 @@ from en.data.sources.source import SPLITS, Sample, Source, as_text, name_of, nam
 from en.data.targets import ClassMap
 from en.data.views import IGNORE
 from en.errors import UserError, shown
+from en.text_file import MOST_OF_LIST, read_text
 
 TABLE = "classes.txt"
 IGNORED = "ignore"  # the name, in a table, of values that do not count
@@ -38,10 +39,7 @@ def read_table(path: Path) -> tuple[list[str], ClassMap]:
     """
     names: list[str] = []
     values: dict[int, int] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a text file, each line `value name` of a class: {error}") from error
+    lines = read_text(path, "a text file, each line `value name` of a class", MOST_OF_LIST).splitlines()
     for number, line in enumerate(map(trimmed, lines), 1):
         if not line or line.startswith("#"):
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from en.data.order import Ints
 from en.data.sources.wordnet import imagenet_classes
 from en.errors import UserError
+from en.text_file import MOST_OF_LIST, read_text
 
 IMAGES = 50_000
 NAME = re.compile(r"(?:.*/)?ILSVRC2012_val_([0-9]{8})\.[A-Za-z]+")  # of number 1 to IMAGES
@@ -23,10 +24,11 @@ def read_real(path: Path) -> list[list[int]]:
 
     Raises: UserError.
     """
+    text = read_text(path, "ReaL's real.json", MOST_OF_LIST)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected ReaL's real.json: {error}") from error
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}: expected ReaL's real.json") from error
     classes = range(len(imagenet_classes()))
     if not isinstance(found, list) or len(found) != IMAGES:
         raise UserError(f"{path}: expected ReaL's list of {IMAGES} lists of class numbers")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from en.data.sources.wordnet import WNID, refuse_unknown
 from en.errors import UserError, listed, naming_missing_packages, shown, warn
+from en.text_file import MOST_OF_LIST, read_text
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH, META = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", f"{DEVKIT}/data/meta.mat"
@@ -130,10 +131,7 @@ def by_list(path: Path, names: Sequence[str], classes: Sequence[str], kit: Path 
 
     A class is a WordNet id, or a number, of which --labels says what it counts.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a list of the validation images' classes: {error}") from error
+    text = read_text(path, "a list of the validation images' classes", MOST_OF_LIST)
     if path.suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):

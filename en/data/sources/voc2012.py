@@ -10,6 +10,7 @@ from en.data.sources.source import SPLITS, Sample, Source, as_text, name_of
 from en.data.targets import ClassMap
 from en.data.views import IGNORE
 from en.errors import UserError, listed, warn
+from en.text_file import MOST_OF_LIST, read_text
 
 FOLDER = Path("VOCdevkit", "VOC2012")
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", Path("ImageSets", "Segmentation")
@@ -50,10 +51,7 @@ def read_voc2012(path: Path) -> Source:
 def read_split(root: Path, split: str) -> list[Sample]:
     """The samples that a list names, in its order. Raises: UserError that lists the files that are not there."""
     path = root / LISTS / f"{split}.txt"
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a list of names, one a line: {error}") from error
+    names = read_text(path, "a list of names, one a line", MOST_OF_LIST).split()
     samples = [(root / IMAGES / f"{name}.jpg", root / MASKS / f"{name}.png") for name in names]
     missing = [as_text(str(file)) for pair in samples for file in pair if not file.is_file()]
     if missing or not names:

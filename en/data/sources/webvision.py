@@ -9,6 +9,7 @@ from pathlib import Path
 from en.data.sources.source import Sample, Source, as_text
 from en.data.sources.wordnet import WNID
 from en.errors import UserError, shown
+from en.text_file import MOST_OF_LIST, read_text
 
 INFO, SYNSETS, VAL_LIST = "info", "synsets.txt", "val_filelist.txt"
 VAL_IMAGES = ("val_images_256", "val_images")
@@ -88,7 +89,5 @@ def listed_samples(path: Path, folder: Path, classes: Sequence[str], known: int 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a list that hold something. Raises: UserError."""
-    try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected one of WebVision's lists: {error}") from error
+    text = read_text(path, "one of WebVision's lists", MOST_OF_LIST)
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]

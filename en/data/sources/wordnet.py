@@ -14,6 +14,7 @@ from en.data.sources.compact import Compact
 from en.data.sources.folders import folder_samples, is_hidden
 from en.data.sources.source import TEST, Sample, Source, as_text
 from en.errors import UserError, listed, shown, warn
+from en.text_file import MOST_OF_LIST, read_text
 
 WNID = re.compile(r"n[0-9]{8}")
 LAST_WNID = re.compile(r"_(n[0-9]{8})(?=\.[^.]*$|$)")
@@ -81,10 +82,8 @@ def read_wordnet(root: Path) -> Source:
 
 def read_classes(path: Path) -> list[str]:
     """Reads a list of classes: a WordNet id first on each line; # starts a comment line. Raises: UserError."""
-    try:
-        lines = [*map(trimmed, path.read_text(encoding="utf-8").splitlines())]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a text file with a WordNet id on each line: {error}") from error
+    text = read_text(path, "a text file with a WordNet id on each line", MOST_OF_LIST)
+    lines = [*map(trimmed, text.splitlines())]
     wnids = []
     for number, line in enumerate(lines, 1):
         if not line or line.startswith("#"):
