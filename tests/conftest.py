@@ -250,3 +250,11 @@ def good(tmp_path: Path) -> str:
     path = tmp_path / "good.yaml"
     path.write_text(GOOD)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a module's RECIPE."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(request.module.RECIPE)
+    return path

@@ -40,13 +40,6 @@ BY_BATCHES = [name for name, kind in NORMALIZERS.items() if issubclass(kind, Run
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
 def finished(recipe: Path, betons: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "finished"
     succeed("train.py", recipe, f"data.root={betons}", f"run_dir={run}")

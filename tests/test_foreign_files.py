@@ -28,13 +28,6 @@ device: cpu
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
 def begun(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, 2 x 4 of them in val, and a run of one epoch on them whose score none will reach."""
     folder = tmp_path_factory.mktemp("begun")

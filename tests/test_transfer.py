@@ -47,13 +47,6 @@ BEGINS = [name for name in NORMALIZERS if "start" in norm_options(name)]
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
 def three(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The images of three of the four classes."""
     root = tmp_path_factory.mktemp("three") / "clothes"
