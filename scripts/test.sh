@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs all checks: ruff, mypy, all tests, and beside them damaged JPEG files under sanitizers.
-# Arguments go to pytest, and nothing runs beside it then.
+# Sets up and runs all checks: ruff, all tests, and beside them mypy and damaged JPEG files under sanitizers.
+# Arguments go to pytest, and no files are damaged then.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,26 +8,41 @@ bash scripts/setup.sh --tests
 source .venv/bin/activate
 say() { printf '== %s\n' "$*"; }
 
+# In the time that the tests leave idle: files NAME.said and NAME.pid in $beside.
+beside=$(mktemp -d)
+start_beside() {
+    local name=$1
+    shift
+    set -m # a process group of its own, which is ended whole
+    nice -n 19 "$@" >"$beside/$name.said" 2>&1 &
+    set +m
+    echo $! >"$beside/$name.pid"
+}
+wait_for() {
+    local found=0
+    wait "$(cat "$beside/$1.pid")" || found=$?
+    rm "$beside/$1.pid"
+    say "$1"
+    cat "$beside/$1.said"
+    [ $found = 0 ] || { echo "error: $1 ended with $found" >&2; exit 1; }
+}
+end_all() {
+    for pid in "$beside"/*.pid; do
+        [ ! -f "$pid" ] || kill -- "-$(cat "$pid")" 2>/dev/null || true
+    done
+    rm -rf "$beside"
+}
+trap end_all EXIT
+
 say "ruff"
 ruff check .
 ruff format --check .
-say "mypy"
-mypy
+start_beside mypy mypy
+[ $# != 0 ] || start_beside fuzz bash scripts/fuzz.sh
 say "tests"
-if [ $# = 0 ]; then # in the time that the tests leave idle
-    said=$(mktemp)
-    set -m # a process group of its own, which is ended whole
-    nice -n 19 bash scripts/fuzz.sh >"$said" 2>&1 &
-    set +m
-    fuzz=$!
-    trap 'kill -- -$fuzz 2>/dev/null || true; rm -f "$said"' EXIT
-fi
 cores=$(nproc)
-# worksteal: neighbours, which share what they set up, stay in one process.
-python -m pytest -n $((cores < 4 ? cores : 4)) --dist worksteal --durations-to test-durations.tsv "$@"
-if [ $# = 0 ]; then
-    found=0
-    wait $fuzz || found=$?
-    cat "$said"
-    [ $found = 0 ] || { echo "error: scripts/fuzz.sh ended with $found" >&2; exit 1; }
-fi
+# One process more than there are cores, as many tests wait for processes of their own; worksteal: neighbours, which
+# share what they set up, stay in one process.
+python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist worksteal --durations-to test-durations.tsv "$@"
+wait_for mypy
+[ $# != 0 ] || wait_for fuzz
