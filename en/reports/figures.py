@@ -3,7 +3,7 @@
 import base64
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from en.errors import in_one_line
@@ -109,6 +110,26 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     figure.set_layout_engine("none")  # what has been laid out once stays so
     svg, pdf = saved("svg", "Date"), saved("pdf", "CreationDate")
     return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf)
+
+
+def spans(places: Sequence[float]) -> list[tuple[float, float]]:
+    """Whole places along an axis, ascending, as ranges that reach half a place beyond them, neighbours in one."""
+    found: list[tuple[float, float]] = []
+    for place in places:
+        joined = found and found[-1][1] == place - 0.5
+        found[-1:] = [(found[-1][0], place + 0.5)] if joined else [*found[-1:], (place - 0.5, place + 0.5)]
+    return found
+
+
+def hatch(axes: Axes, places: Sequence[float], said: str) -> None:
+    """Hatches whole places along the axis, and says why in the widest range of them."""
+    ranges = spans(places)
+    for low, high in ranges:
+        axes.axvspan(low, high, facecolor="none", edgecolor="#808080", hatch="////", linewidth=0, alpha=0.4, zorder=0)
+    if said and ranges:
+        low, high = max(ranges, key=lambda ends: ends[1] - ends[0])
+        of_axes = axes.get_xaxis_transform()
+        axes.text((low + high) / 2, 0.97, said, transform=of_axes, rotation=90, ha="center", va="top", fontsize=8)
 
 
 def inline(svg: bytes, name: str, alt: str) -> str:

@@ -12,6 +12,7 @@ from en.errors import warn
 from en.norm.statistics import NAMES
 from en.reports.figures import Photo
 from en.reports.ratio_files import FACTS, read_facts
+from en.reports.ratio_tables import takes_part
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
 from en.reports.tables import Cell, Note, Table, mean, words
@@ -24,6 +25,7 @@ LAYERS = "layers.csv"
 LAST, BEST = "last.pt", "best.pt"
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 MAX_BYTES = 4_000_000  # of a file that becomes part of a page
+LEFT_OUT = Cell("left out", {"": None, "sd": None})  # where min_pixels leaves a normalizer out
 AGAIN = "left out; scripts/ratios.py takes them anew"
 
 
@@ -129,7 +131,8 @@ def by_layer(path: Path) -> tuple[list[str], list[list[Cell]]]:
                     raise ValueError(f"{found.layer}, {found.normalizer}: expected once")
             except ValueError as error:
                 raise ValueError(f"line {reader.line_num}: {error}") from error
-            layers[found.layer][found.normalizer] = mean(Estimate(found.mean, 1, found.sd), ".3f")
+            shown = mean(Estimate(found.mean, 1, found.sd), ".3f") if takes_part(found.mean) else LEFT_OUT
+            layers[found.layer][found.normalizer] = shown
     kinds = list(dict.fromkeys(kind for cells in layers.values() for kind in cells))
     rows = [[words(layer), *(cells.get(kind, mean(None)) for kind in kinds)] for layer, cells in layers.items()]
     return ["layer", *kinds], rows
