@@ -48,6 +48,7 @@ class Picture:
         name: of its files.
         title, alt: what it shows, in a line, and in words for those who do not see it.
         svg, pdf: the files.
+        chart: what a page's script draws in the figure's place; None for one that stays as it is.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Picture:
     alt: str
     svg: bytes
     pdf: bytes
+    chart: dict[str, Any] | None = None
 
     @cached_property
     def inline(self) -> str:
@@ -98,8 +100,8 @@ def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    """The figure as files."""
+def picture(figure: Figure, name: str, title: str, alt: str, chart: dict[str, Any] | None = None) -> Picture:
+    """The figure as files, and its chart if it has one."""
 
     def saved(kind: str, date: str) -> bytes:
         file = BytesIO()
@@ -109,7 +111,7 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what has been laid out once stays so
     svg, pdf = saved("svg", "Date"), saved("pdf", "CreationDate")
-    return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf)
+    return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf, chart)
 
 
 def spans(places: Sequence[float]) -> list[tuple[float, float]]:

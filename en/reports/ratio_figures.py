@@ -50,21 +50,29 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
         lower.set_xticks(range(1, len(names) + 1, every), shown, rotation=90, fontsize=7)
         for axes in (upper, lower):
             axes.grid(True)
-            for kind, places in absent.items():
-                hatch(axes, places, f"{kind} left out" if axes is upper else "")
+            for names_of, places in absent.items():
+                hatch(axes, places, f"{names_of} left out" if axes is upper else "")
         figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
         ends_in_words = " ".join(mixture(rows, name) for name in dict.fromkeys((names[0], names[-1])))
-        without = " ".join(f"{len(found)} layers leave {kind} out." for kind, found in absent.items())
+        without = " ".join(f"{len(found)} layers leave {kinds} out." for kinds, found in absent.items())
         alt = f"Mean ratio over {len(names)} layers, bottom to top. {ends_in_words} {without}".strip()
         return picture(figure, "layers", "Mean ratio of each normalizer by layer, and its spread over samples", alt)
 
 
 def left_out(rows: Sequence[Spread]) -> dict[str, list[int]]:
-    """The positions of the layers that leave a normalizer out, by its name."""
-    found: dict[str, list[int]] = {}
+    """The positions of the layers that leave normalizers out, by the names of these: {"in": [3, 4]}."""
+    absent: dict[int, list[str]] = {}
     for row in rows:
         if not takes_part(row.mean):
-            found.setdefault(row.normalizer, []).append(row.position)
+            absent.setdefault(row.position, []).append(row.normalizer)
+    return by_names(absent)
+
+
+def by_names(absent: Mapping[int, Sequence[str]]) -> dict[str, list[int]]:
+    """Places by the names that are absent there, so that no two ranges overlap."""
+    found: dict[str, list[int]] = {}
+    for place, names in absent.items():
+        found.setdefault(", ".join(names), []).append(place)
     return found
 
 

@@ -1,6 +1,7 @@
 """What scripts/ratios.py left in the folder `ratios` of a run, as part of a report."""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ FOLDER = "ratios"
 LAYERS = "layers.csv"
 LAST, BEST = "last.pt", "best.pt"
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+NAMED = re.compile(r"[\w-]+\.(?:svg|png)", re.ASCII)  # what may be a file of the report
 MAX_BYTES = 4_000_000  # of a file that becomes part of a page
 LEFT_OUT = Cell("left out", {"": None, "sd": None})  # where min_pixels leaves a normalizer out
 AGAIN = "left out; scripts/ratios.py takes them anew"
@@ -150,16 +152,21 @@ def read_share(row: Mapping[str | None, object]) -> LayerShare:
 
 def ratio_pictures(found: Iterable[RunRatios]) -> list[Photo]:
     """Reads the pictures in the folders of ratios, those that a page can hold."""
-    paths = [(each, path) for each in found for path in sorted(each.folder.glob("*")) if path.suffix in KINDS]
-    return [ratio_picture(each, path) for each, path in paths if is_small(path)]
+    paths = [
+        (each, path, f"ratios_{at}_{path.name}" if NAMED.fullmatch(path.name) else "")
+        for at, each in enumerate(found, 1)
+        for path in sorted(each.folder.glob("*"))
+        if path.suffix in KINDS
+    ]
+    return [ratio_picture(*each) for each in paths if is_small(each[1])]
 
 
-def ratio_picture(found: RunRatios, path: Path) -> Photo:
-    """One of them; its words are in the text file of the same name, else it has its title alone."""
+def ratio_picture(found: RunRatios, path: Path, file: str) -> Photo:
+    """One of them, to be kept as `file`; its words are in the text file beside it, else it has its title alone."""
     title = f"{found.run}: {path.stem.replace('_', ' ')}"
     told = path.with_suffix(".txt")
     alt = told.read_text(encoding="utf-8", errors="replace").strip() if is_small(told) else f"Ratios of {title}"
-    return Photo(title, alt, path.read_bytes(), KINDS[path.suffix])
+    return Photo(title, alt, path.read_bytes(), KINDS[path.suffix], file)
 
 
 def is_small(path: Path) -> bool:
