@@ -39,12 +39,8 @@ def read_logged(variant: Variant) -> dict[int, list[EpochRatios]]:
 
 def layers_of(found: BySeed) -> list[str]:
     """The layers that ran in the last evaluation, in the order of the network's modules."""
-    ran = (
-        name
-        for rows in found.values()
-        for name, means in rows[-1].ratios.items()
-        if any(map(takes_part, means.values()))
-    )
+    last = (layer for rows in found.values() for layer in rows[-1].ratios.items())
+    ran = (name for name, means in last if any(map(takes_part, means.values())))
     return list(dict.fromkeys(ran))
 
 
