@@ -100,10 +100,10 @@ class Chart:
 
     def spread(self, point: Estimate) -> tuple[float, float]:
         """The ends of what is drawn around a point: itself where that is not known."""
-        if self.is_interval:
-            known = point.low is not None and point.high is not None
-            return (point.low, point.high) if known else (point.mean, point.mean)  # type: ignore[return-value]
-        return point.mean - (point.sd or 0.0), point.mean + (point.sd or 0.0)
+        if self.is_interval and point.low is not None and point.high is not None:
+            return point.low, point.high
+        around = 0.0 if self.is_interval else point.sd or 0.0
+        return point.mean - around, point.mean + around
 
     def data(self) -> dict[str, Any]:
         """Returns what the page's script draws."""

@@ -41,9 +41,9 @@ class Finding:
 
 def compare(pairs: Iterable[tuple[Variant, Variant]], metric: str) -> list[Finding]:
     """The finding of each pair, whose first has the higher mean; p is corrected by Holm over the pairs."""
-    gaps = [(*pair, difference(pair[1].by_seed(metric), pair[0].by_seed(metric))) for pair in pairs]
-    corrected = iter(holm([gap.p for *_, gap in gaps if gap.p is not None]))
-    return [Finding(*pair, gap, None if gap.p is None else next(corrected)) for *pair, gap in gaps]
+    gaps = [(pair, difference(pair[1].by_seed(metric), pair[0].by_seed(metric))) for pair in pairs]
+    corrected = iter(holm([gap.p for _, gap in gaps if gap.p is not None]))
+    return [Finding(*pair, gap, None if gap.p is None else next(corrected)) for pair, gap in gaps]
 
 
 def difference_table(peers: Peers) -> Table | None:
