@@ -147,7 +147,7 @@ function draw(figure) {
       setCursor: [u => u.cursor.left < 0 && atRest(u)],
       setSeries: [(u, i, change) => {
         const line = chart.lines.find(line => line.own === i), seeds = place.classList.contains("seeds");
-        for (const other of line ? [...line.edges, ...line.indices] : [])
+        for (const other of line && change.show != null ? [...line.edges, ...line.indices] : [])
           u.setSeries(other, { show: change.show && (seeds || line.edges.includes(other)) });
       }],
     },

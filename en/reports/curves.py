@@ -1,7 +1,7 @@
 """Charts of variants: training curves over epochs, accuracy against compute."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from en.reports.charts import Chart, Line, Look, chart_picture, looks
 from en.reports.figures import Picture
@@ -16,7 +16,7 @@ def line(variant: Variant, number: Callable[[Row], float]) -> Line:
     return line_of(variant.name, found)
 
 
-def line_of(name: str, by_seed: dict[int, dict[float, float]]) -> Line:
+def line_of(name: str, by_seed: Mapping[int, Mapping[float, float]]) -> Line:
     """A line of the numbers of each seed by their places; those that are not finite are left out."""
     seeds = {
         seed: {place: value for place, value in sorted(own.items()) if math.isfinite(value)}

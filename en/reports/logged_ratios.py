@@ -53,10 +53,10 @@ def kinds_of(found: BySeed) -> list[str]:
 def depth_picture(variant: Variant, found: BySeed, name: str) -> Picture:
     """The mean ratio of each normalizer by layer after the last evaluation; what a layer leaves out is a gap."""
     layers = layers_of(found)
-    places = dict(enumerate(layers, 1))
+    places: dict[float, str] = dict(enumerate(layers, 1))
     lines, kinds = [], kinds_of(found)
     for kind in kinds:
-        shares = {
+        shares: dict[int, dict[float, float]] = {
             seed: {place: share(rows[-1], layer, kind) for place, layer in places.items()}
             for seed, rows in found.items()
         }
@@ -95,7 +95,9 @@ def course_picture(variant: Variant, found: BySeed, name: str) -> Picture:
     lines = []
     for kind in kinds_of(found):
         mixed = [layer for layer in layers if not leave_out(found, layer, kind)]
-        courses = {seed: {row.epoch: mean_share(row, mixed, kind) for row in rows} for seed, rows in found.items()}
+        courses: dict[int, dict[float, float]] = {
+            seed: {row.epoch: mean_share(row, mixed, kind) for row in rows} for seed, rows in found.items()
+        }
         of_some = f", in {len(mixed)} of {len(layers)} layers" if len(mixed) < len(layers) else ""
         lines.append((kind, line_of(f"{kind}{of_some}", courses)))
     lines = [(kind, each) for kind, each in lines if each.points]

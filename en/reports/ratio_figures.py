@@ -59,18 +59,18 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
         return picture(figure, "layers", "Mean ratio of each normalizer by layer, and its spread over samples", alt)
 
 
-def left_out(rows: Sequence[Spread]) -> dict[str, list[int]]:
+def left_out(rows: Sequence[Spread]) -> dict[str, list[float]]:
     """The positions of the layers that leave normalizers out, by the names of these: {"in": [3, 4]}."""
-    absent: dict[int, list[str]] = {}
+    absent: dict[float, list[str]] = {}
     for row in rows:
         if not takes_part(row.mean):
             absent.setdefault(row.position, []).append(row.normalizer)
     return by_names(absent)
 
 
-def by_names(absent: Mapping[int, Sequence[str]]) -> dict[str, list[int]]:
+def by_names(absent: Mapping[float, Sequence[str]]) -> dict[str, list[float]]:
     """Places by the names that are absent there, so that no two ranges overlap."""
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[float]] = {}
     for place, names in absent.items():
         found.setdefault(", ".join(names), []).append(place)
     return found
