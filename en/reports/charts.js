@@ -1,14 +1,17 @@
 "use strict";
 // Draws each chart in the place of its figure by uPlot, with the values under the mouse in its legend.
 const HATCH = 8, HEIGHTS = [220, 340], MARGIN = 0.05; // pixels between strokes, pixels, share of an axis
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]; // steps between epochs or layers
 const charts = [];
 
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const font = () => `${12 * devicePixelRatio}px system-ui`;
 const digits = (value, significant = 4) => String(Number(value.toPrecision(significant)));
 
 // The lines of a chart as uPlot's series: of each line its mean, the two ends of its spread, and its seeds.
 function columns(chart) {
-  const series = [{ label: chart.labels[0], value: (u, v, i, at) => at == null ? "" : chart.names?.[at] ?? digits(chart.x[at]) }];
+  const place = (u, value, i, at) => at == null ? "" : chart.names?.[at] ?? digits(chart.x[at]);
+  const series = [{ label: chart.labels[0], value: place }];
   const data = [chart.x], bands = [];
   const add = (values, more) => data.push(values) && series.push({ spanGaps: !chart.names, ...more }) - 1;
   for (const line of chart.lines) {
@@ -43,13 +46,14 @@ function said(chart, line, at) {
 function range(log, margin, least) {
   return (u, low, high) => {
     if (low == null) return [0, 1];
-    const [from, to] = log ? [Math.log(low), Math.log(high)] : [low, high], room = Math.max((to - from) * margin, least);
+    const [from, to] = log ? [Math.log(low), Math.log(high)] : [low, high];
+    const room = Math.max((to - from) * margin, least);
     return log ? [Math.exp(from - room), Math.exp(to + room)] : [from - room, to + room];
   };
 }
 
 function strokes(u, from, to, text) {
-  const { ctx, bbox } = u, left = u.valToPos(from, "x", true), right = u.valToPos(to, "x", true), gap = HATCH * devicePixelRatio;
+  const { ctx, bbox } = u, [left, right] = [from, to].map(place => u.valToPos(place, "x", true));
   ctx.save();
   ctx.beginPath();
   ctx.rect(left, bbox.top, right - left, bbox.height);
@@ -57,7 +61,7 @@ function strokes(u, from, to, text) {
   ctx.strokeStyle = colour("--rule");
   ctx.lineWidth = devicePixelRatio;
   ctx.beginPath();
-  for (let x = left - bbox.height; x < right; x += gap) {
+  for (let x = left - bbox.height; x < right; x += HATCH * devicePixelRatio) {
     ctx.moveTo(x, bbox.top + bbox.height);
     ctx.lineTo(x + bbox.height, bbox.top);
   }
@@ -67,7 +71,7 @@ function strokes(u, from, to, text) {
   ctx.save();
   ctx.translate((left + right) / 2, bbox.top + 6 * devicePixelRatio);
   ctx.rotate(-Math.PI / 2);
-  Object.assign(ctx, { fillStyle: colour("--ink"), textAlign: "right", textBaseline: "middle", font: `${12 * devicePixelRatio}px system-ui` });
+  Object.assign(ctx, { fillStyle: colour("--ink"), textAlign: "right", textBaseline: "middle", font: font() });
   ctx.fillText(text, 0, 0);
   ctx.restore();
 }
@@ -83,8 +87,8 @@ function behind(chart) {
     const { ctx, bbox } = u, y = u.valToPos(chart.level[0], "y", true);
     ctx.save();
     ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
-    Object.assign(ctx, { strokeStyle: colour("--ink"), fillStyle: colour("--ink"), textAlign: "right", textBaseline: "bottom",
-                         font: `${12 * devicePixelRatio}px system-ui` });
+    Object.assign(ctx, { strokeStyle: colour("--ink"), fillStyle: colour("--ink"), font: font() });
+    Object.assign(ctx, { textAlign: "right", textBaseline: "bottom" });
     ctx.beginPath();
     ctx.moveTo(bbox.left, y);
     ctx.lineTo(bbox.left + bbox.width, y);
@@ -100,8 +104,9 @@ function whiskers(chart) {
     if (chart.joined) return;
     for (const line of chart.lines) {
       if (!u.series[line.own].show) continue;
-      const at = line.values.findIndex(value => value != null), x = u.valToPos(chart.x[at], "x", true);
-      const [low, high] = [line.low[at], line.high[at]].map(value => u.valToPos(value, "y", true)), { ctx } = u, half = 4 * devicePixelRatio;
+      const { ctx } = u, half = 4 * devicePixelRatio, at = line.values.findIndex(value => value != null);
+      const x = u.valToPos(chart.x[at], "x", true);
+      const [low, high] = [line.low[at], line.high[at]].map(value => u.valToPos(value, "y", true));
       ctx.save();
       Object.assign(ctx, { strokeStyle: line.colour, lineWidth: 1.5 * devicePixelRatio });
       ctx.beginPath();
@@ -117,27 +122,30 @@ function whiskers(chart) {
   };
 }
 
-function axis(label, log, more) {
+function axis(label, more) {
   const line = { stroke: () => colour("--grid"), width: 1 };
-  return { label, stroke: () => colour("--ink"), grid: line, ticks: line, font: "12px system-ui", labelFont: "13px system-ui",
-           labelSize: 22, values: (u, marks) => marks.map(mark => mark == null ? "" : digits(mark, 6)), ...more };
+  const values = (u, marks) => marks.map(mark => mark == null ? "" : digits(mark, 6));
+  return { label, values, stroke: () => colour("--ink"), grid: line, ticks: line,
+           font: "12px system-ui", labelFont: "13px system-ui", labelSize: 22, ...more };
 }
 
 function draw(figure) {
   const chart = JSON.parse(figure.querySelector("script").textContent), place = figure.querySelector(".chart");
   const { series, data, bands } = columns(chart), last = chart.x.length - 1, [logX, logY] = chart.logs;
-  const size = () => ({ width: place.clientWidth, height: Math.max(HEIGHTS[0], Math.min(HEIGHTS[1], 0.6 * place.clientWidth)) });
+  const height = () => Math.max(HEIGHTS[0], Math.min(HEIGHTS[1], 0.6 * place.clientWidth));
+  const size = () => ({ width: place.clientWidth, height: height() });
   const atRest = u => u.setLegend({ idx: last }, false);
-  const levelled = range(logY, MARGIN, 1e-9);
+  const along = chart.joined ? range(logX, 0.02, chart.names ? 0.5 : 0.1) : range(logX, 0.15, logX ? 0.1 : 1e-3);
+  const up = range(logY, MARGIN, 1e-9), levelled = low => chart.level && low != null ? Math.min(low, chart.level[0]) : low;
+  const whole = chart.names || Number.isInteger(chart.x[0]) ? { incrs: WHOLE } : {};
   figure.classList.add("live");
   const u = new uPlot({
     ...size(), series, bands,
     scales: {
-      x: { time: false, distr: logX ? 3 : 1, range: chart.joined ? range(logX, 0.02, chart.names ? 0.5 : 0.1) : range(logX, 0.15, logX ? 0.1 : 1e-3) },
-      y: { distr: logY ? 3 : 1, range: (u, low, high) => levelled(u, chart.level && low != null ? Math.min(low, chart.level[0]) : low, high) },
+      x: { time: false, distr: logX ? 3 : 1, range: along },
+      y: { distr: logY ? 3 : 1, range: (u, low, high) => up(u, levelled(low), high) },
     },
-    axes: [axis(chart.labels[0], logX, chart.names || Number.isInteger(chart.x[0]) ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] } : {}),
-           axis(chart.labels[1], logY, { size: 56 })],
+    axes: [axis(chart.labels[0], logX ? {} : whole), axis(chart.labels[1], { size: 56 })],
     legend: { markers: { dash: (u, i) => ({ 0: "solid", 2: "dashed" })[u.series[i].dash?.length ?? 0] ?? "dotted" } },
     cursor: { y: false },
     hooks: {
