@@ -136,8 +136,9 @@ function draw(figure) {
   const size = () => ({ width: place.clientWidth, height: height() });
   const atRest = u => u.setLegend({ idx: last }, false);
   const along = chart.joined ? range(logX, 0.02, chart.names ? 0.5 : 0.1) : range(logX, 0.15, logX ? 0.1 : 1e-3);
-  const up = range(logY, MARGIN, 1e-9), levelled = low => chart.level && low != null ? Math.min(low, chart.level[0]) : low;
-  const whole = chart.names || Number.isInteger(chart.x[0]) ? { incrs: WHOLE } : {};
+  const levelled = low => chart.level && low != null ? Math.min(low, chart.level[0]) : low;
+  const up = range(logY, MARGIN, 1e-9);
+  const whole = chart.joined ? { incrs: WHOLE } : {};
   figure.classList.add("live");
   const u = new uPlot({
     ...size(), series, bands,
