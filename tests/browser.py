@@ -127,4 +127,5 @@ class Browser:
             f"return [box.x + {across} * box.width, box.y + box.height / 2]; }})()"
         )
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=drawn, awaitPromise=True)
