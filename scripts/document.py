@@ -42,6 +42,7 @@ WORDS = {
     "configs/small": "small sets and networks, for comparing normalizers on few cores",
     "en/data/jpeg_native": "JPEG files to pixels of a crop in C++, compiled when first used",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
+    "en/reports/uplot": "uPlot, which draws the charts of a page, as the npm registry has it",
     "docs": "how each thing is done, and what was measured",
     "scripts": "everything else that is run",
     "tests": "real images, real processes; literal.py is the oracle, kill_loop.py kills",

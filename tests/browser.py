@@ -118,3 +118,14 @@ class Browser:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    def hover(self, selector: str, across: float) -> None:
+        """The mouse over the first element that a CSS selector finds, such a share of its width from the left."""
+        place = self.evaluate(
+            f"(() => {{ const found = document.querySelector({json.dumps(selector)}); "
+            "found.scrollIntoView({block: 'center'}); const box = found.getBoundingClientRect(); "
+            f"return [box.x + {across} * box.width, box.y + box.height / 2]; }})()"
+        )
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+        drawn = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.call("Runtime.evaluate", expression=drawn, awaitPromise=True)

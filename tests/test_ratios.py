@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import shutil
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +32,14 @@ from en.errors import RunError
 from en.evaluation.ratios import collect_ratios, describe, measure_ratios, read_pictures
 from en.evaluation.trained import Trained, open_trained
 from en.norm import ExemplarNorm2d, record_ratios
+from en.reports.figures import spans
 from en.reports.files import write_report
-from en.reports.ratio_files import read_facts, write_ratios
+from en.reports.ratio_figures import left_out, none_leans
+from en.reports.ratio_files import leanings, read_facts, write_ratios
 from en.reports.ratio_tables import EXTREMES, class_means, extremes, samples_table, spreads
 from en.runs import checkpoint
 from en.runs.position import Position
-from en.runs.ratios import Layer, Ratios, read_epochs
+from en.runs.ratios import EpochRatios, Layer, Ratios, read_epochs
 from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
@@ -258,6 +262,50 @@ def test_the_command_leaves_tables_figures_and_a_part_of_a_page(finished, ratios
     page = (out / "ratios.html").read_text(encoding="ascii")
     assert page.count('<img src="data:image/svg+xml;base64,') == len(figures) == page.count("<figcaption>")
     assert digest in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_normalizer_that_a_layer_leaves_out_is_a_gap_and_in_no_mean(tmp_path):
+    """As min_pixels leaves `in` out: its ratio is 0 for every sample."""
+    draws, layers = np.random.default_rng(0), {}
+    for name, absent in (("stem", False), ("block.1", True), ("block.2", True), ("top", False)):
+        shares = draws.dirichlet([2] * 3, 30)
+        shares[:, 1] = 0 if absent else shares[:, 1]
+        layers[name] = Layer(("bn", "in", "ln"), np.asfortranarray(shares / shares.sum(1, keepdims=True)))
+    ratios = Ratios(["a", "b"], np.arange(30) % 2, layers)
+    assert left_out(spreads(ratios)) == {"in": [2, 3]}
+    of_kind = {name: {"bn": 0.5, "in": 0.0 if name[0] == "b" else 0.3, "ln": 0.4} for name in layers}
+    epochs = [EpochRatios(epoch=epoch, ratios=of_kind) for epoch in (1, 2)]
+    write_ratios(tmp_path, ratios, [], {}, epochs, {})
+    assert "2 layers leave in out." in (tmp_path / "layers.txt").read_text()
+    assert "in left out" in (tmp_path / "layers.svg").read_text()
+    assert "mean of layers that mix it, in: 0.3 to 0.3" in (tmp_path / "epochs.txt").read_text()
+    assert (tmp_path / "ratios.html").read_text(encoding="ascii").count(">left out<") == 2
+
+
+def test_places_that_touch_are_hatched_as_one():
+    assert spans([]) == [] and spans([3]) == [(2.5, 3.5)]
+    assert spans([1, 2, 4, 5, 6]) == [(0.5, 2.5), (3.5, 6.5)]
+
+
+def test_a_class_leans_only_where_its_interval_says_so(tmp_path):
+    draws, targets = np.random.default_rng(1), np.arange(60) % 5
+    column = np.float32(0.5) + draws.normal(0, 0.01, 60).astype(np.float32)
+    shares = np.stack([column, 1 - column], 1)
+    rows = class_means(Ratios([*"abcde"], targets, {"layer": Layer(("bn", "ln"), shares)}))
+    for row in rows:
+        own = column[targets == row.target].astype(np.float64)
+        t = {1: 2.20099, 5: 3.10581}  # Student's t with 11 degrees of freedom, of 97.5 and of 99.5 %, from a table
+        assert row.sd == pytest.approx(statistics.stdev(own.tolist()), rel=1e-4)
+        for comparisons, value in t.items():
+            assert row.half(comparisons) == pytest.approx(value * row.sd / math.sqrt(12), rel=1e-5)
+    assert not any(row.leans(5) for row in rows)
+    assert none_leans(rows[:5]).startswith("no class is shown to lean, none differs by more than 0.00")
+    shares[targets == 3] += np.float32([0.05, -0.05])
+    ratios = Ratios([*"abcde"], targets, {"layer": Layer(("bn", "ln"), shares)})
+    assert {row.name for row in class_means(ratios) if row.leans(5)} >= {"d"}
+    (most,) = [row.most for row in leanings(class_means(ratios)) if row.normalizer == "bn"]
+    assert most.startswith("d +0.04") and "(n 12)" in most and "a" not in most.split(" (n")[0][1:]
+    assert class_means(Ratios(["a"], np.array([0, -1]), {"layer": Layer(("bn",), column[:2, None])}))[0].sd is None
 
 
 def test_many_classes_of_any_name_and_a_single_sample_are_shown_letter_for_letter(tmp_path):

@@ -1,12 +1,15 @@
 """Names in a report, which may hold anything: they stand letter for letter in every file of it."""
 
 import html
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 from report_runs import report, run, table
+
+from en.reports.page import SCRIPTS
 
 NAMES = (
     "a|b",
@@ -89,7 +92,7 @@ def test_names_stand_in_the_page_letter_for_letter(hostile):
     cells = dict(zip(*page.rows[:2], strict=True))
     assert {key: cells[key] for key in expected(name)} == expected(name)
     assert f"No published figure is on file for {name}." in page.paragraphs
-    assert (out / "report.html").read_text().count("<script") == 1
+    assert (out / "report.html").read_text().count("<script") == len(SCRIPTS)
 
 
 def test_names_stand_in_csv_and_latex_letter_for_letter(hostile):
@@ -114,7 +117,15 @@ def of_latex(cell: str) -> str:
     return text
 
 
-def test_names_stand_in_the_figures_letter_for_letter(hostile):
-    name, out = hostile
-    found = ElementTree.parse(out / "figures" / "compute.svg").iter("{http://www.w3.org/2000/svg}text")
-    assert f"{name} ({name}={name})" in {"".join(text.itertext()).strip() for text in found}
+@pytest.mark.parametrize("name", NAMES)
+def test_names_stand_in_figures_and_in_the_data_of_charts_letter_for_letter(name, tmp_path):
+    report(
+        [run(tmp_path / "a", norm=name, norm_options={name: name}), run(tmp_path / "b", norm="bn")], tmp_path / "out"
+    )
+    shown = name.replace("\n", "\\n")
+    found = ElementTree.parse(tmp_path / "out" / "figures" / "compute.svg").iter("{http://www.w3.org/2000/svg}text")
+    assert f"{shown} ({shown}={shown})" in {"".join(text.itertext()).strip() for text in found}
+    page = (tmp_path / "out" / "report.html").read_text()
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    assert not re.search("[<>&]", data)
+    assert f"{shown} ({shown}={shown})" in {line["name"] for line in json.loads(data)["lines"]}

@@ -4,9 +4,10 @@ Tables, curves and statistics over seeds beside the published figures, as a page
 """
 
 import argparse
+import webbrowser
 from pathlib import Path
 
-from en.errors import Parser, exit_on_error, in_one_line
+from en.errors import Parser, exit_on_error, in_one_line, warn
 
 
 def report() -> None:
@@ -20,6 +21,7 @@ def report() -> None:
     parser.add_argument(
         "--measured", metavar="FILE", type=Path, help="earlier scores over seeds, to show beside and to judge by"
     )
+    parser.add_argument("--open", action="store_true", help="show the page in the browser of this machine")
     arguments = parser.parse_args()
 
     from en.reports.files import write_report
@@ -31,7 +33,10 @@ def report() -> None:
     show(write_report(arguments.runs, arguments.out))
     if measured:
         show_verdict([read_run(path) for path in find_runs(map(Path, arguments.runs))], measured)
-    print(in_one_line(f"{arguments.out / 'report.html'}"))
+    page = arguments.out / "report.html"
+    print(in_one_line(f"{page}"))
+    if arguments.open and not webbrowser.open(page.resolve().as_uri()):
+        warn(f"{page}: no browser was found that shows it: expected one, or the BROWSER of the environment to name it")
 
 
 def main() -> None:

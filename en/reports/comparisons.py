@@ -1,49 +1,82 @@
 """Variants set against each other: differences of their scores, and what they cost."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from en.reports.statistics import Difference, difference, holm
-from en.reports.tables import Note, Table, interval, mean, number, words
+from en.reports.tables import Cell, Note, Table, interval, mean, number, words
 from en.reports.variants import Peers, Variant, heading, unlike
 
 PAIRWISE = 8  # more variants are compared with one of them only
 SIGNIFICANT = 0.05
+NOT_SHOWN = "not shown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far the scores of two finished variants are apart.
+
+    Attributes:
+        higher, lower: the variants, by their means over all their seeds.
+        gap: higher less lower.
+        p: of the gap, corrected for all comparisons that were made with it; None where there was no test.
+    """
+
+    higher: Variant
+    lower: Variant
+    gap: Difference
+    p: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        return self.p is not None and self.p < SIGNIFICANT
+
+    @property
+    def differing(self) -> list[str]:
+        """Returns what the two differ in."""
+        return [*unlike(self.higher.facts, self.lower.facts)]
+
+
+def compare(pairs: Iterable[tuple[Variant, Variant]], metric: str) -> list[Finding]:
+    """The finding of each pair, whose first has the higher mean; p is corrected by Holm over the pairs."""
+    gaps = [(pair, difference(pair[1].by_seed(metric), pair[0].by_seed(metric))) for pair in pairs]
+    corrected = iter(holm([gap.p for _, gap in gaps if gap.p is not None]))
+    return [Finding(*pair, gap, None if gap.p is None else next(corrected)) for pair, gap in gaps]
 
 
 def difference_table(peers: Peers) -> Table | None:
     """A row for each two finished variants; None where there are not two."""
-    pairs = compared(peers)
-    if not pairs:
+    found = compare(compared(peers), peers.score)
+    if not found:
         return None
-    found = [difference(first.by_seed(peers.score), second.by_seed(peers.score)) for first, second in pairs]
-    tests = [gap.p for gap in found if gap.p is not None]
-    corrected = iter(holm(tests))
-    ps = [next(corrected) if gap.p is not None else None for gap in found]
     rows = [
         [
-            words(f"{second.name} - {first.name}"),
-            number(gap.mean, "+.2f"),
-            interval(gap.low, gap.high, "+.2f"),
-            number(gap.p, ".3g"),
-            number(p, ".3g"),
-            words(gap.method),
-            words(", ".join(unlike(second.facts, first.facts))),
+            words(f"{each.higher.name} - {each.lower.name}"),
+            number(each.gap.mean, "+.2f"),
+            interval(each.gap.low, each.gap.high, "+.2f"),
+            number(each.gap.p, ".3g"),
+            number(each.p, ".3g"),
+            words(each.gap.method),
+            words(", ".join(each.differing)),
         ]
-        for (first, second), gap, p in zip(pairs, found, ps, strict=True)
+        for each in found
     ]
     what = heading(peers.label)
     headings = ["variants", what, f"{peers.label.text} 95 % interval", "p", "p corrected", "method", "differ in"]
-    notes = [difference_note(peers, len(tests)), *left_out(peers), *in_words(peers, pairs, found, ps)]
-    return Table(peers.file("differences"), peers.titled(f"Differences in {what}"), headings, rows, notes)
+    tests = sum(each.p is not None for each in found)
+    notes = [difference_note(peers, tests), *left_out(peers), *in_words(peers, found)]
+    title = peers.titled(f"Differences in {what}")
+    return Table(peers.file("differences"), title, headings, rows, notes, folded=("method", "differ in"))
 
 
 def compared(peers: Peers) -> list[tuple[Variant, Variant]]:
     """Every two finished variants; where they are many, each with the reference."""
-    finished = peers.finished
-    if len(finished) <= PAIRWISE:
-        return list(combinations(finished, 2))
-    return [(peers.reference, variant) for variant in finished if variant is not peers.reference]
+    pairs = [*combinations(peers.finished, 2)]
+    if len(peers.finished) <= PAIRWISE:
+        return pairs
+    return [pair for pair in pairs if peers.reference in pair]
 
 
 def difference_note(peers: Peers, tests: int) -> Note:
@@ -67,28 +100,21 @@ def left_out(peers: Peers) -> list[Note]:
     return [Note(f"Not compared, because unfinished: {'; '.join(names)}.")] if names else []
 
 
-def in_words(
-    peers: Peers,
-    pairs: Sequence[tuple[Variant, Variant]],
-    found: Sequence[Difference],
-    ps: Sequence[float | None],
-) -> list[Note]:
+def in_words(peers: Peers, found: Sequence[Finding]) -> list[Note]:
     """The findings in sentences."""
-    what, unit, sentences, undecided = peers.label.text, peers.label.unit, [], 0
-    for (first, second), gap, p in zip(pairs, found, ps, strict=True):
-        if p is None or p >= SIGNIFICANT:
-            undecided += 1
-            continue
+    what, unit, sentences = peers.label.text, peers.label.unit, []
+    for each in [each for each in found if each.is_shown]:
+        gap = each.gap
         assert gap.low is not None and gap.high is not None
         way, ends = ("higher", (gap.low, gap.high)) if gap.mean > 0 else ("lower", (-gap.high, -gap.low))
         amount = f"{abs(gap.mean):.2f} {unit}".strip()
         sentences.append(
             Note(
-                f"{what} of {second.name} is {way} than that of {first.name} by {amount} (95 % interval {ends[0]:.2f} "
-                f"to {ends[1]:.2f}, {gap.method}; corrected p = {p:.2g})."
+                f"{what} of {each.higher.name} is {way} than that of {each.lower.name} by {amount} (95 % interval "
+                f"{ends[0]:.2f} to {ends[1]:.2f}, {gap.method}; corrected p = {each.p:.2g})."
             )
         )
-    if undecided:
+    if undecided := len(found) - len(sentences):
         pairs_in_words = "1 pair differs" if undecided == 1 else f"{undecided} pairs differ"
         sentences.append(Note(f"Whether {pairs_in_words} in {what} is not shown by these runs."))
     return sentences
@@ -100,7 +126,6 @@ def cost_table(peers: Peers) -> Table:
     rows = []
     for variant in peers.variants:
         s, base = variant.summary, reference.summary
-        same_hardware = variant.hardware == reference.hardware
         rows.append(
             [
                 words(variant.name),
@@ -111,21 +136,24 @@ def cost_table(peers: Peers) -> Table:
                 number(gain(variant, reference), "+.2f"),
                 number(percent(s.params, base.params), "+.2f"),
                 number(percent(variant.gmacs, reference.gmacs), "+.2f"),
-                number(percent(speed(variant), speed(reference)) if same_hardware else None, "+.1f"),
+                *faster(variant, reference),
                 words(variant.hardware),
             ]
         )
     headings = ["variant", "parameters", "GMACs", "+ normalizers", "images/s", f"± {heading(label)}"]
-    headings += ["± parameters %", "± GMACs %", "± images/s %", "hardware"]
+    headings += ["± parameters %", "± GMACs %", "± images/s %", "± images/s % 95 % interval", "hardware"]
     notes = [
         Note(
             f"The columns with ± are relative to {reference.name}: so much {label.text} for so much compute. GMACs: "
             "convolutions and linear layers, one image in evaluation, 1 MAC = 2 FLOPs; what the normalizers add stands "
             "beside them and is counted in ± GMACs. Images/s are of training, in the last epoch, over all ranks, and "
-            "compared on the same hardware only."
+            "compared on the same hardware only: the ratio of the geometric means, its interval by Student's t on the "
+            "logarithms, paired over seeds or by Welch, as scores are. One that contains no difference, or that too "
+            f"few runs give, is {NOT_SHOWN}; runs that others shared the machine with vary by that too."
         )
     ]
-    return Table(peers.file("cost"), peers.titled("Parameters, GMACs and speed"), headings, rows, notes)
+    title = peers.titled("Parameters, GMACs and speed")
+    return Table(peers.file("cost"), title, headings, rows, notes, folded=("hardware", "parameters", "GMACs"))
 
 
 def gain(variant: Variant, reference: Variant) -> float | None:
@@ -136,8 +164,20 @@ def gain(variant: Variant, reference: Variant) -> float | None:
     return difference(reference.by_seed(metric), variant.by_seed(metric)).mean
 
 
-def speed(variant: Variant) -> float | None:
-    return variant.speed.mean if variant.speed else None
+def faster(variant: Variant, reference: Variant) -> list[Cell]:
+    """How much faster a variant trains than the reference on the same hardware, %, and the 95 % interval of that."""
+    base, own = reference.speed_by_seed, variant.speed_by_seed
+    if variant is reference or variant.hardware != reference.hardware or not (base and own):
+        return [number(None), interval(None, None)]
+    logs = [{seed: math.log(speed) for seed, speed in speeds.items()} for speeds in (base, own)]
+    gap = difference(*logs)
+    ratio, low, high = (None if log is None else 100 * math.expm1(log) for log in (gap.mean, gap.low, gap.high))
+    found = interval(low, high, "+.1f")
+    if low is None or high is None:
+        found = Cell(NOT_SHOWN, found.values)
+    elif low <= 0 <= high:
+        found = Cell(f"{found.text}: {NOT_SHOWN}", found.values)
+    return [number(ratio, "+.1f"), found]
 
 
 def percent(value: float | None, of: float | None) -> float | None:

@@ -3,7 +3,7 @@
 import base64
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from en.errors import in_one_line
@@ -47,6 +48,7 @@ class Picture:
         name: of its files.
         title, alt: what it shows, in a line, and in words for those who do not see it.
         svg, pdf: the files.
+        chart: what a page's script draws in the figure's place; None for one that stays as it is.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Picture:
     alt: str
     svg: bytes
     pdf: bytes
+    chart: dict[str, Any] | None = None
 
     @cached_property
     def inline(self) -> str:
@@ -97,8 +100,8 @@ def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
-    """The figure as files."""
+def picture(figure: Figure, name: str, title: str, alt: str, chart: dict[str, Any] | None = None) -> Picture:
+    """The figure as files, and its chart if it has one."""
 
     def saved(kind: str, date: str) -> bytes:
         file = BytesIO()
@@ -108,7 +111,27 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # what has been laid out once stays so
     svg, pdf = saved("svg", "Date"), saved("pdf", "CreationDate")
-    return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf)
+    return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf, chart)
+
+
+def spans(places: Sequence[float]) -> list[tuple[float, float]]:
+    """Whole places along an axis, ascending, as ranges that reach half a place beyond them, neighbours in one."""
+    found: list[tuple[float, float]] = []
+    for place in places:
+        joined = found and found[-1][1] == place - 0.5
+        found[-1:] = [(found[-1][0], place + 0.5)] if joined else [*found[-1:], (place - 0.5, place + 0.5)]
+    return found
+
+
+def hatch(axes: Axes, places: Sequence[float], said: str) -> None:
+    """Hatches whole places along the axis, and says why in the widest range of them."""
+    ranges = spans(places)
+    for low, high in ranges:
+        axes.axvspan(low, high, facecolor="none", edgecolor="#808080", hatch="////", linewidth=0, alpha=0.4, zorder=0)
+    if said and ranges:
+        low, high = max(ranges, key=lambda ends: ends[1] - ends[0])
+        of_axes = axes.get_xaxis_transform()
+        axes.text((low + high) / 2, 0.97, said, transform=of_axes, rotation=90, ha="center", va="top", fontsize=8)
 
 
 def inline(svg: bytes, name: str, alt: str) -> str:

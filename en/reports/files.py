@@ -14,7 +14,7 @@ from en.reports.tables import csv, latex, literal, markdown, markdown_notes, to_
 
 LIST = "files.sha256"  # of the files of a report, as `sha256sum -c` reads it
 LISTED = re.compile(
-    r"([0-9a-f]{64})  ((?:tables|figures)/[\w-]+\.(?:csv|tex|svg|pdf|jpg))"
+    r"([0-9a-f]{64})  ((?:tables|figures)/[\w-]+\.(?:csv|tex|svg|pdf|jpg|png))"
 )  # not report.*, never removed
 
 
@@ -86,11 +86,14 @@ def all_files(report: Report) -> dict[str, bytes]:
 
 def markdown_page(report: Report) -> str:
     """The report in Markdown; its pictures are the files beside it."""
-    lines = [f"# {literal(report.title)}", "", report.lead, ""]
+    lines = [f"# {literal(report.title)}", ""]
+    lines += [line for said in report.headlines for line in (f"**{literal(said)}**", "")]
+    lines += [literal(report.recipe), "", report.lead, ""]
     for section in report.sections:
         lines += [f"## {literal(section.title)}", "", *markdown_notes(section.notes)]
         for table in section.tables:
-            lines += ["", f"### {literal(table.title)}", "", *markdown(table)]
+            lines += ["", f"### {literal(table.title)}", "", *(markdown(table) if table.rows else [])]
+            lines += [] if table.rows else markdown_notes(table.notes)
         for picture in section.pictures:
             lines += [f"![{literal(picture.alt)}](figures/{picture.name}.svg)", ""]
         for photo in section.photos:

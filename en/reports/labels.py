@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from en.reports.curves import Line, curve_picture, lines
+from en.reports.charts import Line
+from en.reports.curves import curve_picture, lines
 from en.reports.figures import Picture
 from en.reports.runs import Run
 from en.reports.statistics import estimate

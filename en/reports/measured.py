@@ -6,9 +6,11 @@ from en.config.meaning import decides
 from en.config.strict_yaml import Tree
 from en.means import Means
 from en.reports.runs import Run, frozen
-from en.reports.tables import NOTHING, Cell, Note, Table, ends, mean, number, words
+from en.reports.tables import LEAST, NOTHING, Cell, Note, Table, ends, mean, number, words
 from en.reports.variants import Variant, heading, labels_of, plain, resolution
 from en.runs.summary import Summary
+
+FOLDED = ("epochs", "network", "data", "differs from most runs in", "hardware")
 
 
 def measured_table(variants: Sequence[Variant]) -> Table:
@@ -18,24 +20,24 @@ def measured_table(variants: Sequence[Variant]) -> Table:
     headings = ["variant", "n", *scores, "epochs", "network", "data", "differs from most runs in", "hardware"]
     rows = []
     for variant in variants:
-        s, found = variant.summary, [variant.estimate(name) for name in labels]
-        cells = [cell for each in found for cell in (mean(each), ends(each))]
+        s, found = variant.summary, [(variant.estimate(name), label.unit) for name, label in labels.items()]
+        cells = [cell for each, unit in found for cell in (mean(each), ends(each, unit))]
         cells += [epochs(s), words(s.model), words(f"{s.dataset}, {resolution(s)}")]
         marks = words("; ".join(variant.marks) or NOTHING, strong=bool(variant.marks))
         rows.append([words(variant.name), number(len(variant.counted)), *cells, marks, words(variant.hardware)])
     notes = [
         Note(
             "Scores are those of the last finished epoch on the whole evaluation set: mean ± sample standard deviation "
-            "over n seeds, and the 95 % interval of the mean by Student's t with n - 1 degrees of freedom, which one "
-            "run alone does not give."
+            f"over n seeds, and from {LEAST} of them on the 95 % interval of the mean by Student's t with n - 1 "
+            "degrees of freedom, as far as it lies within 0 and 100 %."
         ),
     ]
-    return Table("measured", "Scores over seeds", headings, rows, notes)
+    return Table("measured", "Scores over seeds", headings, rows, notes, folded=FOLDED)
 
 
 def epochs(s: Summary) -> Cell:
     done = s.epochs_done
-    return Cell(f"{done}" if done == s.epochs else f"{done} of {s.epochs}", {"": done})
+    return Cell(f"{done:g}" if done == s.epochs else f"{done:g} of {s.epochs:g}", {"": done})
 
 
 def remarks(runs: Sequence[Run], variants: Sequence[Variant]) -> list[Note]:

@@ -17,3 +17,6 @@ function sort(heading) {
 }
 
 for (const heading of document.querySelectorAll("thead th")) heading.addEventListener("click", () => sort(heading));
+
+// Paper has nothing to unfold.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => (part.open = true)));

@@ -2,19 +2,28 @@
 
 import base64
 import hashlib
+import json
+from collections.abc import Iterable
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from en.errors import in_one_line
+from en.reports.figures import Photo
 from en.reports.report import Report
+
+STYLES = ("uplot/uPlot.min.css", "page.css")
+SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "charts.js")
+MOST_BYTES = 1_000_000  # of photos in a page; what is more stays beside it
 
 
 def page(report: Report) -> str:
     """The page. Whatever the report's texts contain is shown letter for letter: the template escapes it."""
-    style, script = (read(f"page.{kind}") for kind in ("css", "js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # The styles and scripts are this package's own and uPlot's, and stand where no escape is read; by their hashes
+    # these scripts run and no other.
+    styles, scripts = ([Markup(read(name)) for name in names] for names in (STYLES, SCRIPTS))
     environment = Environment(
         loader=PackageLoader("en", "reports"),
         autoescape=True,
@@ -22,12 +31,42 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["line"] = in_one_line
-    # The two are this package's own, and stand where no escape is read; the hash lets this script run and no other.
+    environment.filters |= {"line": in_one_line, "data": as_data}
     return environment.get_template("page.html.j2").render(
-        report=report, style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}"
+        report=report,
+        styles=styles,
+        scripts=scripts,
+        hashes=Markup(" ".join(map(source, scripts))),
+        embedded=embedded(report.photos),
+        has_seeds=has_seeds,
     )
 
 
 def read(name: str) -> str:
     return (files("en.reports") / name).read_text(encoding="utf-8")
+
+
+def source(script: str) -> str:
+    """The script as a source of a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def as_data(chart: dict[str, Any]) -> Markup:
+    """A chart as JSON that ends no element and opens none, whatever its names contain."""
+    text = json.dumps(chart, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e"))
+
+
+def has_seeds(chart: dict[str, Any]) -> bool:
+    """Tells whether a chart has lines of several seeds to show on demand."""
+    return any(line["seeds"] for line in chart["lines"])
+
+
+def embedded(photos: Iterable[Photo]) -> list[Photo]:
+    """The first photos of at most MOST_BYTES together, and those that are no file beside the page."""
+    found, left = [], MOST_BYTES
+    for photo in photos:
+        if len(photo.content) <= left or not photo.file:
+            left -= len(photo.content)
+            found.append(photo)
+    return found

@@ -38,7 +38,8 @@ def provenance_table(runs: Sequence[Run], variants: Sequence[Variant]) -> Table:
             "evaluation and without epochs that a resumed run did again; + marks uncommitted changes."
         )
     ]
-    return Table("runs", "Runs and their provenance", headings, rows, notes)
+    folded = ("status", "configuration differs from most runs in", "commit", "hardware", "starts")
+    return Table("runs", "Runs and their provenance", headings, rows, notes, folded=folded)
 
 
 def run_score(run: Run) -> Cell:

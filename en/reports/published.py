@@ -167,10 +167,9 @@ def own_options(variant: Variant) -> list[str]:
 
 
 def published_tables(variants: Sequence[Variant]) -> list[Table]:
-    """For each data set, what was measured against published figures, and these."""
-    return [
-        table(group, data) for data, group in by_data(variants).items() for table in (against_table, published_table)
-    ]
+    """For each data set, what was measured against published figures, and these; none that would be empty."""
+    made = (table(own, data) for data, own in by_data(variants).items() for table in (against_table, published_table))
+    return [table for table in made if table.rows or table.notes]
 
 
 def named(table: str, data: str) -> str:

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from en import durable
 from en.errors import RunError, UserError, in_one_line
 from en.reports.figures import Picture
-from en.reports.ratio_figures import class_picture, ends, epoch_picture, layer_picture, sample_pictures
+from en.reports.ratio_figures import (
+    by_mean,
+    class_picture,
+    epoch_picture,
+    layer_picture,
+    none_leans,
+    sample_pictures,
+)
 from en.reports.ratio_tables import (
     ClassMean,
     Columns,
@@ -29,6 +36,7 @@ from en.reports.ratio_tables import (
     samples_table,
     spreads,
 )
+from en.reports.tables import NOTHING
 from en.runs.ratios import EpochRatios, Ratios
 
 PAGE = "ratios.html"
@@ -39,7 +47,7 @@ NAMED = 3  # classes at either end in the page's table
 
 
 class Leaning(NamedTuple):
-    """Which classes lean most and least on a normalizer, in words."""
+    """Which classes are shown to lean on a normalizer more and less than all images, in words."""
 
     layer: str
     normalizer: str
@@ -185,15 +193,18 @@ def leanings(by_class: Sequence[ClassMean]) -> list[Leaning]:
         panels.setdefault((row.place, row.layer, row.normalizer), []).append(row)
     found = []
     for (place, layer, kind), own in panels.items():
-        ordered = ends(own)
-        most, least = (", ".join(map(of_class, rows)) for rows in (ordered[:NAMED], ordered[: -NAMED - 1 : -1]))
+        ordered, classes = by_mean(own), len(own)
+        more = [of_class(row, classes) for row in ordered if row.leans(classes) and row.difference > 0]
+        less = [of_class(row, classes) for row in ordered[::-1] if row.leans(classes) and row.difference < 0]
+        most, least = (", ".join(names[:NAMED]) or NOTHING for names in (more, less))
+        most = most if more or less else none_leans(own)
         found.append(Leaning(f"{place}, {layer}", kind, own[0].overall, most, least))
     return found
 
 
-def of_class(row: ClassMean) -> str:
-    """Says how far a class is from all images."""
-    return f"{in_one_line(row.name)} {row.difference:+.2g} (n {row.images:,})"
+def of_class(row: ClassMean, classes: int) -> str:
+    """Says how far a class is from all images, with an interval corrected for so many classes."""
+    return f"{in_one_line(row.name)} {row.difference:+.2g} \u00b1 {row.half(classes):.1g} (n {row.images:,})"
 
 
 def embedded(picture: Picture) -> dict[str, str]:

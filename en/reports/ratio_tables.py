@@ -1,11 +1,13 @@
 """The ratios of a set in numbers: over its samples, its classes and the epochs, and its samples at either extreme."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from en.reports.statistics import half_width
 from en.runs.ratios import EpochRatios, Layer, Ratios
 
 EXTREMES = 6  # samples at either end
@@ -35,7 +37,7 @@ class Spread(NamedTuple):
 class ClassMean(NamedTuple):
     """One normalizer's mean ratio over the images of a class, in one layer, and how far it is from that of all images.
 
-    The place is bottom, middle or top.
+    The place is bottom, middle or top; sd is the sample standard deviation over the images, None of one image.
     """
 
     place: str
@@ -46,11 +48,21 @@ class ClassMean(NamedTuple):
     images: int
     mean: float
     difference: float
+    sd: float | None
 
     @property
     def overall(self) -> float:
         """The mean over all images."""
         return self.mean - self.difference
+
+    def half(self, comparisons: int = 1) -> float | None:
+        """Half of the 95 % interval of the difference, the mean over all images taken as known; None of one image."""
+        return None if self.sd is None else half_width(self.sd, self.images, comparisons)
+
+    def leans(self, classes: int) -> bool:
+        """Tells whether the difference is shown: the interval, corrected for so many classes, does not contain 0."""
+        half = self.half(classes)
+        return half is not None and abs(self.difference) > half
 
 
 class EpochMean(NamedTuple):
@@ -77,6 +89,14 @@ class Extreme(NamedTuple):
     target: int
     name: str
     ratio: float
+
+
+def takes_part(mean: float) -> bool:
+    """Tells whether a normalizer with that mean ratio is mixed at all.
+
+    The softmax gives every one that takes part a share above 0; one that `min_pixels` leaves out has exactly 0.
+    """
+    return mean > 0
 
 
 RatioRow = Spread | ClassMean | EpochMean | Extreme
@@ -106,12 +126,16 @@ def class_means(ratios: Ratios) -> list[ClassMean]:
     for place, name in ratios.places.items():
         layer = ratios.layers[name]
         for kind, column in differing(layer):
-            sums = np.bincount(targets, weights=column[of_classes], minlength=len(ratios.classes))
             overall = float(column.mean(dtype=np.float64))
+            away = column[of_classes] - overall
+            sums = np.bincount(targets, weights=away, minlength=len(ratios.classes))
+            squares = np.bincount(targets, weights=away**2, minlength=len(ratios.classes))
             for target in np.flatnonzero(counts).tolist():
-                mean, images = float(sums[target] / counts[target]), int(counts[target])
+                images, difference = int(counts[target]), float(sums[target] / counts[target])
+                about = max(0.0, float(squares[target]) - images * difference**2)
+                sd = math.sqrt(about / (images - 1)) if images > 1 else None
                 known = (target, ratios.classes[target], images)
-                rows.append(ClassMean(place, name, kind, *known, mean, mean - overall))
+                rows.append(ClassMean(place, name, kind, *known, overall + difference, difference, sd))
     return rows
 
 

@@ -1,6 +1,7 @@
 """What scripts/ratios.py left in the folder `ratios` of a run, as part of a report."""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from en.errors import warn
 from en.norm.statistics import NAMES
 from en.reports.figures import Photo
 from en.reports.ratio_files import FACTS, read_facts
+from en.reports.ratio_tables import takes_part
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
 from en.reports.tables import Cell, Note, Table, mean, words
@@ -23,7 +25,9 @@ FOLDER = "ratios"
 LAYERS = "layers.csv"
 LAST, BEST = "last.pt", "best.pt"
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+NAMED = re.compile(r"[\w-]+\.(?:svg|png)", re.ASCII)  # what may be a file of the report
 MAX_BYTES = 4_000_000  # of a file that becomes part of a page
+LEFT_OUT = Cell("left out", {"": None, "sd": None})  # where min_pixels leaves a normalizer out
 AGAIN = "left out; scripts/ratios.py takes them anew"
 
 
@@ -129,7 +133,8 @@ def by_layer(path: Path) -> tuple[list[str], list[list[Cell]]]:
                     raise ValueError(f"{found.layer}, {found.normalizer}: expected once")
             except ValueError as error:
                 raise ValueError(f"line {reader.line_num}: {error}") from error
-            layers[found.layer][found.normalizer] = mean(Estimate(found.mean, 1, found.sd), ".3f")
+            shown = mean(Estimate(found.mean, 1, found.sd), ".3f") if takes_part(found.mean) else LEFT_OUT
+            layers[found.layer][found.normalizer] = shown
     kinds = list(dict.fromkeys(kind for cells in layers.values() for kind in cells))
     rows = [[words(layer), *(cells.get(kind, mean(None)) for kind in kinds)] for layer, cells in layers.items()]
     return ["layer", *kinds], rows
@@ -147,16 +152,21 @@ def read_share(row: Mapping[str | None, object]) -> LayerShare:
 
 def ratio_pictures(found: Iterable[RunRatios]) -> list[Photo]:
     """Reads the pictures in the folders of ratios, those that a page can hold."""
-    paths = [(each, path) for each in found for path in sorted(each.folder.glob("*")) if path.suffix in KINDS]
-    return [ratio_picture(each, path) for each, path in paths if is_small(path)]
+    paths = [
+        (each, path, f"ratios_{at}_{path.name}" if NAMED.fullmatch(path.name) else "")
+        for at, each in enumerate(found, 1)
+        for path in sorted(each.folder.glob("*"))
+        if path.suffix in KINDS
+    ]
+    return [ratio_picture(*each) for each in paths if is_small(each[1])]
 
 
-def ratio_picture(found: RunRatios, path: Path) -> Photo:
-    """One of them; its words are in the text file of the same name, else it has its title alone."""
+def ratio_picture(found: RunRatios, path: Path, file: str) -> Photo:
+    """One of them, to be kept as `file`; its words are in the text file beside it, else it has its title alone."""
     title = f"{found.run}: {path.stem.replace('_', ' ')}"
     told = path.with_suffix(".txt")
     alt = told.read_text(encoding="utf-8", errors="replace").strip() if is_small(told) else f"Ratios of {title}"
-    return Photo(title, alt, path.read_bytes(), KINDS[path.suffix])
+    return Photo(title, alt, path.read_bytes(), KINDS[path.suffix], file)
 
 
 def is_small(path: Path) -> bool:

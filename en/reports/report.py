@@ -2,20 +2,25 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from en.reports.chance import chance, chance_notes
+from en.reports.charts import Line
 from en.reports.class_figures import confusion_pictures, samples
 from en.reports.classes import class_tables, find_counted
 from en.reports.comparisons import cost_table, difference_table
-from en.reports.curves import Line, compute_picture, curve_picture, lines
+from en.reports.curves import compute_picture, curve_picture, lines
 from en.reports.figures import Photo, Picture
+from en.reports.headline import headlines
 from en.reports.labels import label_pictures, label_tables
+from en.reports.logged_ratios import logged_pictures
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import published_tables
 from en.reports.ratios import find_ratios, ratio_pictures, ratio_tables
+from en.reports.recipe import recipe_line, recipe_table
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table
 from en.reports.variants import Peers, Variant, find_peers, find_variants, heading
@@ -30,6 +35,7 @@ class Section:
         name, title: of its heading.
         notes: sentences before the tables.
         tables, pictures, photos: what it shows.
+        is_folded: whether a page shows it on demand.
     """
 
     name: str
@@ -38,6 +44,12 @@ class Section:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     photos: Sequence[Photo] = ()
+    is_folded: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        says = self.notes or any(table.rows or table.notes for table in self.tables)
+        return not (says or self.pictures or self.photos)
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class Report:
 
     Attributes:
         title, lead: what it is of.
+        headlines: the answer: which variant leads.
+        recipe: what the runs share, in a line; "" without a run that has a result.
         sections: in the order in which they are read.
         runs, variants: what it was made from.
         curves: the lines of its pictures, by name.
@@ -53,6 +67,8 @@ class Report:
 
     title: str
     lead: str
+    headlines: Sequence[str]
+    recipe: str
     sections: Sequence[Section]
     runs: Sequence[Run]
     variants: Sequence[Variant]
@@ -73,6 +89,8 @@ class Report:
     def data(self) -> dict[str, Any]:
         """The same for machines: every number in full precision."""
         return {
+            "headlines": [*self.headlines],
+            "recipe": self.recipe,
             "runs": [run_data(run) for run in self.runs],
             "tables": {table.name: table.records for table in self.tables},
             "notes": {
@@ -86,27 +104,38 @@ class Report:
 def make_report(paths: Iterable[str]) -> Report:
     """The report of the run folders among the paths and in them. Raises UserError that names what cannot be read."""
     runs = [read_run(path) for path in find_runs(map(Path, paths))]
+    every = find_peers(find_variants(runs))
+    variants = [variant for peers in every for variant in peers.variants]
     ratios = find_ratios(runs)
-    variants = find_variants(runs)
-    every = find_peers(variants)
     curves: dict[str, list[Line]] = {}
-    measured = [measured_table(variants)] if variants else []
     label_curves = [each for peers in every for each in label_pictures(peers, curves)]
+    published = published_tables(variants)
+    has_figures = any(table.rows for table in published)
+    noted = [*remarks(runs, variants), *([] if has_figures else under(published))]
     differences = [table for peers in every if (table := difference_table(peers))]
     sections = [
-        Section("measured", "Measured", remarks(runs, variants), measured),
-        Section("differences", "Differences between variants", none_to(differences), differences),
+        Section("measured", "Measured", noted, measured(every)),
+        Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
+        Section("differences", "Differences between variants", (), differences),
+        Section("published", "Published figures", (), published if has_figures else ()),
         classes_section(every),
         Section("cost", "Cost", (), [cost_table(peers) for peers in every]),
-        Section("curves", "Curves", (), (), [each for peers in every for each in pictures(peers, curves)]),
         Section("labels", "Noisy labels", (), label_tables(runs, variants), label_curves),
-        Section("ratios", "Ratios", (), ratio_tables(ratios), (), ratio_pictures(ratios)),
+        Section("ratios", "Ratios", (), ratio_tables(ratios), logged_pictures(every), ratio_pictures(ratios)),
+        Section("recipe", "Recipe", (), [recipe_table(variants)] if variants else [], is_folded=True),
         Section("runs", "Runs", (), [provenance_table(runs, variants)]),
     ]
-    if variants:
-        sections.insert(1, Section("published", "Published figures", (), published_tables(variants)))
-    shown = [part for part in sections if part.notes or part.tables or part.pictures or part.photos]
-    return Report(title(variants), lead(runs), shown, runs, variants, curves)
+    shown = [part for part in sections if not part.is_empty]
+    return Report(title(variants), lead(runs), headlines(every), recipe_line(variants), shown, runs, variants, curves)
+
+
+def measured(every: Sequence[Peers]) -> list[Table]:
+    """The table of all scores, with what chance would have."""
+    variants = [variant for peers in every for variant in peers.variants]
+    if not variants:
+        return []
+    table = measured_table(variants)
+    return [replace(table, notes=[*chance_notes(every), *table.notes])]
 
 
 def classes_section(every: Sequence[Peers]) -> Section:
@@ -137,10 +166,6 @@ def lead(runs: Sequence[Run]) -> str:
     )
 
 
-def none_to(differences: Sequence[Table]) -> list[Note]:
-    return [] if differences else [Note("There are no two finished variants to compare.")]
-
-
 def pictures(peers: Peers, curves: dict[str, list[Line]]) -> list[Picture]:
     """The figures of variants that can be set against each other; their lines are added to `curves`."""
 
@@ -152,22 +177,24 @@ def pictures(peers: Peers, curves: dict[str, list[Line]]) -> list[Picture]:
 
     found = []
     score = heading(peers.label)
-    for name, number, said in (("loss", train_loss, "training loss"), ("score", score_of, score)):
+    by_chance = chance(peers.variants[0].summary, peers.score)
+    level = None if by_chance is None else (by_chance, "chance")
+    for name, number, said in (("score", score_of, score), ("loss", train_loss, "training loss")):
         drawn = lines(peers, number)
         if drawn:
-            name = peers.file(name)
+            is_loss, name = name == "loss", peers.file(name)
             curves[name] = drawn
             title = peers.titled(f"{capital(said)} after each epoch")
-            found.append(curve_picture(peers, drawn, name, title, said))
-    if peers.finished:
+            found.append(curve_picture(peers, drawn, name, title, said, is_loss, None if is_loss else level))
+    if len(peers.finished) > 1:
         title = peers.titled(f"{capital(score)} against compute")
         found.append(compute_picture(peers, peers.file("compute"), title, score))
     return found
 
 
 def capital(text: str) -> str:
-    """The text as a title begins."""
-    return text[:1].upper() + text[1:]
+    """The text as a title begins; a name such as mIoU stays as it is."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def run_data(run: Run) -> dict[str, Any]:
@@ -187,4 +214,4 @@ def line_data(line: Line) -> dict[str, Any]:
     points = [
         {"epoch": epoch, "mean": point.mean, "sd": point.sd, "n": point.n} for epoch, point in line.points.items()
     ]
-    return {"variant": line.name, "points": points}
+    return {"variant": line.name, "points": points, "seeds": line.seeds}

@@ -53,8 +53,13 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if n == 1:
         return Estimate(mean, 1)
     sd = statistics.stdev(values)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+    half = half_width(sd, n)
     return Estimate(mean, n, sd, mean - half, mean + half)
+
+
+def half_width(sd: float, n: int, comparisons: int = 1) -> float:
+    """Half of the interval of a mean of n > 1 values by Student's t, 95 % or, by Bonferroni, of all comparisons."""
+    return float(stats.t.ppf(1 - (1 - LEVEL) / 2 / comparisons, n - 1)) * sd / math.sqrt(n)
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:

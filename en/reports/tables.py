@@ -4,8 +4,9 @@ import csv as csv_format
 import html
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from io import StringIO
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from en.reports.statistics import Estimate
 
 Value = float | int | str | None
 NOTHING = "-"
+LEAST = 3  # runs whose mean has an interval that is worth a look
 LATEX = str.maketrans(
     {char: f"\\{char}" for char in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -56,6 +58,7 @@ class Table:
         title: what it shows, in a line.
         headings: no two alike.
         first: how many rows a page shows, where the files of the table hold more.
+        folded: headings of columns that a page says once under the table where all rows agree.
     """
 
     name: str
@@ -64,11 +67,29 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[Note] = field(default=())
     first: int | None = None
+    folded: Collection[str] = ()
 
-    @property
-    def on_page(self) -> Sequence[Sequence[Cell]]:
-        """The rows that a page shows."""
-        return self.rows[: self.first]
+    @cached_property
+    def on_page(self) -> "Table":
+        """Returns what a page shows: the first rows, without the columns that it says once."""
+        once = [at for at, heading in enumerate(self.headings) if heading in self.folded and self.agrees(at)]
+        kept = [at for at in range(len(self.headings)) if at not in once]
+        said = "; ".join(f"{self.headings[at]} {self.rows[0][at].text}" for at in once if self.said(at))
+        return replace(
+            self,
+            headings=[self.headings[at] for at in kept],
+            rows=[[row[at] for at in kept] for row in self.rows[: self.first]],
+            notes=[*([Note(f"{said}.", "In all rows")] if said else []), *self.notes],
+            folded=(),
+        )
+
+    def agrees(self, column: int) -> bool:
+        """Tells whether several rows show the same in a column."""
+        return len(self.rows) > 1 and len({row[column].text for row in self.rows}) == 1
+
+    def said(self, column: int) -> bool:
+        """Tells whether what all rows show in a column is worth a word."""
+        return self.rows[0][column].text not in (NOTHING, "")
 
     def is_numeric(self, column: int) -> bool:
         """Tells whether a column holds numbers, and dashes at most beside them."""
@@ -112,9 +133,16 @@ def interval(low: float | None, high: float | None, form: str = ".2f") -> Cell:
     return Cell(text, {"low": low, "high": high})
 
 
-def ends(found: Estimate | None) -> Cell:
-    """The 95 % interval of a mean."""
-    return interval(found.low, found.high) if found else interval(None, None)
+def ends(found: Estimate | None, unit: str = "") -> Cell:
+    """The 95 % interval of a mean; its text stays within 0 and 100 %, and is a dash for fewer runs than LEAST.
+
+    Two runs give an interval of 25 standard errors, which says less than that they are two.
+    """
+    if found is None or found.low is None or found.high is None:
+        return interval(None, None)
+    low, high = (max(0.0, found.low), min(100.0, found.high)) if unit == "%" else (found.low, found.high)
+    text = interval(low, high).text if found.n >= LEAST else NOTHING
+    return Cell(text, interval(found.low, found.high).values)
 
 
 def literal(text: object) -> str:
@@ -125,9 +153,10 @@ def literal(text: object) -> str:
 
 def markdown(table: Table) -> list[str]:
     """Lines of a table and its notes."""
+    table = table.on_page
     rules = ["---:" if table.is_numeric(at) else "---" for at in range(len(table.headings))]
     lines = [f"| {' | '.join(map(literal, table.headings))} |", f"|{'|'.join(rules)}|"]
-    for row in table.on_page:
+    for row in table.rows:
         cells = (f"**{literal(cell.text)}**" if cell.strong else literal(cell.text) for cell in row)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *markdown_notes(table.notes)]

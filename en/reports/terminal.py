@@ -17,6 +17,8 @@ MAX_WORD = 24  # characters that a column keeps together
 def show(report: Report) -> None:
     """Prints the table of what was measured, and what is noteworthy of the runs, on stdout."""
     console = Console(highlight=False)
+    for said in report.headlines:
+        console.print(Text(said, style="bold"))
     for section in report.sections[:1]:
         for table in section.tables:
             show_table(table, console)

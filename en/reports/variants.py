@@ -1,5 +1,6 @@
 """What is compared: runs that differ in seed alone, and the variants that were scored on the same images."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -89,10 +90,15 @@ class Variant:
         return estimate([speed for speed in speeds if speed is not None])
 
     @property
+    def speed_by_seed(self) -> dict[int, float]:
+        """The same of the counted runs, by seed, where it is above 0."""
+        speeds = {seed: summary_of(run).images_per_second for seed, run in self.counted.items()}
+        return {seed: speed for seed, speed in speeds.items() if speed}
+
+    @property
     def hardware(self) -> str:
         """Hardware and ranks of the runs, each once."""
-        every = (f"{summary_of(run).hardware}, {summary_of(run).world_size} ranks" for run in self.runs)
-        return "; ".join(dict.fromkeys(every))
+        return "; ".join(dict.fromkeys(machine(summary_of(run)) for run in self.runs))
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,14 @@ class Peers:
     """Variants whose scores can be set against each other: one task, metric and set of evaluation images.
 
     Attributes:
-        variants: in the order of the runs.
+        variants: the finished ones first, from the highest score to the lowest.
+        reference: what costs and gains are counted from: the first in the order of the runs that is finished, if any.
         score, label: the metric, and how it is written.
         name, number: tell them from the other peers of a report; "" and 0 where there are none.
     """
 
     variants: tuple[Variant, ...]
+    reference: Variant
     score: str
     label: Label
     name: str
@@ -115,11 +123,6 @@ class Peers:
     def finished(self) -> list[Variant]:
         """Those that are finished and have a score."""
         return [variant for variant in self.variants if variant.is_finished and variant.score]
-
-    @property
-    def reference(self) -> Variant:
-        """Chooses what costs and gains are counted from: the first variant, if possible one that is finished."""
-        return (self.finished or self.variants)[0]
 
     def file(self, name: str) -> str:
         """The name of a file about these variants."""
@@ -149,7 +152,8 @@ def find_peers(variants: Sequence[Variant]) -> list[Peers]:
     several = len(groups) > 1
     return [
         Peers(
-            tuple(group),
+            tuple(sorted(group, key=rank)),
+            next((variant for variant in group if variant.is_finished and variant.score), group[0]),
             score,
             label(task, score),
             f"{dataset} ({classes} classes, {images:,} images), {task}" if several else "",
@@ -157,6 +161,11 @@ def find_peers(variants: Sequence[Variant]) -> list[Peers]:
         )
         for at, ((task, score, dataset, classes, images), group) in enumerate(groups.items(), 1)
     ]
+
+
+def rank(variant: Variant) -> tuple[bool, float]:
+    """Sorts the finished variants first, from the highest score to the lowest."""
+    return not variant.is_finished, -variant.score.mean if variant.score else math.inf
 
 
 def summary_of(run: Run) -> Summary:
@@ -181,6 +190,16 @@ def facts(run: Run) -> Tree:
         "status": run.status,
         **{key: value for key, value in run.recipe.items() if key not in IN_SUMMARY},
     }
+
+
+def machine(s: Summary) -> str:
+    """Says on what a run was trained."""
+    return f"{s.hardware}, {counted(s.world_size, 'rank')}"
+
+
+def counted(number: float, what: str) -> str:
+    """So many of something."""
+    return f"{number:,g} {what}" + ("" if number == 1 else "s")
 
 
 def resolution(s: Summary) -> str:
