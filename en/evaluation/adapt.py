@@ -1,7 +1,7 @@
 """Statistics taken of the images that a network is evaluated on, in batches that do not depend on the ranks."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from en.data.to_device import ToDevice
 from en.distributed.collectives import gather_rows
 from en.distributed.ranks import Ranks
 from en.errors import UserError, shown
+from en.evaluation.trained import Trained
 from en.norm.adaptation import Moments, averaging_layers, batch_statistics, keeping_averages, replace_averages
-from en.progress import Progress
+from en.progress import Progress, tell
 from en.size import Size
 
 BATCH = 128  # images of a batch, unless given (our choice)
@@ -72,6 +73,13 @@ class Statistics:
                 return
             with batch_statistics(model, self.prior):
                 yield batches
+
+
+def say_what_adapts(trained: Trained, statistics: Sequence[Statistics], ranks: Ranks) -> None:
+    """Says of a network without running averages that no statistics change it."""
+    if ranks.is_first and any(each.kind != "none" for each in statistics) and not averaging_layers(trained.model):
+        name = trained.config.norm.name
+        tell(f"--statistics: norm.name={name} keeps no running averages: the network is scored as it is")
 
 
 class Shuffled(Wrapped):

@@ -75,11 +75,16 @@ class Corruptions:
     def __init__(self, names: Sequence[str], samples: Ints, device: torch.device) -> None:
         found = [PLACE.fullmatch(names[sample]) for sample in samples]
         places = [(match[1], match[2]) for match in found if match]
-        self._groups = list(dict.fromkeys(places))
+        self._groups, self._samples = list(dict.fromkeys(places)), samples
         number = {place: at for at, place in enumerate(self._groups)}
         by_sample = np.zeros(len(names), np.int64)
         by_sample[samples] = [number[place] for place in places]
         self._by_sample, self._hits = torch.from_numpy(by_sample).to(device), Hits(len(number)).to(device)
+
+    def parts(self) -> list[Ints]:
+        """The samples that are scored, by corruption and severity, in their order."""
+        groups = self._by_sample.numpy(force=True)[self._samples]
+        return [self._samples[groups == number] for number in range(len(self._groups))]
 
     @staticmethod
     def named_so(names: Sequence[str]) -> bool:

@@ -3,10 +3,11 @@
 Li et al., "WebVision Database: Visual Learning and Understanding from Web Data", 2017 (arXiv 1708.02862).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from en.data.sources.source import Sample, Source, as_text
+from en.data.sources.source import Sample, Source, as_text, is_below
 from en.data.sources.wordnet import WNID
 from en.errors import UserError, shown
 from en.text_file import MOST_OF_LIST, read_text
@@ -72,16 +73,17 @@ def listed_samples(path: Path, folder: Path, classes: Sequence[str], known: int 
     Args:
         folder: of the paths.
         known: how many labels there are; None: those of other classes are left out.
-    Raises: UserError, also for a path that is listed twice.
+    Raises: UserError, also for a path that is listed twice or leads out of the folder.
     """
     seen: set[str] = set()
     for number, line in enumerate(read_lines(path), 1):
         name, _, label = line.rpartition(" ")
-        if not name or not label.isascii() or not label.isdigit() or (known is not None and int(label) >= known):
+        if not name or not re.fullmatch("[0-9]{1,9}", label) or (known is not None and int(label) >= known):
             labels = f"0 to {known - 1}" if known else "a number"
             raise UserError(f"{path}:{number}: {shown(line)}: expected `path label`, the label {labels}")
-        if name in seen:
-            raise UserError(f"{path}:{number}: {shown(name)}: listed twice: expected each image once")
+        if not is_below(name) or name in seen:
+            found = "listed twice" if name in seen else "no plain path"
+            raise UserError(f"{path}:{number}: {shown(name)}: {found}: expected each image once, as FOLDER/NAME")
         seen.add(name)
         if int(label) < len(classes):
             yield Sample(as_text(name), folder / name, int(label))
