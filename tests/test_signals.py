@@ -63,8 +63,11 @@ def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resume
     """Several ranks have it from torchrun alone."""
     run = tmp_path / "run"
     process = start(line(place, case, run, "checkpoint.every_steps=3"), cold=True)  # whose interpreter ends, too
+    held = [psutil.Process(process.pid)]
+    while case.ranks and len(held) < case.ranks:
+        held = [*ranks_of(process).values()]
+        time.sleep(0.01)
     assert wait_for_new_step(process, run, set())
-    held = [*ranks_of(process).values()] if case.ranks else [psutil.Process(process.pid)]
     for each in held:
         each.suspend()  # or the run might finish before torchrun passes the signal on
     process.send_signal(number)

@@ -56,10 +56,19 @@ class Statistics:
 
     @contextmanager
     def taken(
-        self, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, ranks: Ranks, seed: int
+        self,
+        model: nn.Module,
+        loader: ImageLoader,
+        size: Size,
+        to_device: ToDevice,
+        ranks: Ranks,
+        seed: int,
+        visible: bool = True,
     ) -> Iterator[ImageLoader]:
         """Has a network, the same on all ranks, normalize by these inside `with`; its averages are then as before.
 
+        Args:
+            visible: whether the first rank shows how far it is.
         Yields: the loader to evaluate it on.
         """
         if self.kind == "none" or not averaging_layers(model):
@@ -68,7 +77,7 @@ class Statistics:
         batches = Shuffled(loader, ranks, self.size, seed)
         with keeping_averages(model.eval()):
             if self.kind == "full":
-                replace_averages(model, moments_of(model, batches, size, to_device))
+                replace_averages(model, moments_of(model, batches, size, to_device, visible))
                 yield loader
                 return
             with batch_statistics(model, self.prior):
@@ -120,7 +129,9 @@ def regrouped(batches: Iterator[Batch], counts: list[int]) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def moments_of(model: nn.Module, batches: Shuffled, size: Size, to_device: ToDevice) -> dict[str, Moments]:
+def moments_of(
+    model: nn.Module, batches: Shuffled, size: Size, to_device: ToDevice, visible: bool = True
+) -> dict[str, Moments]:
     """The moments that each layer with running averages sees of a set, every batch normalized by its own.
 
     They are pooled in float64 in the order of the batches, on whichever rank a batch was, so that ranks change no bit
@@ -135,7 +146,8 @@ def moments_of(model: nn.Module, batches: Shuffled, size: Size, to_device: ToDev
     def watch(name: str, moments: Moments) -> None:
         found[name] = found[name].with_more(moments) if name in found else moments
 
-    with batch_statistics(model, watch=watch), Progress("statistics", count, batches.ranks.is_first) as progress:
+    visible = visible and batches.ranks.is_first
+    with batch_statistics(model, watch=watch), Progress("statistics", count, visible) as progress:
         for first in range(0, count, world):
             found.clear()
             batch = next(own, None)  # None on ranks that the last round has none for

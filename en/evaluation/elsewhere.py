@@ -126,7 +126,8 @@ class PartByPart(NamedTuple):
         assert size is not None
         statistics, seed = self.adapted
         for part in self.parts:
-            with statistics.taken(self.network, part, size, self.to_device, part.ranks, seed) as shown:
+            # Not shown: the bar of the evaluation, which this is a part of, is.
+            with statistics.taken(self.network, part, size, self.to_device, part.ranks, seed, visible=False) as shown:
                 yield from shown.eval_epoch(size)
 
 

@@ -5,10 +5,12 @@ Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corr
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from en.data.sources.compact import Compact
 from en.data.sources.folders import folder_samples, is_hidden
-from en.data.sources.source import TEST, Sample, Source, as_text
+from en.data.sources.source import TEST, Source, as_text
 from en.data.sources.wordnet import wordnet_folders
 from en.errors import UserError, listed, warn
 
@@ -49,21 +51,19 @@ def read_imagenet_c(root: Path) -> Source:
     places = places_in(root)
     first_place = next(iter(places.values()))
     classes = list(wordnet_folders(first_place))
-    samples: list[Sample] = []
+    samples = Compact()
     first: Counter[object] = Counter()
     for prefix, place in places.items():
         folders = wordnet_folders(place)
         if list(folders) != classes or not classes:
             raise UserError(f"{place}: expected the classes of {first_place}, folders named by WordNet ids")
-        own = [
-            Sample(f"{prefix}/{sample.name}", sample.image, sample.target)
-            for sample in folder_samples(place, folders, classes)
-        ]
-        counts: Counter[object] = Counter(sample.target for sample in own)
+        counts: Counter[object] = Counter()
+        for sample in folder_samples(place, folders, classes):
+            counts[sample.target] += 1
+            samples.append(replace(sample, name=f"{prefix}/{sample.name}"))
         first = first or counts
-        if counts != first or not own:
+        if counts != first or not counts:
             raise UserError(f"{place}: expected as many images of each class as {first_place} has")
-        samples += own
     if root not in places.values():
         warn_of_others(root, places)
     return Source("ImageNet-C", classes, {TEST: samples}, cropped=True)

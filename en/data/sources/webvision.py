@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from en.data.sources.compact import Compact
 from en.data.sources.source import Sample, Source, as_text, is_below
 from en.data.sources.wordnet import WNID
 from en.errors import UserError, shown
@@ -44,9 +45,9 @@ def read_webvision(root: Path, part: str | None = None) -> Source:
     splits = {}
     if engines:
         lists = [root / INFO / f"train_filelist_{engine}.txt" for engine in engines]
-        splits["train"] = [sample for path in lists for sample in listed_samples(path, root, classes, known)]
+        splits["train"] = Compact(sample for path in lists for sample in listed_samples(path, root, classes, known))
     if images := next((root / name for name in VAL_IMAGES if (root / name).is_dir()), None):
-        splits["val"] = list(listed_samples(root / INFO / VAL_LIST, images, classes, known))
+        splits["val"] = Compact(listed_samples(root / INFO / VAL_LIST, images, classes, known))
     if not splits or not all(splits.values()):
         raise UserError(f"{root}: expected images in google/, flickr/ or {VAL_IMAGES[0]}/ that its lists name")
     return Source(title(part, engines), classes, splits)
