@@ -170,6 +170,44 @@ def test_reals_labels_are_joined_by_name_and_images_without_labels_left_out(home
     assert "--real: expected a set of files ILSVRC2012_val_*" in told
 
 
+KINDS = ("none", "full:7", "batch:7", "partial:4:7")
+
+
+@pytest.fixture(scope="module")
+def adaptable(home):
+    """A run as that of `home`, whose normalizers keep running averages."""
+    keys = [f"data.root={home / 'images'}", f"run_dir={home / 'en'}", "norm.name=en", "train.epochs=2"]
+    succeed("train.py", home / "recipe.yaml", *keys)
+    return home / "en"
+
+
+def test_statistics_of_the_runs_own_set_are_the_same_among_others(adaptable, home):
+    expected = rows_of(succeed("eval.py", adaptable, "--statistics", *KINDS, "--seed", 3))
+    done = succeed("eval.py", adaptable, "--on", home / "images", "--statistics", *KINDS, "--seed", 3)
+    assert len({row["top1"] for row in expected}) > 1
+    for own, other in zip(rows_of(done), expected, strict=True):
+        assert {key: own[key] for key in other if key in own} == {key: other[key] for key in other if key in own}
+    lines = [line for line in done.stderr.splitlines() if "images (val)" in line]
+    assert [line.split()[3] for line in lines] == [*KINDS]
+
+
+def test_statistics_are_of_the_covered_images_and_of_each_corruption_by_itself(adaptable, tmp_path):
+    names = [*TRAINED[3:7], WNIDS[500]]
+    whole = write_corrupted(tmp_path / "c", ("fog", "snow"), (1, 2), names)
+    covered = write_corrupted(tmp_path / "few", ("fog", "snow"), (1, 2), names[:4])
+    parts = [covered / place for place in ("snow/1", "snow/2", "fog/1", "fog/2")]
+    alone = rows_of(succeed("eval.py", adaptable, "--on", *parts, "--statistics", "full:2", "batch:2"))
+    for ranks in (0, 2, 3):
+        done = succeed("eval.py", adaptable, "--on", whole, "--statistics", "full:2", "batch:2", ranks=ranks)
+        for kind, row in zip(("full:2", "batch:2"), rows_of(done), strict=True):
+            own = [each for each in alone if each["statistics"] == kind]
+            assert (row["statistics"], row["images"], row["of_images"]) == (kind, 16, 20)
+            for kind_of_noise, places in {"snow": own[:2], "fog": own[2:]}.items():
+                each = [part["errors"][kind_of_noise][level] for level, part in enumerate(places)]
+                assert row["errors"][kind_of_noise][:2] == each
+            assert row["loss"] == pytest.approx(np.mean([each["loss"] for each in own]), rel=1e-5)
+
+
 def test_sets_whose_names_are_numbers_are_refused_even_where_they_look_equal(home, tmp_path):
     numbers = write_folders_of(tmp_path / "numbers" / "val", range(30)).parent
     told = refused(command("eval.py", home / "run", "--on", numbers))
@@ -193,8 +231,12 @@ def test_what_cannot_be_scored_on_is_refused_in_one_line_before_anything_is_scor
     alone = write_folders_of(tmp_path / "alone" / "train", TRAINED).parent
     assert "no split val or test, only train" in refused(command("eval.py", home / "run", "--on", alone))
     assert "missing" in refused(command("eval.py", home / "run", "--on", tmp_path / "missing"))
-    told = refused(command("eval.py", home / "run", "--on", alone, "--recalibrate", 3))
-    assert "--on with --recalibrate: expected one of them" in told
+    for name, value in {"recalibrate": 3, "corrupt": "fog"}.items():
+        told = refused(command("eval.py", home / "run", "--on", alone, f"--{name}", value))
+        assert f"--on with --{name}: expected one of them" in told
+    assert "--seed 3: expected --statistics or" in refused(command("eval.py", home / "run", "--on", alone, "--seed", 3))
+    for late in ([30_000], ["40", "--protocol", "mmseg"]):  # the second of several sizes or protocols
+        assert rows_of(done := command("eval.py", home / "run", "--at", 32, *late)) == [] and refused(done)
     assert "--real without --on" in refused(command("eval.py", home / "run", "--real", tmp_path / "real.json"))
 
 

@@ -26,7 +26,7 @@ def pair(tmp_path_factory):
     root = write_folders(place / "folders", {"train": 3, "val": 2})
     first = min((root / "train").iterdir())
     (first / "more").mkdir()
-    for name in ("more/000.jpg", "two\nlines.jpg", "# a mark.jpg", "Ünï.jpg"):
+    for name in ("more/000.jpg", "two\nlines.jpg", "and\rmore.jpg", "# a mark.jpg", "Ünï.jpg"):
         (first / name).write_bytes((first / "000.jpg").read_bytes())
     prepare(read_source(str(root)), place / "betons", Storage(), 2, False)
     return {"folder": root, "ffcv": place / "betons"}
@@ -52,7 +52,8 @@ def test_a_sample_has_the_same_name_and_label_by_both_loaders_and_wherever_the_s
 def test_names_of_odd_files_stay_one_line_each(pair):
     first = min((pair["folder"] / "train").iterdir()).name
     names = LOADERS["ffcv"](pair["ffcv"], "train", reading()).names()
-    assert {f"{first}/{name}" for name in ("more/000.jpg", "two\\nlines.jpg", "# a mark.jpg", "Ünï.jpg")} < {*names}
+    odd = ("more/000.jpg", "two\\nlines.jpg", "and\\rmore.jpg", "# a mark.jpg", "Ünï.jpg")
+    assert {f"{first}/{name}" for name in odd} < {*names}
     assert len((pair["ffcv"] / "train.names").read_text().removesuffix("\n").split("\n")) == len(names) + 1
 
 

@@ -17,6 +17,7 @@ import torch
 from commands import ROOT, command, environment_of, fork, refused, succeed
 from kill_loop import Case, Place, differences, rows
 from report_runs import report, table
+from report_runs import run as report_run
 
 from en.build import open_loaders
 from en.config.reading import load_config
@@ -26,6 +27,7 @@ from en.data.labels.sidecar import of_samples
 from en.data.labels.table import labels_from, read_table
 from en.distributed.ranks import Ranks
 from en.errors import UserError
+from en.norm.registry import AS_PUBLISHED
 from en.runs.position import Position
 from en.runs.row import OUTCOMES, Row, shares
 from en.training.record import EpochRecord
@@ -384,8 +386,20 @@ def test_the_human_labels_of_cifar_10_join_the_images_by_name_with_the_known_cou
 @pytest.mark.parametrize("content", ["", "name\na\n", "name,label\na,b\na,c\n", "name,label\na\n", "name,name\na,b\n"])
 def test_a_table_of_another_form_is_refused(tmp_path, content):
     (tmp_path / "table.csv").write_text(content)
-    with pytest.raises(UserError, match=r"--from .*table.csv: .*: expected"):
+    with pytest.raises(UserError, match=r"--from .*table.csv(:[23])?: .*: expected"):
         read_table(tmp_path / "table.csv")
+
+
+def test_blank_lines_of_a_table_are_none_and_lines_of_other_fields_are_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("name,label\ntrain/a,x\n\nb,y\n\n")
+    assert read_table(path) == (
+        ["name", "label"],
+        {"a": {"name": "train/a", "label": "x"}, "b": {"name": "b", "label": "y"}},
+    )
+    path.write_text("name,label\na,x\nb,y,z\n")
+    with pytest.raises(UserError, match=r"table.csv:3: 3 fields: expected 2, as in the first line"):
+        read_table(path)
 
 
 def test_a_report_tells_what_was_given_the_scores_last_and_best_and_what_became_of_the_samples(noisy, tmp_path):
@@ -414,6 +428,23 @@ def test_a_report_tells_what_was_given_the_scores_last_and_best_and_what_became_
         own = line.pop("clean / given")
         assert {other: int(count) for other, count in line.items()} == {other: counted[own, other] for other in line}
     assert (tmp_path / "out" / "figures" / "wrong_labels_given.svg").exists()
+
+
+@pytest.mark.parametrize("key", ["data.labels", "init"])
+def test_runs_that_read_another_file_of_the_same_name_are_no_one_variant(tmp_path, key):
+    config = {"data": {"root": "x", "labels": "mine"}, "init": "body.pt"}
+    labels = {"origin": {}, "samples": 10, "wrong": 4, "classes": 2, "counts": []}
+    digests = {"data.labels": "aa" * 32, "init": "bb" * 32}
+    for seed, changed in enumerate([{}, {}, {key: "cc" * 32}]):
+        read = digests | changed
+        resumed = {"labels": labels | {"digest": read["data.labels"]}}
+        start = resumed | {"init": {"path": "/x/body.pt", "sha256": read["init"]}}
+        report_run(tmp_path / "runs" / str(seed), config | {"seed": seed}, norm_options=AS_PUBLISHED["en"], seed=seed)
+        (tmp_path / "runs" / str(seed) / "provenance.json").write_text(json.dumps({"starts": [start, resumed]}))
+    report([str(tmp_path / "runs")], tmp_path / "out")
+    same, other = table(tmp_path / "out", "noisy_labels")
+    assert (same["n"], other["n"]) == ("2", "1")
+    assert f"({'cc' * 6})" in other["variant"] and "(cccc" not in same["variant"]
 
 
 def test_a_row_that_is_read_has_the_outcomes_that_were_written():

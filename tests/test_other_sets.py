@@ -78,6 +78,10 @@ def test_webvision_without_images_for_training_is_a_set_to_evaluate_on(webvision
         ("train_filelist_google.txt", "google/q0001/same.jpg 60\n", r"google.txt:1: .* the label 0 to 59"),
         ("train_filelist_google.txt", "google/q0001/same.jpg\n", r"google.txt:1: .* expected `path label`"),
         ("train_filelist_google.txt", "google/a.jpg 1\ngoogle/a.jpg 2\n", r"google.txt:2: .* listed twice"),
+        ("train_filelist_google.txt", "google/a.jpg 1\ngoogle//a.jpg 2\n", r"google.txt:2: .* no plain path"),
+        ("train_filelist_google.txt", "/etc/hostname 1\n", r"google.txt:1: '/etc/hostname': no plain path: expected"),
+        ("train_filelist_google.txt", "google/../../a.jpg 1\n", r"google.txt:1: .* no plain path"),
+        ("train_filelist_google.txt", f"google/a.jpg {'9' * 5000}\n", r"google.txt:1: .* the label 0 to 59"),
         ("synsets.txt", "tench\n", r"synsets.txt: expected a WordNet id on each line"),
         ("synsets.txt", "".join(f"n{i:08d}\n" for i in range(5000)), r"5000 classes: expected WebVision 1.0's 1000"),
     ],
@@ -160,6 +164,29 @@ def test_imagenet_c_that_is_only_partly_unpacked_is_refused(tmp_path):
     assert (len(MAIN), len(CORRUPTIONS)) == (15, 19)
 
 
+@pytest.mark.parametrize("part", ["fog", "fog/5", "link"])
+def test_a_part_of_imagenet_c_is_shown_whole_too_and_keeps_its_names(part, tmp_path, monkeypatch):
+    root = write_corrupted(tmp_path / "c", ("fog", "spatter"), (1, 5), WNIDS[:2])
+    (tmp_path / "link").symlink_to(root / "fog" / "5")
+    source = read_source(str(tmp_path / "link" if part == "link" else root / part))
+    assert (source.name, source.cropped, source.classes) == ("ImageNet-C", True, [*WNIDS[:2]])
+    levels = "15" if part == "fog" else "5"
+    assert [sample.name for sample in source.splits["test"]] == [
+        f"fog/{level}/{WNIDS[at]}/ILSVRC2012_val_{at + 1:08d}.JPEG" for level in levels for at in (0, 1)
+    ]
+    monkeypatch.chdir(root / "fog" / "5")
+    assert read_source(".").splits["test"][0].name.startswith("fog/5/")
+
+
+def test_folders_that_are_no_corruption_or_severity_are_warned_of(tmp_path, capsys):
+    root = write_corrupted(tmp_path / "c", ("fog", "snow"), (1, 2), WNIDS[:2])
+    (root / "fog" / "2").rename(root / "fog" / "02")
+    (root / "snow").rename(root / "snowy")
+    assert len(read_source(str(root)).splits["test"]) == 2
+    left = f"{root / 'fog' / '02'}; {root / 'snowy'}"
+    assert capsys.readouterr().err == f"warning: {root}: left out, no corruption or severity: {left}\n"
+
+
 BIRDS = {1: "001.Black_footed_Albatross", 2: "002.Laysan_Albatross"}
 ROWS = {
     1: (f"{BIRDS[1]}/Black_Footed_Albatross_0046_18.jpg", 1, 0),
@@ -180,6 +207,24 @@ def test_cub_is_joined_by_the_numbers_of_its_files_which_begin_at_1(tmp_path):
         read_source(str(tmp_path / "birds"))
 
 
+@pytest.mark.parametrize(
+    ("file", "lines", "words"),
+    [
+        ("images", f"1 {ROWS[1][0]}\n2 {ROWS[2][0]}\n", r"image_class_labels.txt: image 3: expected the 2 images"),
+        ("train_test_split", "1 0\n2 1\n", r"train_test_split.txt: image 3: expected the 3 images of images.txt"),
+        ("train_test_split", "1 1\n2 1\n3 1\n", r"train_test_split.txt: expected images for training, 1, and others"),
+        ("images", "".join(f"{n} {ROWS[1][0]}\n" for n in ROWS), r"images.txt: expected a path below images/"),
+        ("images", f"1 /etc/hostname\n2 {ROWS[2][0]}\n3 {ROWS[3][0]}\n", r"images.txt: expected a path below images/"),
+        ("images", f"² {ROWS[1][0]}\n", r"images.txt: .* expected `number value`"),
+    ],
+)
+def test_files_of_cub_that_do_not_tell_of_the_same_images_are_refused(tmp_path, file, lines, words):
+    root = write_cub(tmp_path / "birds", ROWS, BIRDS)
+    (root / f"{file}.txt").write_text(lines)
+    with pytest.raises(UserError, match=words):
+        read_source(str(root))
+
+
 def test_reals_own_file_has_the_published_counts_and_joins_by_file_name(tmp_path):
     package = importlib.util.find_spec("timm")
     labels = read_real(Path(package.submodule_search_locations[0]) / "data" / "_info" / "imagenet_real_labels.json")
@@ -191,7 +236,11 @@ def test_reals_own_file_has_the_published_counts_and_joins_by_file_name(tmp_path
     assert as_rows([["b", "x"], [], ["c", "a"]], ["a", "b", "c"]).tolist() == [[1, -1], [-1, -1], [2, 0]]
 
 
-@pytest.mark.parametrize("content", [[[0]], [[0]] * 49_999 + [[1000]], [[0]] * 49_999 + [[True]], {"a": 1}, "no json"])
+@pytest.mark.parametrize(
+    "content",
+    [[[0]], [[0]] * 49_999 + [[1000]], [[0]] * 49_999 + [[True]], {"a": 1}, "no json", "[" * 100_000],
+    ids=range(6),
+)
 def test_files_that_are_not_reals_are_refused(tmp_path, content):
     (tmp_path / "real.json").write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(UserError, match=r"real.json: .*expected"):

@@ -118,3 +118,16 @@ def test_a_figure_of_a_network_that_only_shares_the_name_of_ours_judges_no_run(t
     single, _ = table(tmp_path / "out", "against_published_cityscapes")
     assert single["status"].startswith("not comparable: another network (a head of two 3 x 3 convolutions")
     assert (single["published mIoU"], single["difference of mIoU"]) == ("75.65", "")
+
+
+def test_figures_of_a_network_that_is_not_on_file_are_shown_as_unverified_and_judge_no_run(tmp_path):
+    facts = {"model": "fcn_resnet50", "norm": "sn", "norm_options": {}, "task": "segmentation", "score": "miou"}
+    facts |= {"scores": {"miou": 70.0}, "dataset": "Cityscapes", "classes": 19, "images": 500, "eval_resolution": 512}
+    task = {"name": "segmentation", "data_set": "cityscapes", "protocol": "mmseg"}
+    text = report([run(tmp_path / "a", config={"task": task}, **facts)], tmp_path / "out")
+    unknown = [row for row in settings()["cityscapes"].figures if "model" not in row]
+    assert len(unknown) == 6 and {row["status"] for row in unknown} == {"unverified"}
+    shown = [row for row in table(tmp_path / "out", "published_cityscapes") if row["network"] == "not on file"]
+    assert [(row["normalizer"], row["status"]) for row in shown] == [(row["norm"], "unverified") for row in unknown]
+    assert text.count("**unverified**") == 6
+    assert not (tmp_path / "out" / "tables" / "against_published_cityscapes.csv").exists()

@@ -397,6 +397,15 @@ REFUSED = [
 ]  # fmt: skip
 
 
+def test_weights_of_another_normalizer_than_batch_normalization_are_said_to_be_expected_once(recipe, three, tmp_path):
+    run = tmp_path / "run"
+    succeed("train.py", recipe, f"data.root={three}", "norm.name=gn", "train.epochs=1", f"run_dir={run}")
+    with pytest.raises(UserError, match=r"weights of norm.name=gn: expected those of bn$"):
+        begun(recipe, three, f"init={run}")
+    with pytest.raises(UserError, match=r"weights of norm.name=gn: expected those of en, or bn with norm.start=bn$"):
+        begun(recipe, three, f"init={run}", "norm.name=en")
+
+
 @pytest.mark.parametrize(("options", "words"), REFUSED, ids=lambda value: str(value)[:50])
 def test_weights_of_another_network_or_normalizer_are_refused_in_one_line(recipe, three, trained, options, words):
     with pytest.raises(UserError) as refusal:

@@ -1,7 +1,8 @@
 """Evaluate: en-eval RUN_OR_CHECKPOINT [key=value ...] [--recalibrate N] [--at SIZE ...] [--protocol NAME ...]
 [--statistics KIND ...] [--corrupt NAME[:SEVERITY] ...] [--seed N].
 
-On other sets: en-eval RUN_OR_CHECKPOINT [key=value ...] --on SET [SET ...] [--real FILE] [--at SIZE ...].
+On other sets: en-eval RUN_OR_CHECKPOINT [key=value ...] --on SET [SET ...] [--real FILE] [--at SIZE ...]
+[--statistics KIND ...].
 
 Also eval.py, and torchrun. A run folder means its last.pt. The last line on stdout is one JSON object: the metrics of
 its task, and images. With --at there is such a line for each size of the images, with its resolution, and with
@@ -59,32 +60,48 @@ def evaluate() -> None:
     set_arguments(parser)
     shift_arguments(parser)
     arguments = parser.parse_intermixed_args()
-    for name in ("protocol", "statistics", "corrupt"):  # which take all words up to the next option
+    for name in ("protocol", "statistics", "corrupt", "on"):  # which take all words up to the next option
         words = getattr(arguments, name) or []
-        arguments.overrides += [word for word in words if "=" in word]
-        setattr(arguments, name, [word for word in words if "=" not in word] or None)
-    for name in ("recalibrate", "statistics", "corrupt"):
-        if arguments.on and getattr(arguments, name):
-            raise UserError(f"--on with --{name}: expected one of them")
-    if arguments.real and not arguments.on:
-        raise UserError("--real without --on: expected --on with a set of ImageNet's validation images")
+        keys = [word for word in words if "=" in word and not (name == "on" and Path(word).exists())]
+        arguments.overrides += keys
+        setattr(arguments, name, [word for word in words if word not in keys] or None)
+    refuse_together(arguments)
 
     choose_threads()
     from en.distributed.ranks import Ranks
     from en.evaluation.elsewhere import table
+    from en.evaluation.trained import refuse_overrides
 
     is_first, rows = Ranks.from_environment().is_first, []
-    for side, protocol in product(arguments.at or [None], arguments.protocol or [None]):
-        keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
-        overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
-        overrides += [f"task.protocol={protocol}"] if protocol else []
-        for scores in all_scores(arguments, overrides):
+    manners = [*product(arguments.at or [None], arguments.protocol or [None])]
+    if len(manners) > 1:  # so that a mistake in the last one costs no time
+        refuse_overrides(arguments.checkpoint, [overrides_of(arguments, *manner) for manner in manners])
+    for side, protocol in manners:
+        for scores in all_scores(arguments, overrides_of(arguments, side, protocol)):
             rows.append(({"resolution": side} if side else {}) | scores)
             if is_first:
                 print(json.dumps(rows[-1]), flush=True)
     if arguments.on and is_first:
         for line in table(rows):
             tell(line)
+
+
+def refuse_together(arguments: argparse.Namespace) -> None:
+    """Raises UserError for arguments that do not go together."""
+    for name in ("recalibrate", "corrupt"):
+        if arguments.on and getattr(arguments, name):
+            raise UserError(f"--on with --{name}: expected one of them")
+    if arguments.real and not arguments.on:
+        raise UserError("--real without --on: expected --on with a set of ImageNet's validation images")
+    if arguments.seed is not None and not (arguments.statistics or arguments.corrupt):
+        raise UserError(f"--seed {arguments.seed}: expected --statistics or --corrupt with it")
+
+
+def overrides_of(arguments: argparse.Namespace, side: int | list[int] | None, protocol: str | None) -> list[str]:
+    """The overrides of one size and protocol."""
+    keys = ["data.eval_resolution", *(["data.resolution"] if arguments.recalibrate else [])] if side else []
+    overrides = [*arguments.overrides, *(f"{key}={side}" for key in keys)]
+    return overrides + ([f"task.protocol={protocol}"] if protocol else [])
 
 
 def set_arguments(parser: Parser) -> None:
@@ -115,9 +132,7 @@ def shift_arguments(parser: Parser) -> None:
         nargs="+",
         help="corruptions of the images, as fog or fog:3, or all: see docs/robustness.md",
     )
-    parser.add_argument(
-        "--seed", metavar="N", type=whole_number(0, 2**32 - 1), default=0, help="of these two, default 0"
-    )
+    parser.add_argument("--seed", metavar="N", type=whole_number(0, 2**32 - 1), help="of these two, default 0")
 
 
 def all_scores(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[dict[str, Any]]:
@@ -127,16 +142,16 @@ def all_scores(arguments: argparse.Namespace, overrides: list[str]) -> Iterator[
     from en.evaluation.robustness import parse_corruptions, score_shifted
     from en.evaluation.score import score
 
-    where, recalibrate = arguments.checkpoint, arguments.recalibrate
+    where, recalibrate, seed = arguments.checkpoint, arguments.recalibrate, arguments.seed or 0
+    statistics = [Statistics.parse(text) for text in arguments.statistics or []]
     if arguments.on:
-        yield from score_elsewhere(where, overrides, arguments.on, arguments.real)
+        yield from score_elsewhere(where, overrides, arguments.on, arguments.real, statistics, seed)
         return
-    if arguments.statistics is None and arguments.corrupt is None:
+    if not statistics and arguments.corrupt is None:
         yield score(where, overrides, recalibrate)
         return
-    statistics = [Statistics.parse(text) for text in arguments.statistics or ["none"]]
     corruptions = parse_corruptions(arguments.corrupt or [])
-    yield from score_shifted(where, overrides, recalibrate, statistics, corruptions, arguments.seed)
+    yield from score_shifted(where, overrides, recalibrate, statistics or [Statistics()], corruptions, seed)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Statistics taken of the images that a network is evaluated on, in batches that do not depend on the ranks."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from en.data.to_device import ToDevice
 from en.distributed.collectives import gather_rows
 from en.distributed.ranks import Ranks
 from en.errors import UserError, shown
+from en.evaluation.trained import Trained
 from en.norm.adaptation import Moments, averaging_layers, batch_statistics, keeping_averages, replace_averages
-from en.progress import Progress
+from en.progress import Progress, tell
 from en.size import Size
 
 BATCH = 128  # images of a batch, unless given (our choice)
@@ -55,10 +56,19 @@ class Statistics:
 
     @contextmanager
     def taken(
-        self, model: nn.Module, loader: ImageLoader, size: Size, to_device: ToDevice, ranks: Ranks, seed: int
+        self,
+        model: nn.Module,
+        loader: ImageLoader,
+        size: Size,
+        to_device: ToDevice,
+        ranks: Ranks,
+        seed: int,
+        visible: bool = True,
     ) -> Iterator[ImageLoader]:
         """Has a network, the same on all ranks, normalize by these inside `with`; its averages are then as before.
 
+        Args:
+            visible: whether the first rank shows how far it is.
         Yields: the loader to evaluate it on.
         """
         if self.kind == "none" or not averaging_layers(model):
@@ -67,11 +77,18 @@ class Statistics:
         batches = Shuffled(loader, ranks, self.size, seed)
         with keeping_averages(model.eval()):
             if self.kind == "full":
-                replace_averages(model, moments_of(model, batches, size, to_device))
+                replace_averages(model, moments_of(model, batches, size, to_device, visible))
                 yield loader
                 return
             with batch_statistics(model, self.prior):
                 yield batches
+
+
+def say_what_adapts(trained: Trained, statistics: Sequence[Statistics], ranks: Ranks) -> None:
+    """Says of a network without running averages that no statistics change it."""
+    if ranks.is_first and any(each.kind != "none" for each in statistics) and not averaging_layers(trained.model):
+        name = trained.config.norm.name
+        tell(f"--statistics: norm.name={name} keeps no running averages: the network is scored as it is")
 
 
 class Shuffled(Wrapped):
@@ -112,7 +129,9 @@ def regrouped(batches: Iterator[Batch], counts: list[int]) -> Iterator[Batch]:
 
 
 @torch.inference_mode()
-def moments_of(model: nn.Module, batches: Shuffled, size: Size, to_device: ToDevice) -> dict[str, Moments]:
+def moments_of(
+    model: nn.Module, batches: Shuffled, size: Size, to_device: ToDevice, visible: bool = True
+) -> dict[str, Moments]:
     """The moments that each layer with running averages sees of a set, every batch normalized by its own.
 
     They are pooled in float64 in the order of the batches, on whichever rank a batch was, so that ranks change no bit
@@ -127,7 +146,8 @@ def moments_of(model: nn.Module, batches: Shuffled, size: Size, to_device: ToDev
     def watch(name: str, moments: Moments) -> None:
         found[name] = found[name].with_more(moments) if name in found else moments
 
-    with batch_statistics(model, watch=watch), Progress("statistics", count, batches.ranks.is_first) as progress:
+    visible = visible and batches.ranks.is_first
+    with batch_statistics(model, watch=watch), Progress("statistics", count, visible) as progress:
         for first in range(0, count, world):
             found.clear()
             batch = next(own, None)  # None on ranks that the last round has none for

@@ -73,13 +73,19 @@ class Corruptions:
     """
 
     def __init__(self, names: Sequence[str], samples: Ints, device: torch.device) -> None:
-        found = [PLACE.fullmatch(names[sample]) for sample in samples]
-        places = [(match[1], match[2]) for match in found if match]
-        self._groups = list(dict.fromkeys(places))
-        number = {place: at for at, place in enumerate(self._groups)}
+        number: dict[tuple[str, str], int] = {}
         by_sample = np.zeros(len(names), np.int64)
-        by_sample[samples] = [number[place] for place in places]
+        for sample in samples.tolist():
+            found = PLACE.fullmatch(names[sample])
+            assert found is not None
+            by_sample[sample] = number.setdefault((found[1], found[2]), len(number))
+        self._groups, self._samples = list(number), samples
         self._by_sample, self._hits = torch.from_numpy(by_sample).to(device), Hits(len(number)).to(device)
+
+    def parts(self) -> list[Ints]:
+        """The samples that are scored, by corruption and severity, in their order."""
+        groups = self._by_sample.numpy(force=True)[self._samples]
+        return [self._samples[groups == number] for number in range(len(self._groups))]
 
     @staticmethod
     def named_so(names: Sequence[str]) -> bool:
@@ -91,7 +97,7 @@ class Corruptions:
 
     def scores(self) -> dict[str, Any]:
         """The errors in %, by corruption of each severity, None where there are no images; mce, in %."""
-        right, images = self._hits.compute()
+        right, images = (each.reshape(-1) for each in self._hits.compute())  # torchmetrics makes a scalar of one group
         wrong = dict(zip(self._groups, (100 * (1 - right / images)).tolist(), strict=True))
         kinds = [kind for kind in CORRUPTIONS if any(group[0] == kind for group in self._groups)]
         errors = {kind: [wrong.get((kind, severity)) for severity in SEVERITIES] for kind in kinds}

@@ -11,7 +11,7 @@ from en.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from en.data.loader import Wrapped
 from en.data.order import Ints
 from en.errors import UserError, listed, shown
-from en.evaluation.adapt import Statistics
+from en.evaluation.adapt import Statistics, say_what_adapts
 from en.evaluation.evaluate import evaluate
 from en.evaluation.ratios import mean_ratios
 from en.evaluation.score import Scoring, scoring
@@ -90,9 +90,7 @@ def score_shifted(
             )
         adapted = len(averaging_layers(opened.trained.model))
         rows: list[Shifted] = []
-        if not adapted and opened.ranks.is_first and any(each.kind != "none" for each in statistics):
-            name = opened.trained.config.norm.name
-            tell(f"--statistics: norm.name={name} keeps no running averages: the network is scored as it is")
+        say_what_adapts(opened.trained, statistics, opened.ranks)
         for each in statistics:
             said = {"statistics": str(each), "adapted_layers": 0 if each.kind == "none" else adapted}
             if adapted or not rows:

@@ -84,6 +84,14 @@ def open_trained(where: str, overrides: Sequence[str], ranks: Ranks, splits: Seq
     return Trained(path, saved, config, model, loaders)
 
 
+def refuse_overrides(where: str, each: Sequence[Sequence[str]]) -> None:
+    """Raises UserError for some of several overrides that the configuration in a checkpoint does not take."""
+    path = checkpoint.locate(where)
+    begun = checkpoint.load(path).config
+    for overrides in each:
+        validate(overridden(begun, overrides, str(path)), str(path))
+
+
 def takes_over(begun: Config, config: Config) -> bool:
     """Tells whether the network's normalizers are to begin on the batch normalization that it was trained with."""
     return begun.norm.name == BATCH_NORM and config.norm.options.get("start") == BATCH_NORM

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from en.reports.charts import Line
 from en.reports.curves import curve_picture, lines
 from en.reports.figures import Picture
-from en.reports.runs import Run
+from en.reports.runs import SHORT, Run
 from en.reports.statistics import estimate
 from en.reports.tables import Cell, Note, Table, mean, number, words
 from en.reports.variants import Peers, Variant, heading, label, plain, summary_of
@@ -13,7 +13,6 @@ from en.runs.read import LabelFacts
 from en.runs.row import Row
 
 SHOWN = 20  # classes at most whose counts are a table, and pairs that are listed of more
-SHORT = 12  # digits of a digest
 FIGURES = {  # by outcome: its column and its curve
     "wrong_labels_true": "wrong labels, true class predicted %",
     "wrong_labels_given": "wrong labels, memorized %",

@@ -32,7 +32,7 @@ class Setting(Section):
             own sizes.
         figures: rows with model, norm, metrics by name, params, gmacs, source and status, and the protocol where the
             task has several; options, those of `model.options` with which ours is that network; differs, in what it is
-            another one.
+            another one. Without a model, which network it is of is not on file: it is shown and no run set against it.
     """
 
     title: Name
@@ -112,7 +112,7 @@ def find_figures(variant: Variant) -> list[Against]:
     return [
         Against(variant, row, why + another_protocol(variant, row) + another_network(variant, row))
         for row in figures
-        if (row["model"], row["norm"]) == key
+        if (row.get("model"), row["norm"]) == key
     ]
 
 
@@ -228,21 +228,21 @@ def source_of(figure: Figure) -> str:
 
 
 def published_table(variants: Iterable[Variant], data: str) -> Table:
-    """The published figures of the measured networks."""
+    """The published figures of the measured networks, and those of networks that are not on file."""
     models = {network(variant) for variant in variants}
     setting = published(data)
     headings = ["network", "normalizer", *map(heading, setting.labels.values()), "parameters", "GMACs"]
     rows = [
         [
-            words(row["model"]),
+            words(row.get("model", "not on file")),
             words(row["norm"]),
             *(number(row.get(key)) for key in (*setting.labels, "params", "gmacs")),
             words(row["status"], strong=row["status"] == UNVERIFIED),
             words(source_of(row)),
         ]
         for row in setting.figures
-        if row["model"] in models
+        if row.get("model") in {*models, None}
     ]
-    missing = sorted(models - {row["model"] for row in setting.figures})
+    missing = sorted(models - {row.get("model") for row in setting.figures})
     notes = [Note(f"No published figure is on file for {', '.join(missing)}.")] if missing else []
     return Table(named("published", data), f"Published, {setting.title}", [*headings, "status", "source"], rows, notes)

@@ -20,6 +20,7 @@ from en.runs.summary import Summary
 DEPTH = 2  # folders between a path that is given and a run
 OF_A_SUITE = re.compile(r"(.+-s[0-9]+)\.log")  # what a suite's runs print is kept beside their folders
 TAIL = 100_000  # bytes of it that are looked at
+SHORT = 12  # digits of a digest
 Log = dict[float, Row]
 
 
@@ -45,9 +46,23 @@ class Run:
 
     @cached_property
     def recipe(self) -> Tree:
-        """The values of the dotted keys in which runs that are compared have to agree, and the number of ranks."""
+        """The values of the dotted keys in which runs that are compared have to agree, and the number of ranks.
+
+        Of a key that names a file, which may be another one under the same name, its digest too.
+        """
         ranks = {"ranks": self.summary.world_size} if self.summary else {}
-        return {key: self.config[key] for key in deciding(self.config, Means.RECIPE)} | ranks
+        found = {key: self.config[key] for key in deciding(self.config, Means.RECIPE)} | ranks
+        return found | {
+            key: f"{found[key]} ({digest[:SHORT]})" for key, digest in self.digests.items() if found.get(key)
+        }
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests of the files that keys of the configuration name, as the run read them."""
+        starts = self.starts or []
+        labels = [start.labels.digest for start in starts if start.labels]
+        weights = [start.init.sha256 for start in starts if start.init]
+        return {key: read[-1] for key, read in {"data.labels": labels, "init": weights}.items() if read}
 
     @property
     def seed(self) -> int | None:

@@ -32,8 +32,19 @@ class LabelFacts(Section):
     counts: list[tuple[Name, Name, Count]]
 
 
+class InitFacts(Section):
+    """Weights that a run began with: see Initial.row."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sha256: Name
+
+
 class StartRow(Section):
-    """One start in a run's provenance.json: when, how, on what, which labels; where it resumed, and what it changed."""
+    """One start in a run's provenance.json.
+
+    It tells when, how, on what, with which labels and weights; where the run resumed, and what it changed.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -45,6 +56,7 @@ class StartRow(Section):
     resumed_at: Position = Position()
     changed: dict[Name, tuple[Any, Any]] = Field(default_factory=dict)  # dotted key: before and now
     labels: LabelFacts | None = None  # None: the set's own
+    init: InitFacts | None = None  # None: the seed's
 
 
 class Provenance(Section):

@@ -164,7 +164,9 @@ def refuse_another_network(then: Config, now: Config, expected: str | None = Non
         found = then.model.name
         raise UserError(f"init={now.init}: weights of model.name={found}: expected those of {expected}")
     if then.norm.name not in (now.norm.name, BATCH_NORM):
-        expected = f"{now.norm.name}, or {BATCH_NORM} with norm.start={BATCH_NORM}"
+        expected = now.norm.name
+        if expected != BATCH_NORM:
+            expected += f", or {BATCH_NORM} with norm.start={BATCH_NORM}"
         raise UserError(f"init={now.init}: weights of norm.name={then.norm.name}: expected those of {expected}")
 
 

@@ -26,16 +26,20 @@ def read_table(path: Path) -> tuple[list[str], Table]:
         with opened(path, "rt", encoding="utf-8", newline="") as file:
             lines = csv.reader(file)
             columns = next(lines, [])
-            rows = {line[0].removeprefix(SPLIT): dict(zip(columns, line, strict=True)) for line in lines if line}
-            count = lines.line_num - 1
+            rows: dict[str, Mapping[str, str]] = {}
+            for line in filter(None, lines):
+                name, where = line[0].removeprefix(SPLIT), f"--from {path}:{lines.line_num}"
+                if len(line) != len(columns):
+                    raise UserError(f"{where}: {len(line)} fields: expected {len(columns)}, as in the first line")
+                if name in rows:
+                    raise UserError(f"{where}: {shown(name)} twice: expected one line a sample")
+                rows[name] = dict(zip(columns, line, strict=True))
     except OSError as error:
         raise UserError(f"--from {path}: {error.strerror or error}: expected a table of labels") from error
     except (ValueError, csv.Error, lzma.LZMAError, EOFError) as error:
         raise UserError(f"--from {path}: {error}: expected a CSV file of one line a sample, or one in .xz") from error
     if len({*columns}) < max(2, len(columns)):
         raise UserError(f"--from {path}: columns {listed(columns)}: expected names of two or more in the first line")
-    if len(rows) < count:
-        raise UserError(f"--from {path}: {len(rows)} names in {count} lines: expected one line a sample")
     return columns, rows
 
 

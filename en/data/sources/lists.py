@@ -15,9 +15,10 @@ def read_list(path: Path) -> Source:
     Classes are those of train, or of all lines where none is for train; samples' names are the paths as written. Blanks
     of any kind around a field are none of it. Warns of classes whose names look alike.
 
-    Raises: UserError, also for a class of several words on a line without tabs.
+    Raises: UserError, also for a class of several words on a line without tabs, and for a path twice in a split.
     """
     rows: list[tuple[str, str, str]] = []
+    seen: set[tuple[str, str]] = set()
     lines = read_text(path, "a text file, each line `train|val|test path class`", MOST_OF_LIST).splitlines()
     for number, line in enumerate(map(trimmed, lines), 1):
         if not line or line.startswith("#"):
@@ -26,6 +27,9 @@ def read_list(path: Path) -> Source:
         if len(parts) != 3 or parts[0] not in ALL_SPLITS or not all(parts):
             raise UserError(f"{path}:{number}: {line!r}: expected `train|val|test path class`")
         refuse_cut_class(f"{path}:{number}", path.parent, parts[1])
+        if (parts[0], parts[1]) in seen:
+            raise UserError(f"{path}:{number}: {shown(parts[1])}: twice in {parts[0]}: expected each image once")
+        seen.add((parts[0], parts[1]))
         rows.append((parts[0], parts[1], parts[2]))
     if not rows:
         raise UserError(f"{path}: expected lines `train|val|test path class`, found none")

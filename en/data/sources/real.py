@@ -27,7 +27,7 @@ def read_real(path: Path) -> list[list[int]]:
     text = read_text(path, "ReaL's real.json", MOST_OF_LIST)
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}: expected ReaL's real.json") from error
     classes = range(len(imagenet_classes()))
     if not isinstance(found, list) or len(found) != IMAGES:

@@ -1,6 +1,7 @@
 """A data set before preparation, whatever it is read from."""
 
 import os
+import posixpath
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,9 +107,14 @@ def name_of(path: Path, folder: Path) -> str:
     return as_line(path.relative_to(folder).as_posix())
 
 
+def is_below(name: str) -> bool:
+    """Tells whether a listed path stays below its folder, and is written in the one way that any path can be."""
+    return posixpath.normpath(name) == name and name.split("/")[0] not in ("", ".", "..")
+
+
 def as_line(name: str) -> str:
     """A file's name as text, see `as_text`, that holds no end of a line."""
-    return as_text(name).replace("\n", "\\n")
+    return as_text(name).replace("\n", "\\n").replace("\r", "\\r")
 
 
 def as_text(name: str) -> str:

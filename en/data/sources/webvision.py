@@ -3,10 +3,12 @@
 Li et al., "WebVision Database: Visual Learning and Understanding from Web Data", 2017 (arXiv 1708.02862).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from en.data.sources.source import Sample, Source, as_text
+from en.data.sources.compact import Compact
+from en.data.sources.source import Sample, Source, as_text, is_below
 from en.data.sources.wordnet import WNID
 from en.errors import UserError, shown
 from en.text_file import MOST_OF_LIST, read_text
@@ -43,9 +45,9 @@ def read_webvision(root: Path, part: str | None = None) -> Source:
     splits = {}
     if engines:
         lists = [root / INFO / f"train_filelist_{engine}.txt" for engine in engines]
-        splits["train"] = [sample for path in lists for sample in listed_samples(path, root, classes, known)]
+        splits["train"] = Compact(sample for path in lists for sample in listed_samples(path, root, classes, known))
     if images := next((root / name for name in VAL_IMAGES if (root / name).is_dir()), None):
-        splits["val"] = list(listed_samples(root / INFO / VAL_LIST, images, classes, known))
+        splits["val"] = Compact(listed_samples(root / INFO / VAL_LIST, images, classes, known))
     if not splits or not all(splits.values()):
         raise UserError(f"{root}: expected images in google/, flickr/ or {VAL_IMAGES[0]}/ that its lists name")
     return Source(title(part, engines), classes, splits)
@@ -72,16 +74,17 @@ def listed_samples(path: Path, folder: Path, classes: Sequence[str], known: int 
     Args:
         folder: of the paths.
         known: how many labels there are; None: those of other classes are left out.
-    Raises: UserError, also for a path that is listed twice.
+    Raises: UserError, also for a path that is listed twice or leads out of the folder.
     """
     seen: set[str] = set()
     for number, line in enumerate(read_lines(path), 1):
         name, _, label = line.rpartition(" ")
-        if not name or not label.isascii() or not label.isdigit() or (known is not None and int(label) >= known):
+        if not name or not re.fullmatch("[0-9]{1,9}", label) or (known is not None and int(label) >= known):
             labels = f"0 to {known - 1}" if known else "a number"
             raise UserError(f"{path}:{number}: {shown(line)}: expected `path label`, the label {labels}")
-        if name in seen:
-            raise UserError(f"{path}:{number}: {shown(name)}: listed twice: expected each image once")
+        if not is_below(name) or name in seen:
+            found = "listed twice" if name in seen else "no plain path"
+            raise UserError(f"{path}:{number}: {shown(name)}: {found}: expected each image once, as FOLDER/NAME")
         seen.add(name)
         if int(label) < len(classes):
             yield Sample(as_text(name), folder / name, int(label))
