@@ -20,8 +20,9 @@ from conftest import ended, killed_at
 from imagenet_layouts import CLASSES, LAYOUTS, ODD, Images, base, put, tar_of, wnid_of
 from readers import decoded
 
-from en.data.ffcv.file import BetonFile, BetonWriter
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.names import read_names
+from en.data.ffcv.writer import BetonWriter
 from en.data.preparation import journal
 from en.data.preparation import prepare as module
 from en.data.preparation.encode import Storage
@@ -233,6 +234,23 @@ def test_shards_of_several_machines_merge_to_the_same_file_to_the_bit(roots, pre
     assert {path.name for path in out.iterdir()} == set(FILES)
     for name in FILES:
         assert (out / name).read_bytes() == (prepared["ILSVRC2012's tars"] / name).read_bytes()
+
+
+def test_a_merge_killed_again_and_again_goes_on_to_the_same_bits(roots, prepared, tmp_path, monkeypatch, forked, capfd):
+    source, out, how = read_source(str(roots["webdataset"])), tmp_path / "out", (Storage(), 1, False, "refuse")
+    for index in range(3):
+        prepare_shard(source, out, *how, Shard(index, 3))
+    monkeypatch.setattr(journal, "SAVE_EVERY_S", 0.0)
+    kills = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(BetonWriter, "add", killed_at(8, BetonWriter.add, before=True))
+        while (code := ended(forked(lambda: merge(source, out, *how, 3)))) == -signal.SIGKILL:
+            kills += 1
+    assert code == 0 and kills == 5  # 36 samples, seven a time
+    assert "small: train: goes on after 21 of 24 images" in capfd.readouterr().err
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    for name in FILES:
+        assert (out / name).read_bytes() == (prepared["webdataset"] / name).read_bytes()
 
 
 def test_a_shard_that_is_unfinished_changed_or_of_other_options_is_not_merged(roots, tmp_path, monkeypatch, forked):

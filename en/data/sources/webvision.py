@@ -3,9 +3,11 @@
 Li et al., "WebVision Database: Visual Learning and Understanding from Web Data", 2017 (arXiv 1708.02862).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from en.data.sources.compact import Compact
 from en.data.sources.source import Sample, Source, as_text
 from en.data.sources.wordnet import WNID
 from en.errors import UserError, shown
@@ -40,12 +42,12 @@ def read_webvision(root: Path, part: str | None = None) -> Source:
         if not (root / engine).is_dir():
             raise UserError(f"{root / engine}: no such folder: expected WebVision's images of {ENGINES[engine]}")
     known = None if part == "mini" else len(classes)
-    splits = {}
+    splits: dict[str, Compact] = {}
     if engines:
         lists = [root / INFO / f"train_filelist_{engine}.txt" for engine in engines]
-        splits["train"] = [sample for path in lists for sample in listed_samples(path, root, classes, known)]
+        splits["train"] = Compact(sample for path in lists for sample in listed_samples(path, root, classes, known))
     if images := next((root / name for name in VAL_IMAGES if (root / name).is_dir()), None):
-        splits["val"] = list(listed_samples(root / INFO / VAL_LIST, images, classes, known))
+        splits["val"] = Compact(listed_samples(root / INFO / VAL_LIST, images, classes, known))
     if not splits or not all(splits.values()):
         raise UserError(f"{root}: expected images in google/, flickr/ or {VAL_IMAGES[0]}/ that its lists name")
     return Source(title(part, engines), classes, splits)
@@ -87,7 +89,8 @@ def listed_samples(path: Path, folder: Path, classes: Sequence[str], known: int 
             yield Sample(as_text(name), folder / name, int(label))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list that hold something. Raises: UserError."""
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a list that hold something, one at a time. Raises, when called: UserError."""
     text = read_text(path, "one of WebVision's lists", MOST_OF_LIST)
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    lines = (match[0] for match in re.finditer(r"[^\n]+", text.replace("\r\n", "\n")))
+    return (line for line in lines if line.strip())
