@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+import numpy as np
+
 from en.data.sources.source import Packed, Sample
 from en.data.targets import Pixels
 
@@ -76,6 +78,17 @@ class Compact(Sequence[Sample]):
         self.images.append(sample.image)
         self._names.append(sample.name)
         self.targets.append(sample.target)
+
+    def repeated(self) -> str | None:
+        """The first name that a sample before it has too."""
+        hashes = np.fromiter((hash(self._names[one]) for one in range(len(self))), np.int64, len(self))
+        kinds, counts = np.unique(hashes, return_counts=True)
+        seen: set[str] = set()
+        for one in np.flatnonzero(np.isin(hashes, kinds[counts > 1])).tolist():
+            if (name := self._names[one]) in seen:
+                return name
+            seen.add(name)
+        return None
 
     def __len__(self) -> int:
         return len(self.targets)
