@@ -17,8 +17,9 @@ from readers import decoded
 
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop, RandomResizedCrop
-from en.data.ffcv.file import BetonFile, Encoded, write_beton
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.tables import ALLOCATION, FIELD, HEADER, LARGEST_AREA, METADATA, SAMPLES, sealed
+from en.data.ffcv.writer import Encoded, write_beton
 from en.data.targets import Field, png_of
 from en.errors import RunError, UserError
 

@@ -18,7 +18,8 @@ from readers import CROP, decoded, epoch_pixels, reading
 from en.data import LOADERS, ImageLoader, Part, Reading, jpeg
 from en.data.crops import CentreCrop
 from en.data.ffcv import tables
-from en.data.ffcv.file import BetonFile, Encoded, write_beton
+from en.data.ffcv.file import BetonFile
+from en.data.ffcv.writer import Encoded, write_beton
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.data.targets import Field

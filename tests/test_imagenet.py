@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import signal
+import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ from conftest import ended, killed_at
 from imagenet_layouts import CLASSES, LAYOUTS, ODD, Images, base, put, tar_of, wnid_of
 from readers import decoded
 
-from en.data.ffcv.file import BetonFile, BetonWriter
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.names import read_names
+from en.data.ffcv.writer import BetonWriter
 from en.data.preparation import journal
 from en.data.preparation import prepare as module
 from en.data.preparation.encode import Storage
@@ -235,6 +237,23 @@ def test_shards_of_several_machines_merge_to_the_same_file_to_the_bit(roots, pre
         assert (out / name).read_bytes() == (prepared["ILSVRC2012's tars"] / name).read_bytes()
 
 
+def test_a_merge_killed_again_and_again_goes_on_to_the_same_bits(roots, prepared, tmp_path, monkeypatch, forked, capfd):
+    source, out, how = read_source(str(roots["webdataset"])), tmp_path / "out", (Storage(), 1, False, "refuse")
+    for index in range(3):
+        prepare_shard(source, out, *how, Shard(index, 3))
+    monkeypatch.setattr(journal, "SAVE_EVERY_S", 0.0)
+    kills = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(BetonWriter, "add", killed_at(8, BetonWriter.add, before=True))
+        while (code := ended(forked(lambda: merge(source, out, *how, 3)))) == -signal.SIGKILL:
+            kills += 1
+    assert code == 0 and kills == 5  # 36 samples, seven a time
+    assert "small: train: goes on after 21 of 24 images" in capfd.readouterr().err
+    assert {path.name for path in out.iterdir()} == set(FILES)
+    for name in FILES:
+        assert (out / name).read_bytes() == (prepared["webdataset"] / name).read_bytes()
+
+
 def test_a_shard_that_is_unfinished_changed_or_of_other_options_is_not_merged(roots, tmp_path, monkeypatch, forked):
     source, out = read_source(str(roots["folders"])), tmp_path / "out"
     how = (Storage(), 1, False, "refuse")
@@ -420,6 +439,44 @@ def two_of_a_label(root: Path, made: Images) -> None:
     put(root, "imagenet1k-train-03.tar", tar_of(members))
 
 
+def followed(root: Path, made: Images) -> None:
+    path = layouts.ilsvrc2012(root, made) / "ILSVRC2012_img_val.tar"
+    path.write_bytes(path.read_bytes() + tar_of({"ILSVRC2012_val_00000013.JPEG": b"image"}))
+
+
+def with_a_link(root: Path, made: Images) -> None:
+    layouts.ilsvrc2012(root, made)
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "a") as tar:
+        link = tarfile.TarInfo("ILSVRC2012_val_00000013.JPEG")
+        link.type, link.linkname = tarfile.LNKTYPE, "ILSVRC2012_val_00000012.JPEG"
+        tar.addfile(link)
+
+
+def one_name_twice(root: Path, made: Images) -> None:
+    layouts.ilsvrc2012(root, made)
+    twice = tar_of({"n01751748_9.JPEG": b"image", "again/n01751748_9.JPEG": b"another"})
+    inner = {f"{wnid}.tar": tar_of({f"{wnid}_1.JPEG": b"image"}) for wnid in CLASSES[1:]}
+    put(root, "ILSVRC2012_img_train.tar", tar_of({f"{CLASSES[0]}.tar": twice} | inner))
+
+
+def one_val_name_twice(root: Path, made: Images) -> None:
+    layouts.ilsvrc2012(root, made)
+    with tarfile.open(root / "ILSVRC2012_img_val.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("val/ILSVRC2012_val_00000012.JPEG"))
+
+
+def one_key_twice(root: Path, made: Images) -> None:
+    layouts.webdataset(root, made)
+    with tarfile.open(root / "imagenet1k-train-03.tar", "w") as tar:
+        for name in ("1.jpg", "1.cls", "1.jpg", "1.cls"):
+            tar.addfile(tarfile.TarInfo(name))
+
+
+def one_image_in_two_shards(root: Path, made: Images) -> None:
+    layouts.webdataset(root, made)
+    (root / "imagenet1k-train-03.tar").write_bytes((root / "imagenet1k-train-00.tar").read_bytes())
+
+
 REFUSED: dict[Callable[[Path, Images], None], str] = {
     without_list: "12 validation images and no list of their classes: expected LOC_val_solution.csv.*or --val-list",
     short_list: "1 lines: expected 12, one for each validation image",
@@ -431,6 +488,12 @@ REFUSED: dict[Callable[[Path, Images], None], str] = {
     without_a_shard: "train: 1 of 2 shards, shards missing: 00001",
     partly_converted: "partial-train: a part of the set",
     without_a_class: r"imagenet1k-train-00\.tar: 1: jpg: expected \.jpg and \.cls",
+    followed: r"ILSVRC2012_img_val\.tar: more follows the tar's end at byte \d+: expected one tar",
+    with_a_link: r"ILSVRC2012_img_val\.tar: ILSVRC2012_val_00000013\.JPEG: a link or the like: expected plain files",
+    one_name_twice: "train: two images are called 'n01751748/n01751748_9.JPEG'",
+    one_val_name_twice: "12 lines: expected 13, one for each validation image",
+    one_key_twice: r"imagenet1k-train-03\.tar: 1: two members of one kind: expected one sample of each name",
+    one_image_in_two_shards: "train: two images are called 'n0.*: expected one of each name",
     two_of_a_label: "label 0 is n01751748 and, of 'n03126707_5.JPEG', n03126707: expected one class",
 }
 
@@ -440,6 +503,38 @@ def test_what_is_missing_or_contradicts_itself_is_named(spoil, made, tmp_path):
     spoil(tmp_path / "set", made)
     with pytest.raises(UserError, match=REFUSED[spoil]):
         read_source(str(tmp_path / "set"))
+
+
+def test_a_tar_of_tars_that_was_packed_again_with_folders_is_read_as_it_was(made, tmp_path):
+    root = layouts.ilsvrc2012(tmp_path / "set", made)
+    inner = {}
+    for wnid in CLASSES:
+        images = {name: content for name, content in made["train"].items() if wnid_of(name) == wnid}
+        inner[f"./train/{wnid}.tar"] = tar_of({f"./{name}": content for name, content in images.items()})
+    put(root, "ILSVRC2012_img_train.tar", tar_of(inner))
+    val = {f"./val/{name}": content for name, content in made["val"].items()}
+    put(root, "ILSVRC2012_img_val.tar", tar_of(val | {"./val/._ILSVRC2012_val_00000001.JPEG": b"of a Mac"}))
+    source = read_source(str(root))
+    for split in made:
+        assert [*contents(source, split).items()] == [*made[split].items()]
+
+
+ARCHIVES = {
+    "imagenette2.tgz": (gzip.compress(tar_of({"imagenette2/train/n01440764/a.JPEG": b"image"})), "compressed by gzip"),
+    "tiny-imagenet-200.zip": (b"PK\3\4", "compressed by zip"),
+    "ILSVRC2012_img_train.tar": (tar_of({"n01440764.tar": b"images"}), "a tar"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_an_archive_that_is_not_read_in_place_is_refused_with_what_to_do(name, tmp_path):
+    content, kind = ARCHIVES[name]
+    put(tmp_path, name, content)
+    with pytest.raises(UserError, match=rf"{name}: .*{kind}: expected a folder: that which unpacking it makes"):
+        read_source(str(tmp_path / name))
+    (tmp_path / name).rename(tmp_path / f"set.{name[-3:]}")
+    with pytest.raises(UserError, match=rf"holds set\.{name[-3:]}: .*expected the folder that unpacking makes"):
+        read_source(str(tmp_path))
 
 
 def test_a_wrong_count_is_named(roots, capfd):

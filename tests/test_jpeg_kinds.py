@@ -15,8 +15,9 @@ from readers import CROP, decoded, reading
 from en.data import LOADERS, Part, Reading
 from en.data.crops import CentreCrop
 from en.data.decoding import DamagedImage, UnsupportedImage, decode_image
-from en.data.ffcv.file import BetonFile, Encoded, write_beton
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.tables import JPEG, RAW
+from en.data.ffcv.writer import Encoded, write_beton
 from en.data.jpeg_kind import unusual_kind
 from en.errors import RunError
 

@@ -13,7 +13,8 @@ from PIL import Image
 from readers import decoded, epoch_pixels, reading
 
 from en.data import LOADERS
-from en.data.ffcv.file import BetonFile, Encoded
+from en.data.ffcv.file import BetonFile
+from en.data.ffcv.writer import Encoded
 from en.data.preparation.prepare import Storage, prepare
 from en.data.sources import read_source
 from en.errors import RunError, UserError

@@ -49,7 +49,7 @@ def test_blanks_of_any_kind_around_the_fields_of_a_list_are_no_part_of_them(tmp_
 def test_a_path_that_a_list_names_twice_in_a_split_is_refused(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("train a.jpg x\nval a.jpg x\ntrain a.jpg y\n")
-    with pytest.raises(UserError, match=r"list.txt:3: 'a.jpg': twice in train: expected each image once"):
+    with pytest.raises(UserError, match=r"list.txt: train: two images are called .a.jpg.: expected one of each name"):
         read_source(str(path))
 
 

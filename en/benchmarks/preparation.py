@@ -8,8 +8,10 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,8 +28,22 @@ from en.progress import Progress
 FOLDERS, TARS, PARQUET, WEBDATASET = "class folders", "tar of tars", "parquet, groups of 100", "webdataset's tars"
 GROUP, SHARD = 100, 500  # rows, samples
 SAMPLE_S = 0.1
-MEMORY_PER_CLASS = (10, 50)
+MEMORY_PER_CLASS = (50, 300)
 IMAGENET_TRAIN = 1_281_167
+
+
+class Taken(NamedTuple):
+    """What a preparation took.
+
+    Attributes:
+        seconds: of the whole command.
+        own: megabytes that its processes had at most at a time, each page once.
+        mapped: the same with the pages of files that are mapped, of libraries above all, which the system may drop.
+    """
+
+    seconds: float
+    own: float
+    mapped: float
 
 
 def benchmark_prepare(images: int, photos: Path | None, workers: int, rounds: int, out: Path | None) -> None:
@@ -41,7 +57,7 @@ def benchmark_prepare(images: int, photos: Path | None, workers: int, rounds: in
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         make_layouts(root, images, photos, workers)
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in (FOLDERS, TARS, PARQUET, WEBDATASET)}
+        taken: dict[str, list[Taken]] = {name: [] for name in (FOLDERS, TARS, PARQUET, WEBDATASET)}
         with Progress("preparations", rounds) as progress:
             for _ in range(rounds):
                 for name in taken:
@@ -50,7 +66,7 @@ def benchmark_prepare(images: int, photos: Path | None, workers: int, rounds: in
         rows = rows_of(taken, images)
         show(f"{KINDS[1]}, {images} images, whole commands", rows)
         held_by = memory(root, workers)
-    show("memory at most, tar of 1,000 tars of images of 8 x 8 pixels; the last extrapolated", held_by)
+    show("memory at most, tar of 1,000 tars of images of 8 x 8 pixels, MB; the last extrapolated", held_by)
     report = {"hardware": hardware("cpu", workers), "rows": rows, "seconds_and_megabytes": taken, "memory": held_by}
     write(out, report)
 
@@ -61,11 +77,15 @@ def memory(root: Path, workers: int) -> list[Measured]:
     for per_class in MEMORY_PER_CLASS:
         place = root / f"{per_class} a class"
         write_small(place, per_class)
-        _, most = prepared(place, root / "out", workers)
-        rows.append({"images": per_class * IMAGENET_1K, "MB": most})
-    (few, low), (many, high) = ([float(value) for value in row.values()] for row in rows)
-    growth = (high - low) / (many - few)
-    return [*rows, {"images": IMAGENET_TRAIN, "MB": high + growth * (IMAGENET_TRAIN - many)}]
+        taken = prepared(place, root / "out", workers)
+        rows.append({"images": per_class * IMAGENET_1K, "its own": taken.own, "with mapped files": taken.mapped})
+        shutil.rmtree(place)
+    few, many = (float(row["images"]) for row in rows)
+    last: Measured = {"images": IMAGENET_TRAIN}
+    for kind in ("its own", "with mapped files"):
+        low, high = (float(row[kind]) for row in rows)
+        last[kind] = high + (high - low) / (many - few) * (IMAGENET_TRAIN - many)
+    return [*rows, last]
 
 
 def write_small(root: Path, per_class: int) -> None:
@@ -92,16 +112,17 @@ def comment(text: str) -> bytes:
     return b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text.encode()
 
 
-def rows_of(taken: dict[str, list[tuple[float, float]]], images: int) -> list[Measured]:
+def rows_of(taken: dict[str, list[Taken]], images: int) -> list[Measured]:
     rows = []
     for name, rounds in taken.items():
-        ratios = [base / seconds for (seconds, _), (base, _) in zip(rounds, taken[FOLDERS], strict=True)]
+        ratios = [base.seconds / one.seconds for one, base in zip(rounds, taken[FOLDERS], strict=True)]
         rows.append(
             {
                 "layout": name,
-                "images/s": images / median([seconds for seconds, _ in rounds]),
+                "images/s": images / median([one.seconds for one in rounds]),
                 "of class folders": median(ratios),
-                "memory at most, MB": max(memory for _, memory in rounds),
+                "its own memory at most, MB": max(one.own for one in rounds),
+                "with mapped files": max(one.mapped for one in rounds),
             }
         )
     return rows
@@ -167,19 +188,21 @@ def write_webdataset(root: Path, split: str, files: list[Path], labels: list[int
                 add(tar, f"{key}.cls", str(labels[number]).encode())
 
 
-def prepared(source: Path, out: Path, workers: int) -> tuple[float, float]:
-    """Runs en-prepare. Returns: seconds, and megabytes that its processes held at most, shared pages counted once."""
-    started, most = time.perf_counter(), 0
+def prepared(source: Path, out: Path, workers: int) -> Taken:
+    """Runs en-prepare."""
+    started, own, mapped = time.perf_counter(), 0, 0
     command = [sys.executable, "-m", "en.commands.prepare", str(source), str(out), "--workers", str(workers)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            most = max(most, sum(map(held, tree(process.pid))))
+            pages = [held(each) for each in tree(process.pid)]
+            own = max(own, sum(each["Pss_Anon"] for each in pages))
+            mapped = max(mapped, sum(each["Pss"] for each in pages))
             time.sleep(SAMPLE_S)
         seconds, said = time.perf_counter() - started, process.stderr.read() if process.stderr else ""
     if process.returncode:
         raise RunError(f"en-prepare {source}: {said}")
     shutil.rmtree(out)
-    return seconds, most / 1000
+    return Taken(seconds, 1.024e-3 * own, 1.024e-3 * mapped)
 
 
 def tree(process: int) -> Iterator[int]:
@@ -194,10 +217,10 @@ def tree(process: int) -> Iterator[int]:
             yield from tree(int(child))
 
 
-def held(process: int) -> int:
-    """Kilobytes that a process holds: its own, and its part of those that it shares."""
+def held(process: int) -> Counter[str]:
+    """The kinds of pages that a process has, KiB: those of its own, and its part of those that it shares."""
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        _, *lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        return Counter()  # it has ended
+    return Counter({line.partition(":")[0]: int(line.split()[1]) for line in lines})

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from en.data.crops import choose, chooses, seen_in_evaluation
 from en.data.decoding import UnusableImage
-from en.data.ffcv.file import BetonFile, read_classes, read_cropped, read_name, read_palette, read_target
+from en.data.ffcv.dataset import read_classes, read_cropped, read_name, read_palette, read_target
+from en.data.ffcv.file import BetonFile
 from en.data.ffcv.names import read_names
 from en.data.jpeg import decode, decoded_by
 from en.data.loader import STAND_INS, Batch, Reading, too_many_damaged

@@ -189,7 +189,7 @@ def tables_digest(header: Table, fields: Table, metadata: Table, table: Table) -
     """Hex SHA-256 over header, field descriptions without the seal, metadata and allocation table."""
     digest = hashlib.sha256()
     for part in (header, sealed(fields, ""), metadata, table):
-        digest.update(part.tobytes())
+        digest.update(np.ascontiguousarray(part).view(np.uint8).data)
     return digest.hexdigest()
 
 

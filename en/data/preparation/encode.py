@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from en.data.decoding import DamagedImage, Picture, UnusableImage, decode_image, read_file, to_rgb
-from en.data.ffcv.file import JPEG, RAW, Encoded
-from en.data.ffcv.tables import LARGEST_SIDE
+from en.data.ffcv.tables import JPEG, LARGEST_SIDE, RAW
+from en.data.ffcv.writer import Encoded
 from en.data.jpeg import transcode
 from en.data.preparation.oddities import oddities_of
 from en.data.preparation.remarks import Checked

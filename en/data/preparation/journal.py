@@ -6,12 +6,13 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from en.data.ffcv.file import BetonWriter, Encoded, Kept
+from en.data.ffcv.writer import BetonWriter, Encoded, Kept
 from en.data.preparation.remarks import NONE, Checked
 from en.data.targets import Field
 from en.errors import RunError, UserError, warn
@@ -220,9 +221,11 @@ class GrowingFile:
         return self.path.is_file() and self.path.stat().st_size >= end
 
 
-def stored_in(path: Path, plan: dict[str, object]) -> Iterator[Checked]:
+def stored_in(path: Path, plan: dict[str, object], after: int = 0) -> Iterator[Checked]:
     """Reads what a file that was written by its journal holds, with the bytes of what is stored.
 
+    Args:
+        after: how many samples to pass over.
     Raises: UserError for one that is missing or of another plan; RunError for one whose bytes are not as written.
     """
     try:
@@ -233,7 +236,7 @@ def stored_in(path: Path, plan: dict[str, object]) -> Iterator[Checked]:
         frames = frames_in(journal)
         if next(frames, None) != as_bytes(plan):
             raise UserError(f"{path.parent}: expected a shard of this source, with these options and this version")
-        for checked, kept in (entry for frame in frames for entry in entries_of(frame)):
+        for checked, kept in islice((entry for frame in frames for entry in entries_of(frame)), after, None):
             if kept is None:
                 yield checked
                 continue

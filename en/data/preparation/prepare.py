@@ -4,11 +4,12 @@ import hashlib
 import signal
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -25,8 +26,7 @@ from en.data.preparation.encode import Storage
 from en.data.preparation.journal import GrowingFile
 from en.data.preparation.out_folder import OutFolder
 from en.data.preparation.pool import encode_all
-from en.data.preparation.remarks import Remarks, Tally
-from en.data.showing import rows_of
+from en.data.preparation.remarks import Checked, Remarks, Tally
 from en.data.sources import Source
 from en.data.sources.source import Packed
 from en.data.targets import Pixels, Target
@@ -62,6 +62,7 @@ class Shard:
 
 
 WHOLE = Shard(0, 1)
+Maker = Callable[[range, int], Generator[Checked, None, None]]  # of samples of these numbers, but for the first so many
 
 
 def prepare(
@@ -92,7 +93,7 @@ def prepare(
     work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
     library_or_none()  # compiled before the workers ask for it
     with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
-        stored = {split: write_split(work, split, folder, WHOLE) for split in source.splits}
+        stored = {split: write_split(work, split, folder, WHOLE, work.encoding(split)) for split in source.splits}
         return complete(work, folder, stored)
 
 
@@ -104,6 +105,10 @@ class Work:
     storage: Storage
     workers: int
     remarks: Remarks
+
+    def encoding(self, split: str) -> Maker:
+        """Makes samples of a split from their images."""
+        return partial(encode_all, self.source, split, self.storage, self.workers)
 
     def plan(self, split: str, shard: Shard) -> dict[str, object]:
         """All that decides a split's bytes: a preparation goes on with those of the same plan."""
@@ -210,7 +215,7 @@ def table_of(tallies: dict[str, Tally], classes: list[str]) -> Iterator[str]:
         warn(f"{len(lacking)} of {len(classes)} classes on no pixel for training: {listed(lacking)}")
 
 
-def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> Sequence[int]:
+def write_split(work: Work, split: str, folder: OutFolder, shard: Shard, make: Maker) -> Sequence[int]:
     """Writes a split's .beton file under its partial name, or goes on with it. Returns: which samples it holds."""
     numbers = shard.of(len(work.source.splits[split]))
     path, field = folder.partial(f"{split}.beton"), work.source.target.field
@@ -223,7 +228,7 @@ def write_split(work: Work, split: str, folder: OutFolder, shard: Shard) -> Sequ
             done += 1
         if done:
             tell(f"{work.source.name}: {split}: goes on after {done} of {len(numbers)} images")
-        with closing(encode_all(work.source, split, work.storage, work.workers, numbers, done)) as found:
+        with closing(make(numbers, done)) as found:
             for number, checked in zip(numbers[done:], found, strict=True):
                 is_stored = work.remarks.accept(checked, split)
                 file.add(checked, is_stored)
@@ -242,20 +247,18 @@ def verify(path: Path, target: Target, workers: int) -> str:
     Raises: RunError that names the first sample that fails.
     """
     file = BetonFile(path)
-    height, width = np.minimum(file.heights, 8), np.minimum(file.widths, 8)
-    boxes = np.stack([file.heights - height, file.widths - width, height, width], axis=1)
-    corner = View(boxes, np.zeros(len(file), bool), (8, 8))
 
     def decode(part: range) -> int:
-        samples, rows = np.array(part), slice(part.start, part.stop)
-        refused = file.decode(
-            samples, rows_of(corner, rows), torch.empty((len(part), *corner.size, 3), dtype=torch.uint8)
-        )
+        samples = np.array(part)
+        sizes = np.stack([file.heights[samples], file.widths[samples]], axis=1)
+        shown = np.minimum(sizes, 8)
+        corner = View(np.concatenate([sizes - shown, shown], axis=1), np.zeros(len(part), bool), (8, 8))
+        refused = file.decode(samples, corner, torch.empty((len(part), *corner.size, 3), dtype=torch.uint8))
         if refused:
             raise RunError(refused[min(refused)])
-        for sample in part:
+        for row, sample in enumerate(part):
             try:
-                target.cut(file.stored(sample), corner, sample)
+                target.cut(file.stored(sample), corner, row)
             except UnusableImage as error:
                 raise RunError(f"{path}: sample {sample} is damaged: {error}") from error
         file.release(samples)

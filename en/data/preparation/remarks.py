@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from en.data.ffcv.file import Encoded
+from en.data.ffcv.writer import Encoded
 from en.data.order import Ints
 from en.data.sources.compact import Texts
 from en.errors import UserError
@@ -66,7 +66,7 @@ class Digests:
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.uint64], Ints]:
         """The first 8 bytes of the digests in ascending order, and which digests these are."""
-        heads = np.frombuffer(bytes(self._added), np.uint64)[::4]
+        heads = np.frombuffer(self._added, np.uint64)[::4]
         order = np.argsort(heads, kind="stable")
         return heads[order], order
 

@@ -1,18 +1,16 @@
 """A preparation in shards, on several machines, and the data set that is made of them."""
 
 import shutil
-from array import array
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
-from en.data.ffcv.file import BetonWriter
 from en.data.jpeg import library_or_none
 from en.data.preparation.encode import Storage
 from en.data.preparation.journal import stored_in
 from en.data.preparation.out_folder import OutFolder
-from en.data.preparation.prepare import Shard, Work, complete, in_one_line, write_split
-from en.data.preparation.remarks import Remarks
+from en.data.preparation.prepare import WHOLE, Shard, Work, complete, in_one_line, write_split
+from en.data.preparation.remarks import Checked, Remarks
 from en.data.sources import Source
 from en.errors import UserError
 from en.progress import Progress
@@ -34,7 +32,7 @@ def prepare_shard(
     work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
     library_or_none()
     with in_one_line(source, out), (folder := OutFolder(shard_folder(out, shard))).locked(overwrite=False):
-        stored = {split: write_split(work, split, folder, shard) for split in source.splits}
+        stored = {split: write_split(work, split, folder, shard, work.encoding(split)) for split in source.splits}
         work.remarks.refuse()
     return {split: len(numbers) for split, numbers in stored.items()}
 
@@ -51,15 +49,17 @@ def merge(
 ) -> dict[str, int]:
     """Makes a data set of all its shards, the same to the bit as `prepare` writes, and removes them.
 
+    One that was stopped goes on, as a preparation does: the file so far is what `prepare` would have written.
+
     Args, returns and raises: as `prepare`; UserError also for a shard that is missing, unfinished or of another source.
     """
     work = Work(source, storage, workers, Remarks(on_warning, skip_corrupt))
-    shards = [Shard(index, count) for index in range(count)]
     with in_one_line(source, out), (folder := OutFolder(out)).locked(overwrite):
-        stored = {split: merge_split(work, split, folder, shards) for split in source.splits}
+        made = {split: partial(merged, work, split, out, count) for split in source.splits}
+        stored = {split: write_split(work, split, folder, WHOLE, make) for split, make in made.items()}
         counts = complete(work, folder, stored)
-    for shard in shards:
-        shutil.rmtree(shard_folder(out, shard))
+    for index in range(count):
+        shutil.rmtree(shard_folder(out, Shard(index, count)))
     return counts
 
 
@@ -67,26 +67,20 @@ def shard_folder(out: Path, shard: Shard) -> Path:
     return out / f"shard-{shard}"
 
 
-def merge_split(work: Work, split: str, folder: OutFolder, shards: list[Shard]) -> Sequence[int]:
-    """Writes a split's .beton file of what the shards hold. Returns: which samples it holds."""
-    samples = len(work.source.splits[split])
-    path, field = folder.partial(f"{split}.beton"), work.source.target.field
-    path.unlink(missing_ok=True)
-    stored = array("q")
-    with (
-        closing(BetonWriter(path, samples, field)) as writer,
-        Progress(f"{work.source.name}: {split}: merging", samples) as progress,
-    ):
-        for shard in shards:
-            part = OutFolder(shard_folder(folder.path, shard)).partial(f"{split}.beton")
-            numbers, found = shard.of(samples), 0
-            for checked in stored_in(part, work.plan(split, shard)):
-                if work.remarks.accept(checked, split) and checked.encoded is not None:
-                    writer.add(checked.encoded)
-                    stored.append(numbers[found])
-                found += 1
+def merged(work: Work, split: str, out: Path, count: int, numbers: range, done: int) -> Generator[Checked, None, None]:
+    """Yields what the shards in `out` hold of a split's samples, but for the first `done`.
+
+    Raises: UserError for a shard that is missing, unfinished or of another source.
+    """
+    plan = work.plan(split, WHOLE)
+    with Progress(f"{work.source.name}: {split}: merging", len(numbers), before=done) as progress:
+        for shard in (Shard(index, count) for index in range(count)):
+            part = OutFolder(shard_folder(out, shard)).partial(f"{split}.beton")
+            mine = shard.of(len(numbers))
+            found = min(max(0, done - mine.start), len(mine))
+            for checked in stored_in(part, plan | {"shard": str(shard)}, found):
                 progress.advance()
-            if found != len(numbers):
-                raise UserError(f"{part.parent}: {found} of {len(numbers)} images of {split}: unfinished")
-        writer.finish()
-    return stored
+                found += 1
+                yield checked
+            if found != len(mine):
+                raise UserError(f"{part.parent}: {found} of {len(mine)} images of {split}: unfinished")

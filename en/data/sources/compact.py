@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+import numpy as np
+
 from en.data.sources.source import Packed, Sample
 from en.data.targets import Pixels
 
@@ -60,10 +62,14 @@ class Images:
 
 
 class Compact(Sequence[Sample]):
-    """Samples with a class number, each made anew when it is asked for."""
+    """Samples with a class number, each made anew when it is asked for.
+
+    Attributes:
+        targets: their class numbers, which may be replaced.
+    """
 
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
-        self.images, self._names, self._targets = Images(), Texts(), array("l")
+        self.images, self._names, self.targets = Images(), Texts(), array("q")
         for sample in samples:
             self.append(sample)
 
@@ -71,10 +77,21 @@ class Compact(Sequence[Sample]):
         assert isinstance(sample.target, int)
         self.images.append(sample.image)
         self._names.append(sample.name)
-        self._targets.append(sample.target)
+        self.targets.append(sample.target)
+
+    def repeated(self) -> str | None:
+        """The first name that a sample before it has too."""
+        hashes = np.fromiter((hash(self._names[one]) for one in range(len(self))), np.int64, len(self))
+        kinds, counts = np.unique(hashes, return_counts=True)
+        seen: set[str] = set()
+        for one in np.flatnonzero(np.isin(hashes, kinds[counts > 1])).tolist():
+            if (name := self._names[one]) in seen:
+                return name
+            seen.add(name)
+        return None
 
     def __len__(self) -> int:
-        return len(self._targets)
+        return len(self.targets)
 
     @overload
     def __getitem__(self, number: int) -> Sample: ...
@@ -84,7 +101,7 @@ class Compact(Sequence[Sample]):
         if isinstance(number, slice):
             return [self[one] for one in range(*number.indices(len(self)))]
         one = range(len(self))[number]
-        return Sample(self._names[one], self.images[one], self._targets[one])
+        return Sample(self._names[one], self.images[one], self.targets[one])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(Sample.__eq__, self, other))

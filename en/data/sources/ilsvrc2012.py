@@ -40,7 +40,7 @@ def inner_tars(archive: Path) -> dict[str, Member]:
     """Lists the classes' tars by WordNet id, which is their name."""
     found = {}
     for member in members(archive):
-        wnid = member.name.removesuffix(".tar")
+        wnid = Path(member.name).name.removesuffix(".tar")
         if not WNID.fullmatch(wnid) or wnid in found:
             raise UserError(f"{archive}: {member.name}: expected one tar for each class, such as n01440764.tar")
         found[wnid] = member
@@ -60,8 +60,8 @@ def train_samples(archive: Path, classes: dict[str, Member]) -> Iterator[Sample]
 
 
 def val_samples(archive: Path, classes: list[str], folder: Path, hints: Hints) -> Iterator[Sample]:
-    images = {Path(image.name).name: image for image in members(archive)}
-    labels = labelled(list(images), classes, folder, hints)
+    images = [(Path(image.name).name, image) for image in members(archive)]
+    labels = labelled([name for name, _ in images], classes, folder, hints)
     numbers = {wnid: number for number, wnid in enumerate(classes)}
-    for name, image in sorted(images.items(), key=lambda item: (labels[item[0]], item[0])):
+    for name, image in sorted(images, key=lambda item: (labels[item[0]], *item)):
         yield Sample(f"{labels[name]}/{name}", Span(archive, image.start, image.size), numbers[labels[name]])

@@ -1,9 +1,11 @@
 """A list file: `train|val|test path class` on each line."""
 
 import re
+from array import array
 from pathlib import Path
 
 from en.data.sources.classes import trimmed, warn_of_alike
+from en.data.sources.compact import Compact
 from en.data.sources.source import ALL_SPLITS, Sample, Source, as_text
 from en.errors import UserError, shown
 from en.text_file import MOST_OF_LIST, read_text
@@ -15,10 +17,10 @@ def read_list(path: Path) -> Source:
     Classes are those of train, or of all lines where none is for train; samples' names are the paths as written. Blanks
     of any kind around a field are none of it. Warns of classes whose names look alike.
 
-    Raises: UserError, also for a class of several words on a line without tabs, and for a path twice in a split.
+    Raises: UserError, also for a class of several words on a line without tabs.
     """
-    rows: list[tuple[str, str, str]] = []
-    seen: set[tuple[str, str]] = set()
+    found = {split: Compact() for split in ALL_SPLITS}
+    met: dict[str, int] = {}  # classes by the order in which they are met
     lines = read_text(path, "a text file, each line `train|val|test path class`", MOST_OF_LIST).splitlines()
     for number, line in enumerate(map(trimmed, lines), 1):
         if not line or line.startswith("#"):
@@ -27,23 +29,31 @@ def read_list(path: Path) -> Source:
         if len(parts) != 3 or parts[0] not in ALL_SPLITS or not all(parts):
             raise UserError(f"{path}:{number}: {line!r}: expected `train|val|test path class`")
         refuse_cut_class(f"{path}:{number}", path.parent, parts[1])
-        if (parts[0], parts[1]) in seen:
-            raise UserError(f"{path}:{number}: {shown(parts[1])}: twice in {parts[0]}: expected each image once")
-        seen.add((parts[0], parts[1]))
-        rows.append((parts[0], parts[1], parts[2]))
-    if not rows:
+        split, image, name = parts
+        found[split].append(Sample(as_text(image), path.parent / image, met.setdefault(name, len(met))))
+    splits = {split: samples for split, samples in found.items() if samples}
+    if not splits:
         raise UserError(f"{path}: expected lines `train|val|test path class`, found none")
-    trained = {name for split, _, name in rows if split == "train"}
-    classes = sorted(trained or {name for _, _, name in rows})
-    for _, image, name in rows:
-        if trained and name not in trained:
-            raise UserError(f"{path}: class {name!r} of {image}: expected one of the classes of train")
+    classes = number_anew(path, splits, met)
     warn_of_alike(path, classes)
-    target = {name: index for index, name in enumerate(classes)}
-    splits: dict[str, list[Sample]] = {split: [] for split in ALL_SPLITS if any(row[0] == split for row in rows)}
-    for split, image, name in rows:
-        splits[split].append(Sample(as_text(image), path.parent / image, target[name]))
     return Source(as_text(path.stem), classes, splits)
+
+
+def number_anew(path: Path, splits: dict[str, Compact], met: dict[str, int]) -> list[str]:
+    """Numbers classes, which have the numbers `met`, in the order of their names. Returns: the names in that order.
+
+    Raises: UserError for a class that train does not have.
+    """
+    names = [*met]
+    classes = sorted({names[number] for number in splits["train"].targets} if "train" in splits else names)
+    numbers = {met[name]: number for number, name in enumerate(classes)}
+    for samples in splits.values():
+        for number, target in enumerate(samples.targets):
+            if target not in numbers:
+                where = f"{path}: class {names[target]!r} of {samples[number].name}"
+                raise UserError(f"{where}: expected one of the classes of train")
+        samples.targets = array("q", map(numbers.__getitem__, samples.targets))
+    return classes
 
 
 def split_line(line: str) -> list[str]:

@@ -8,6 +8,7 @@ from en.data.sources.ade20k import is_ade20k, read_ade20k
 from en.data.sources.camvid import is_camvid, read_camvid
 from en.data.sources.cifar import is_cifar, read_cifar
 from en.data.sources.cityscapes import is_cityscapes, read_cityscapes
+from en.data.sources.compact import Compact
 from en.data.sources.cub import is_cub, read_cub
 from en.data.sources.fashion_mnist import find_fashion_mnist, is_fashion_mnist, read_fashion_mnist
 from en.data.sources.flat_val import is_flat, is_folders, is_kaggle, read_flat_val, read_kaggle
@@ -16,6 +17,7 @@ from en.data.sources.ilsvrc2012 import is_ilsvrc2012, read_ilsvrc2012
 from en.data.sources.imagenet_c import is_imagenet_c, read_imagenet_c
 from en.data.sources.imagenet_v2 import is_imagenet_v2, read_imagenet_v2
 from en.data.sources.lists import read_list
+from en.data.sources.packed import holds_archives, is_archive, refuse_archive, refuse_archives
 from en.data.sources.pairs import is_pairs, read_pairs
 from en.data.sources.parquet import is_parquet, read_parquet
 from en.data.sources.source import Source, naming_unreadable
@@ -25,7 +27,7 @@ from en.data.sources.voc2012 import is_voc2012, read_voc2012
 from en.data.sources.webdataset import is_webdataset, read_webdataset
 from en.data.sources.webvision import PARTS, is_webvision, read_webvision
 from en.data.sources.wordnet import is_wordnet, read_wordnet
-from en.errors import UserError
+from en.errors import UserError, shown
 
 NAMED: dict[str, Callable[[], Source]] = {"fashion-mnist": lambda: read_fashion_mnist(find_fashion_mnist())}
 PREFIXED: dict[str, Callable[[Path], Source]] = {  # PREFIX:PATH, where the path alone does not say what is wanted
@@ -44,6 +46,7 @@ BY_LISTS = ("ilsvrc2012", "kaggle", "flat-val")  # of these, those whose validat
 BY_NUMBERS = (*BY_LISTS, "parquet", "webdataset")  # those whose classes may be numbers
 FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  # the first that matches reads
     (is_cifar, read_cifar),
+    (is_archive, refuse_archive),
     (Path.is_file, read_list),
     (is_tiny_imagenet, read_tiny_imagenet),
     (is_fashion_mnist, read_fashion_mnist),
@@ -57,6 +60,7 @@ FORMS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Source]], ...] = (  
     (is_imagenet_v2, read_imagenet_v2),
     (is_imagenet_c, read_imagenet_c),
     (is_wordnet, read_wordnet),
+    (holds_archives, refuse_archives),
     (Path.is_dir, read_folders),
 )
 
@@ -104,6 +108,13 @@ def refuse_unread(where: str, hints: Hints, form: str) -> None:
             raise UserError(f"{option} {value}: {where} does not ask for it: expected it with {', '.join(forms)}")
 
 
+def refuse_repeated(path: Path, source: Source) -> None:
+    """Raises UserError for two images of one name, of which an archive may have any number."""
+    for split, samples in source.splits.items():
+        if isinstance(samples, Compact) and (name := samples.repeated()):
+            raise UserError(f"{path}: {split}: two images are called {shown(name)}: expected one of each name")
+
+
 def forms_of(path: Path) -> list[str]:
     """The names of those of HINTED that a folder holds."""
     with naming_unreadable(path):
@@ -115,5 +126,7 @@ def read_form(path: Path, hints: Hints = NO_HINTS) -> Source | None:
     forms = [hints.form] if hints.form else forms_of(path)
     with naming_unreadable(path):
         if forms:
-            return HINTED[forms[0]][1](path, hints)
+            source = HINTED[forms[0]][1](path, hints)
+            refuse_repeated(path, source)
+            return source
         return next((read(path) for matches, read in FORMS if matches(path)), None)

@@ -13,6 +13,7 @@ from en.data.sources.source import as_line
 from en.errors import UserError
 
 OPEN_FILES = 64  # a process keeps at most: sets in shards have thousands
+LONGEST_FILL = 1 << 20  # bytes after a tar's end, all zero; GNU tar fills up to 10,240
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd", b"PK": "zip"}
 
 
@@ -66,7 +67,8 @@ def members(archive: Path, within: Member | None = None) -> Iterator[Member]:
 
     Args:
         within: the member of the archive that is the tar, if it is not the archive itself. Places are the archive's.
-    Raises: UserError for a file that is compressed, no tar, or truncated.
+    Raises: UserError for a file that is compressed, no tar, truncated, or followed by another tar, and for a member
+        that is a link.
     """
     end = within.start + within.size if within else archive.stat().st_size
     where = f"{archive}: {within.name}" if within else f"{archive}"
@@ -78,17 +80,27 @@ def members(archive: Path, within: Member | None = None) -> Iterator[Member]:
             with tarfile.TarFile(fileobj=file) as tar:
                 while (found := tar.next()) is not None and found.offset_data + found.size <= end:
                     tar.members.clear()  # type: ignore[attr-defined]  # else all that was listed is kept
-                    if found.isreg() and not Path(found.name).name.startswith((".", "@")):
-                        yield Member(as_line(found.name), found.offset_data, found.size)
+                    if found.isdir() or Path(found.name).name.startswith((".", "@")):
+                        continue
+                    if not found.isreg() or found.issparse():
+                        raise UserError(f"{where}: {as_line(found.name)}: a link or the like: expected plain files")
+                    yield Member(as_line(found.name), found.offset_data, found.size)
                 rest = tar.offset
         except tarfile.TarError as error:
             raise UserError(f"{where}: {error}: expected a whole tar") from error
         file.seek(rest)
         if found is not None or rest >= end or file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise UserError(f"{where}: truncated or damaged at byte {rest}: expected a whole tar")
+        if file.read(max(0, min(end - file.tell(), LONGEST_FILL))).strip(b"\0"):
+            raise UserError(f"{where}: more follows the tar's end at byte {rest}: expected one tar")
 
 
 def refuse_compressed(where: str, begins: bytes) -> None:
-    if begins in COMPRESSED:
-        kind = COMPRESSED[begins]
+    if kind := COMPRESSED.get(begins):
         raise UserError(f"{where}: compressed by {kind}, so that no member can be read alone: expected it uncompressed")
+
+
+def compression(path: Path) -> str:
+    """What a file is compressed by, as its first bytes say; empty for none."""
+    with path.open("rb") as file:
+        return COMPRESSED.get(file.read(2), "")

@@ -44,7 +44,10 @@ def key_of(member: Member) -> str:
 
 def samples_of(archive: Path, labels: Labels) -> Iterator[Sample]:
     for key, group in groupby(members(archive), key_of):
-        parts = {member.name.rpartition("/")[2].partition(".")[2].lower(): member for member in group}
+        found = [*group]
+        parts = {member.name.rpartition("/")[2].partition(".")[2].lower(): member for member in found}
+        if len(parts) < len(found):
+            raise UserError(f"{archive}: {key}: two members of one kind: expected one sample of each name")
         image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
         if image is None or "cls" not in parts:
             raise UserError(f"{archive}: {key}: {', '.join(parts)}: expected .jpg and .cls, one after the other")

@@ -42,7 +42,7 @@ def read_webvision(root: Path, part: str | None = None) -> Source:
         if not (root / engine).is_dir():
             raise UserError(f"{root / engine}: no such folder: expected WebVision's images of {ENGINES[engine]}")
     known = None if part == "mini" else len(classes)
-    splits = {}
+    splits: dict[str, Compact] = {}
     if engines:
         lists = [root / INFO / f"train_filelist_{engine}.txt" for engine in engines]
         splits["train"] = Compact(sample for path in lists for sample in listed_samples(path, root, classes, known))
@@ -90,7 +90,8 @@ def listed_samples(path: Path, folder: Path, classes: Sequence[str], known: int 
             yield Sample(as_text(name), folder / name, int(label))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list that hold something. Raises: UserError."""
+def read_lines(path: Path) -> Iterator[str]:
+    """Yields the lines of a list that hold something, one at a time. Raises, when called: UserError."""
     text = read_text(path, "one of WebVision's lists", MOST_OF_LIST)
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    lines = (match[0] for match in re.finditer(r"[^\n]+", text.replace("\r\n", "\n")))
+    return (line for line in lines if line.strip())
