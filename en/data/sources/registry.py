@@ -109,7 +109,7 @@ def refuse_unread(where: str, hints: Hints, form: str) -> None:
 
 
 def refuse_repeated(path: Path, source: Source) -> None:
-    """Raises UserError for two images of one name, of which an archive may have any number."""
+    """Raises UserError for two images of one name, of which an archive or a list may have any number."""
     for split, samples in source.splits.items():
         if isinstance(samples, Compact) and (name := samples.repeated()):
             raise UserError(f"{path}: {split}: two images are called {shown(name)}: expected one of each name")
@@ -126,7 +126,9 @@ def read_form(path: Path, hints: Hints = NO_HINTS) -> Source | None:
     forms = [hints.form] if hints.form else forms_of(path)
     with naming_unreadable(path):
         if forms:
-            source = HINTED[forms[0]][1](path, hints)
+            source: Source | None = HINTED[forms[0]][1](path, hints)
+        else:
+            source = next((read(path) for matches, read in FORMS if matches(path)), None)
+        if source:
             refuse_repeated(path, source)
-            return source
-        return next((read(path) for matches, read in FORMS if matches(path)), None)
+        return source
