@@ -186,6 +186,11 @@ def test_the_page_is_small_and_its_tables_fit_a_laptop(browser, page):
     assert all(whole <= inner for whole, inner in boxes)
 
 
+def test_the_page_brings_the_licence_of_what_draws_its_charts(page):
+    text = page.read_text()
+    assert (files("en.reports") / "uplot" / "LICENSE").read_text() in text and SCRIPT_OF_UPLOT.search(text)
+
+
 def test_the_plotting_library_is_the_registrys_package_letter_for_letter(tmp_path):
     folder = files("en.reports") / "uplot"
     version = json.loads((folder / "package.json").read_text())["version"]

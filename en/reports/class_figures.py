@@ -1,4 +1,4 @@
-"""Figures of what runs counted class by class: confusions, and the samples that evaluation drew."""
+"""Figures of what runs counted class by class: scores, confusions, and the samples that evaluation drew."""
 
 from collections.abc import Sequence
 
