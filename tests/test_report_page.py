@@ -117,7 +117,10 @@ def test_every_picture_is_there_and_said_in_words(browser, page):
         ".textContent : img.alt, img ? img.naturalWidth : svg.querySelectorAll('path').length]; })"
     )
     assert all(wide and role == "img" and parts > 5 for wide, role, _, parts in pictures)
-    score, loss, compute, confusion, sample, by_layer, by_epoch, ratios = (words for _, _, words, _ in pictures)
+    score, loss, compute, by_class, confusion, sample, by_layer, by_epoch, ratios = (
+        words for _, _, words, _ in pictures
+    )
+    assert by_class.startswith("Top-1 % of each class, mean over seeds") and "from <b>bold</b> | to class" in by_class
     assert confusion.startswith("Confusion of bn: rows are classes") and "class 5 for class 3" in confusion
     assert "sample 5 of the evaluation set: image, truth, prediction" in sample
     assert browser.evaluate("document.querySelector('.wide img').getBoundingClientRect().width") > 1000
@@ -163,7 +166,7 @@ def test_each_seed_is_drawn_on_demand(browser, page):
 @pytest.mark.parametrize(("scheme", "ink"), [("light", "#1a1a1b"), ("dark", "#e6e6e8")])
 def test_charts_are_drawn_in_the_ink_of_the_scheme_and_stay_within_the_page(browser, page, scheme, ink):
     browser.open(page, 400, scheme)
-    assert browser.evaluate("charts.map(u => u.axes[0].stroke(u, 0))") == [ink] * 5
+    assert browser.evaluate("charts.map(u => u.axes[0].stroke(u, 0))") == [ink] * 6
     assert all(wide <= 400 for wide in browser.evaluate("charts.map(u => u.root.getBoundingClientRect().right)"))
     assert browser.evaluate("[...document.querySelectorAll('figure.drawn > svg')].every(e => !e.clientWidth)")
 
@@ -181,6 +184,11 @@ def test_the_page_is_small_and_its_tables_fit_a_laptop(browser, page):
     browser.open(page, 1280)
     boxes = browser.evaluate("[...document.querySelectorAll('.box')].map(box => [box.scrollWidth, box.clientWidth])")
     assert all(whole <= inner for whole, inner in boxes)
+
+
+def test_the_page_brings_the_licence_of_what_draws_its_charts(page):
+    text = page.read_text()
+    assert (files("en.reports") / "uplot" / "LICENSE").read_text() in text and SCRIPT_OF_UPLOT.search(text)
 
 
 def test_the_plotting_library_is_the_registrys_package_letter_for_letter(tmp_path):

@@ -1,6 +1,6 @@
 "use strict";
 // Draws each chart in the place of its figure by uPlot, with the values under the mouse in its legend.
-const HATCH = 8, HEIGHTS = [220, 340], MARGIN = 0.05; // pixels between strokes, pixels, share of an axis
+const HATCH = 8, HEIGHTS = [220, 340]; // pixels between strokes, and of a chart
 const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]; // steps between epochs or layers
 const charts = [];
 
@@ -122,6 +122,9 @@ function whiskers(chart) {
   };
 }
 
+// Pixels that the longest number of an axis needs beside it.
+const room = (u, texts) => 16 + 7 * Math.max(3, ...(texts ?? []).map(text => text.length));
+
 function axis(label, more) {
   const line = { stroke: () => colour("--grid"), width: 1 };
   const values = (u, marks) => marks.map(mark => mark == null ? "" : digits(mark, 6));
@@ -135,9 +138,9 @@ function draw(figure) {
   const height = () => Math.max(HEIGHTS[0], Math.min(HEIGHTS[1], 0.6 * place.clientWidth));
   const size = () => ({ width: place.clientWidth, height: height() });
   const atRest = u => u.setLegend({ idx: last }, false);
-  const along = chart.joined ? range(logX, 0.02, chart.names ? 0.5 : 0.1) : range(logX, 0.15, logX ? 0.1 : 1e-3);
+  const along = chart.joined ? range(logX, 0.02, chart.names ? 0.5 : 0.1) : range(logX, 0.15, logX ? 0.1 : chart.x[last] / 50);
   const levelled = low => chart.level && low != null ? Math.min(low, chart.level[0]) : low;
-  const up = range(logY, MARGIN, 1e-9);
+  const up = range(logY, chart.joined ? 0.05 : 0.15, 1e-9);
   const whole = chart.joined ? { incrs: WHOLE } : {};
   figure.classList.add("live");
   const u = new uPlot({
@@ -146,7 +149,7 @@ function draw(figure) {
       x: { time: false, distr: logX ? 3 : 1, range: along },
       y: { distr: logY ? 3 : 1, range: (u, low, high) => up(u, levelled(low), high) },
     },
-    axes: [axis(chart.labels[0], logX ? {} : whole), axis(chart.labels[1], { size: 56 })],
+    axes: [axis(chart.labels[0], logX ? {} : whole), axis(chart.labels[1], { size: room })],
     legend: { markers: { dash: (u, i) => ({ 0: "solid", 2: "dashed" })[u.series[i].dash?.length ?? 0] ?? "dotted" } },
     cursor: { y: false },
     hooks: {

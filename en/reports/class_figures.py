@@ -1,4 +1,4 @@
-"""Figures of what runs counted class by class: confusions, and the samples that evaluation drew."""
+"""Figures of what runs counted class by class: scores, confusions, and the samples that evaluation drew."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,39 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from en.errors import in_one_line
-from en.reports.classes import MOST_NAMED, MOST_VARIANTS, Counted
+from en.reports.charts import Chart, chart_picture
+from en.reports.classes import MOST_NAMED, MOST_ROWS, MOST_VARIANTS, Counted, worst_classes
+from en.reports.curves import line_of, look_of
 from en.reports.figures import Photo, Picture, picture, style
+from en.reports.variants import summary_of
 from en.runs.by_class import FOLDER, LAST, SUFFIX, ByClass
 
 MOST_DRAWN = 40  # classes of a drawn confusion
 MAX_BYTES = 1_000_000  # of a sample's picture
+
+
+def score_pictures(found: Sequence[Counted]) -> list[Picture]:
+    """The scores of each class by variant, those of the worst classes first, where a page shows all of them."""
+    found, classes = found[:MOST_VARIANTS], found[0].first.classes
+    if not 1 < len(classes) <= MOST_ROWS:
+        return []
+    peers, what, look = found[0].peers, f"{found[0].judged_by} %", look_of(found[0].peers)
+    order = worst_classes(found)
+    names: dict[float, str] = {place: classes[n] for place, n in enumerate(order, 1)}
+    lines = [line_of(each.variant.name, by_place(each, order)) for each in found]
+    chart = Chart(lines, [look[line.name] for line in lines], "class, the worst first", what, names=names)
+    title = peers.titled(f"{what[:1].upper()}{what[1:]} of each class")
+    ends = [names[place] for place in (1, len(names))]
+    alt = f"{title}, mean over seeds, shaded by one standard deviation, from {ends[0]} to {ends[1]}."
+    return [chart_picture(chart, peers.file("scores_by_class"), title, alt)]
+
+
+def by_place(each: Counted, order: Sequence[int]) -> dict[int, dict[float, float]]:
+    """The classes' scores of each run, by its seed and the place of the class in an order."""
+    return {
+        summary_of(run).seed: {place: float(own.scores[n]) for place, n in enumerate(order, 1)}
+        for run, own in each.runs
+    }
 
 
 def confusion_pictures(found: Sequence[Counted]) -> list[Picture]:

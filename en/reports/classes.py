@@ -187,16 +187,20 @@ def worst_class(each: Counted) -> Cell:
     return words(f"{each.first.classes[worst]}, {means[worst]:.2f}")
 
 
+def worst_classes(found: Sequence[Counted]) -> list[int]:
+    """The numbers of the classes, those with the lowest means over the variants first."""
+    means = np.array([class_means(each) for each in found])
+    there = np.isfinite(means)
+    sums = np.where(there, means, 0).sum(0)
+    return worst_first(np.where(there.any(0), sums / np.maximum(there.sum(0), 1), np.nan))
+
+
 def by_class_table(found: Sequence[Counted]) -> Table:
     """A row for each class, those with the lowest means first: how much there is of it, and each variant's scores."""
     first, peers, what = found[0].first, found[0].peers, found[0].judged_by
     share = percent(first.labelled, np.full(len(first.labelled), first.labelled.sum()))
-    means = np.array([class_means(each) for each in found])
-    there = np.isfinite(means)
-    sums = np.where(there, means, 0).sum(0)
-    order = worst_first(np.where(there.any(0), sums / np.maximum(there.sum(0), 1), np.nan))
     rows = []
-    for n in order:
+    for n in worst_classes(found):
         row = [words(first.classes[n]), *([] if first.trained is None else [number(first.trained[n])])]
         row += [number(int(first.labelled[n])), number(float(share[n]), ".2f")]
         for each in found:

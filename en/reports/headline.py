@@ -60,7 +60,8 @@ def how_sure(found: Finding, tests: int) -> str:
     """The interval of a difference and its p, or why it has none."""
     gap = found.gap
     if gap.low is None or gap.high is None or gap.p is None:
-        return gap.method
+        alone = min(len(found.higher.counted), len(found.lower.counted)) == 1
+        return "a single run says nothing of the spread between seeds" if alone else gap.method
     corrected = f", {found.p:.2g} corrected for {tests} comparisons" if tests > 1 else ""
     return f"95 % interval {gap.low:+.2f} to {gap.high:+.2f}, {gap.method}; p = {gap.p:.2g}{corrected}"
 

@@ -16,6 +16,7 @@ from en.reports.report import Report
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "charts.js")
+LICENCE = "uplot/LICENSE"  # goes where uPlot goes
 MOST_BYTES = 1_000_000  # of photos in a page; what is more stays beside it
 
 
@@ -36,6 +37,7 @@ def page(report: Report) -> str:
         report=report,
         styles=styles,
         scripts=scripts,
+        licence=Markup(read(LICENCE)),
         hashes=Markup(" ".join(map(source, scripts))),
         embedded=embedded(report.photos),
         has_seeds=has_seeds,

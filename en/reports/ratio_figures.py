@@ -50,8 +50,8 @@ def layer_picture(rows: Sequence[Spread]) -> Picture:
         lower.set_xticks(range(1, len(names) + 1, every), shown, rotation=90, fontsize=7)
         for axes in (upper, lower):
             axes.grid(True)
-            for names_of, places in absent.items():
-                hatch(axes, places, f"{names_of} left out" if axes is upper else "")
+            for kinds, where in absent.items():
+                hatch(axes, where, f"{kinds} left out" if axes is upper else "")
         figure.legend(loc="outside upper center", ncols=len(LOOKS), frameon=False)
         ends_in_words = " ".join(mixture(rows, name) for name in dict.fromkeys((names[0], names[-1])))
         without = " ".join(f"{len(found)} layers leave {kinds} out." for kinds, found in absent.items())

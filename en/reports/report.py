@@ -8,7 +8,7 @@ from typing import Any
 
 from en.reports.chance import chance, chance_notes
 from en.reports.charts import Line
-from en.reports.class_figures import confusion_pictures, samples
+from en.reports.class_figures import confusion_pictures, samples, score_pictures
 from en.reports.classes import class_tables, find_counted
 from en.reports.comparisons import cost_table, difference_table
 from en.reports.curves import compute_picture, curve_picture, lines
@@ -142,7 +142,8 @@ def classes_section(every: Sequence[Peers]) -> Section:
     """Shows what was counted class by class, of all variants that have such counts."""
     found = [counted for peers in every if (counted := find_counted(peers))]
     tables = [table for counted in found for table in class_tables(counted)]
-    pictures = [picture for counted in found for picture in confusion_pictures(counted)]
+    drawn = (score_pictures, confusion_pictures)
+    pictures = [picture for counted in found for draw in drawn for picture in draw(counted)]
     return Section("classes", "Classes", (), tables, pictures, [photo for each in found for photo in samples(each)])
 
 

@@ -71,10 +71,11 @@ class Table:
 
     @cached_property
     def on_page(self) -> "Table":
-        """Returns what a page shows: the first rows, without the columns that it says once."""
+        """Returns what a page shows: the first rows, without columns of dashes alone and those that it says once."""
+        empty = [at for at in range(len(self.headings)) if all(row[at].text in (NOTHING, "") for row in self.rows)]
         once = [at for at, heading in enumerate(self.headings) if heading in self.folded and self.agrees(at)]
-        kept = [at for at in range(len(self.headings)) if at not in once]
-        said = "; ".join(f"{self.headings[at]} {self.rows[0][at].text}" for at in once if self.said(at))
+        kept = [at for at in range(len(self.headings)) if at not in (*empty, *once)]
+        said = "; ".join(f"{self.headings[at]} {self.rows[0][at].text}" for at in once if at not in empty)
         return replace(
             self,
             headings=[self.headings[at] for at in kept],
@@ -86,10 +87,6 @@ class Table:
     def agrees(self, column: int) -> bool:
         """Tells whether several rows show the same in a column."""
         return len(self.rows) > 1 and len({row[column].text for row in self.rows}) == 1
-
-    def said(self, column: int) -> bool:
-        """Tells whether what all rows show in a column is worth a word."""
-        return self.rows[0][column].text not in (NOTHING, "")
 
     def is_numeric(self, column: int) -> bool:
         """Tells whether a column holds numbers, and dashes at most beside them."""
