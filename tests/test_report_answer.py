@@ -201,9 +201,8 @@ def test_photos_that_a_page_has_no_room_for_are_left_beside_it(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert len(page.encode()) < 2_000_000 and page.count("<img src=") == 2
     (left,) = re.findall('<a href="(.*?)">', page)
-    assert (
-        left == "figures/ratios_1_b.svg" and (tmp_path / "out" / left).read_bytes() == (folder / "b.svg").read_bytes()
-    )
+    assert left == "figures/ratios_1_b.svg"
+    assert (tmp_path / "out" / left).read_bytes() == (folder / "b.svg").read_bytes()
     assert text.count("](figures/ratios_1_") == 3
 
 
