@@ -43,6 +43,8 @@ WORDS = {
     "en/data/jpeg_native": "JPEG files to pixels of a crop in C++, compiled when first used",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
     "en/reports/uplot": "uPlot, which draws the charts of a page, as the npm registry has it",
+    "en/reports/uplot/LICENSE": "its licence, MIT",
+    "en/reports/uplot/package.json": "its version",
     "docs": "how each thing is done, and what was measured",
     "scripts": "everything else that is run",
     "tests": "real images, real processes; literal.py is the oracle, kill_loop.py kills",

@@ -3,19 +3,18 @@
 import json
 import math
 import os
+import re
 import statistics
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from report_runs import logged, report, run, scores, table
+from report_runs import logged, looked_at, report, run, scores, table
 
 from en.commands.report import main
 from en.reports.charts import Chart, Line, are_far_apart, looks
-from en.reports.figures import Photo
 from en.reports.logged_ratios import layers_of
-from en.reports.page import MOST_BYTES, embedded
 from en.reports.statistics import estimate
 from en.reports.tables import LEAST, ends
 from en.runs.ratios import EpochRatios
@@ -192,10 +191,19 @@ def test_logged_ratios_are_drawn_without_another_command_with_gaps_where_they_ta
     assert layers_of({0: [EpochRatios(epoch=1, ratios={"a": {"bn": 0.0}, "b": {"bn": 1.0}})]}) == ["b"]
 
 
-def test_photos_beyond_what_a_page_holds_are_left_beside_it():
-    small, large = (Photo("", "", bytes(size), "image/jpeg", f"{size}.jpg") for size in (10, MOST_BYTES - 5))
-    nowhere = Photo("", "", bytes(MOST_BYTES), "image/jpeg")
-    assert embedded([small, large, small]) == [small, small] and embedded([large, nowhere]) == [large, nowhere]
+def test_photos_that_a_page_has_no_room_for_are_left_beside_it(tmp_path):
+    path = Path(run(tmp_path / "en"))
+    folder = looked_at(path)
+    for name, size in (("a", 400_000), ("b", 1_400_000), ("c", 400_000)):
+        comment = f"<!-- {name * size} -->"
+        (folder / f"{name}.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{comment}</svg>")
+    text = report([str(path)], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(page.encode()) < 2_000_000 and page.count("<img src=") == 2
+    (left,) = re.findall('<a href="(.*?)">', page)
+    assert left == "figures/ratios_1_b.svg"
+    assert (tmp_path / "out" / left).read_bytes() == (folder / "b.svg").read_bytes()
+    assert text.count("](figures/ratios_1_") == 3
 
 
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: str) -> None:

@@ -69,10 +69,8 @@ function strokes(u, from, to, text) {
   ctx.restore();
   if (!text) return;
   ctx.save();
-  ctx.translate((left + right) / 2, bbox.top + 6 * devicePixelRatio);
-  ctx.rotate(-Math.PI / 2);
-  Object.assign(ctx, { fillStyle: colour("--ink"), textAlign: "right", textBaseline: "middle", font: font() });
-  ctx.fillText(text, 0, 0);
+  Object.assign(ctx, { fillStyle: colour("--ink"), textAlign: "center", textBaseline: "bottom", font: font() });
+  ctx.fillText(text, (left + right) / 2, bbox.top - 2 * devicePixelRatio);
   ctx.restore();
 }
 
@@ -150,6 +148,7 @@ function draw(figure) {
       y: { distr: logY ? 3 : 1, range: (u, low, high) => up(u, levelled(low), high) },
     },
     axes: [axis(chart.labels[0], logX ? {} : whole), axis(chart.labels[1], { size: room })],
+    padding: [chart.absent.length ? 20 : null, null, null, null],
     legend: { markers: { dash: (u, i) => ({ 0: "solid", 2: "dashed" })[u.series[i].dash?.length ?? 0] ?? "dotted" } },
     cursor: { y: false },
     hooks: {

@@ -124,14 +124,14 @@ def spans(places: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def hatch(axes: Axes, places: Sequence[float], said: str) -> None:
-    """Hatches whole places along the axis, and says why in the widest range of them."""
+    """Hatches whole places along the axis, and says why above the widest range of them."""
     ranges = spans(places)
     for low, high in ranges:
         axes.axvspan(low, high, facecolor="none", edgecolor="#808080", hatch="////", linewidth=0, alpha=0.4, zorder=0)
     if said and ranges:
         low, high = max(ranges, key=lambda ends: ends[1] - ends[0])
         of_axes = axes.get_xaxis_transform()
-        axes.text((low + high) / 2, 0.97, said, transform=of_axes, rotation=90, ha="center", va="top", fontsize=8)
+        axes.text((low + high) / 2, 1.01, said, transform=of_axes, ha="center", va="bottom", fontsize=8)
 
 
 def inline(svg: bytes, name: str, alt: str) -> str:

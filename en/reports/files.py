@@ -97,6 +97,6 @@ def markdown_page(report: Report) -> str:
         for picture in section.pictures:
             lines += [f"![{literal(picture.alt)}](figures/{picture.name}.svg)", ""]
         for photo in section.photos:
-            shown = f"![{literal(photo.alt)}](figures/{photo.file})" if photo.file else f"- {literal(photo.title)}"
-            lines += [shown, ""] if photo.file else [shown]
+            shown = [f"![{literal(photo.alt)}](figures/{photo.file})", ""] if photo.file else []
+            lines += [literal(photo.title), "", *shown]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"

@@ -17,7 +17,8 @@ from en.reports.report import Report
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "charts.js")
 LICENCE = "uplot/LICENSE"  # goes where uPlot goes
-MOST_BYTES = 1_000_000  # of photos in a page; what is more stays beside it
+MOST_BYTES = 2_000_000  # of a page; photos that it has no room for stay beside it
+FRAME = 500  # bytes around a photo, besides its words
 
 
 def page(report: Report) -> str:
@@ -33,15 +34,11 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"line": in_one_line, "data": as_data}
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        styles=styles,
-        scripts=scripts,
-        licence=Markup(read(LICENCE)),
-        hashes=Markup(" ".join(map(source, scripts))),
-        embedded=embedded(report.photos),
-        has_seeds=has_seeds,
-    )
+    template = environment.get_template("page.html.j2")
+    held = {"report": report, "styles": styles, "scripts": scripts, "licence": Markup(read(LICENCE))}
+    held |= {"hashes": Markup(" ".join(map(source, scripts))), "has_seeds": has_seeds}
+    bare = template.render(held, embedded=[])
+    return template.render(held, embedded=embedded(report.photos, MOST_BYTES - len(bare.encode("utf-8", "replace"))))
 
 
 def read(name: str) -> str:
@@ -64,11 +61,12 @@ def has_seeds(chart: dict[str, Any]) -> bool:
     return any(line["seeds"] for line in chart["lines"])
 
 
-def embedded(photos: Iterable[Photo]) -> list[Photo]:
-    """The first photos of at most MOST_BYTES together, and those that are no file beside the page."""
-    found, left = [], MOST_BYTES
+def embedded(photos: Iterable[Photo], room: int) -> list[Photo]:
+    """The photos that fit into so many bytes of a page, one by one, and those that are no file beside it."""
+    found = []
     for photo in photos:
-        if len(photo.content) <= left or not photo.file:
-            left -= len(photo.content)
+        size = len(photo.address) + FRAME + 2 * len(photo.alt)
+        if size <= room or not photo.file:
+            room -= size
             found.append(photo)
     return found
