@@ -16,10 +16,34 @@ def tell(line: str) -> None:
     print(f"{line}\n", end="", file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """Says how long something takes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """Says what time it is so many seconds from now, with the date where that is another day."""
+    now = time.time()
+    today, then = time.localtime(now), time.localtime(now + seconds)
+    return time.strftime("%H:%M" if today[:3] == then[:3] else "%Y-%m-%d %H:%M", then)
+
+
 def bar() -> "Bar":
     """A live bar; rich is imported here, for a terminal only."""
     from rich import progress as parts
     from rich.console import Console
+    from rich.text import Text
+
+    class Until(parts.ProgressColumn):
+        """The time of day at which the job will be done."""
+
+        max_refresh = 0.5
+
+        def render(self, task: parts.Task) -> Text:
+            left = task.time_remaining
+            return Text("" if left is None else f"until {clock(left)}")
 
     columns = (
         parts.TextColumn("{task.description}"),
@@ -28,13 +52,14 @@ def bar() -> "Bar":
         parts.TimeElapsedColumn(),
         parts.TextColumn("left"),
         parts.TimeRemainingColumn(),
+        Until(),
         parts.TextColumn("{task.fields[detail]}"),
     )
     return parts.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class Progress:
-    """Shows on stderr how much of a job is done, with elapsed and remaining time.
+    """Shows on stderr how much of a job is done, with elapsed and remaining time, and the time of day at its end.
 
     Args:
         label: name of the job.
@@ -72,4 +97,5 @@ class Progress:
         if self._visible and self.done > self._before and now - self._last_line >= PLAIN_LINE_EVERY_S:
             self._last_line = now
             left = (now - self._started) / (self.done - self._before) * (self.total - self.done)
-            tell(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left {detail}".rstrip())
+            time_left = f"{duration(left)} left, until {clock(left)}"
+            tell(f"{self.label}: {self.done}/{self.total}, {time_left} {detail}".rstrip())

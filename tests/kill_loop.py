@@ -8,11 +8,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from commands import ROOT, Together, command, environment_of, fork
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 from warm import can_fork
 
 TIMES = ("images_per_second", "data_wait", "seconds")
@@ -151,7 +153,7 @@ def run_killed(place: Place, case: Case, run: Path, draw: random.Random, kills: 
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """Lists what differs in two runs: weights, counts and pictures bit for bit, rows and scalars, times aside."""
+    """Lists what differs in two runs: weights, counts and pictures bit for bit, rows and events, times aside."""
     found = []
     for name in ("last.pt", "best.pt"):
         ours, theirs = (torch.load(run / name, weights_only=True) for run in (whole, broken))
@@ -166,10 +168,10 @@ def differences(whole: Path, broken: Path) -> list[str]:
             found.append(f"{name}: {rows(whole, name)} and {rows(broken, name)}")
     ours_kept, theirs_kept = kept(whole), kept(broken)
     found += [name for name in ours_kept.keys() | theirs_kept.keys() if ours_kept.get(name) != theirs_kept.get(name)]
-    ours_scalars, theirs_scalars = scalars(whole), scalars(broken)
-    for tag in sorted(ours_scalars.keys() | theirs_scalars.keys()):
-        if tag.removeprefix("train/") not in TIMES and ours_scalars.get(tag) != theirs_scalars.get(tag):
-            found.append(f"TensorBoard: {tag}: {ours_scalars.get(tag)} and {theirs_scalars.get(tag)}")
+    ours_shown, theirs_shown = shown(whole), shown(broken)
+    for tag in sorted(ours_shown.keys() | theirs_shown.keys()):
+        if tag.removeprefix("train/") not in TIMES and ours_shown.get(tag) != theirs_shown.get(tag):
+            found.append(f"TensorBoard: {tag}: {ours_shown.get(tag)} and {theirs_shown.get(tag)}")
     return found
 
 
@@ -185,10 +187,15 @@ def kept(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+def shown(run: Path) -> dict[str, list[tuple[int, Any]]]:
+    """Reads all that TensorBoard shows, as it reads it itself: by tag, places on the axis and what is there."""
+    found = {}
+    for folder in (run, run / "by_step"):
+        events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+        events.Reload()
+        for tag in events.Tags()["tensors"]:
+            found[tag] = [(each.step, make_ndarray(each.tensor_proto).tolist()) for each in events.Tensors(tag)]
+    return found
 
 
 def ranks_of(process: Started) -> dict[int, psutil.Process]:

@@ -160,7 +160,7 @@ def lay_out(config: Config, drop_later: bool) -> Path:
     folder = RunFolder(begun.folder, True, ["ratios"])
     begun.enter(folder)
     record = begun.record(config, begun.saved.data, {})
-    folder.start(config, course, course.done(begun.evaluated), record, begun.history)
+    folder.start(config, course, course.done(begun.evaluated), course.done(begun.position), record, begun.history)
     begun.settle(folder, course.epochs)
     folder.close()
     return begun.folder
@@ -191,7 +191,7 @@ def dies(config: Config, drop_later: bool, operation: int) -> bool:
 def files(run: Path) -> dict[str, bytes]:
     """Reads what a run folder holds but for its starts, the lock and TensorBoard's events."""
     return {name: text for name, text in content(run).items()
-            if not name.startswith(("events.out", "provenance", ".lock"))}  # fmt: skip
+            if not name.startswith(("events.out", "by_step", "provenance", ".lock"))}  # fmt: skip
 
 
 @pytest.mark.slow(reason="a kill before each change of some 30 to the file system")

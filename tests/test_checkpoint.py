@@ -157,6 +157,18 @@ GAPS: dict[str, tuple[Callable[[Checkpoint], dict[str, object]], str]] = {
         lambda saved: {"ranks": in_ranks(saved, outcomes=[9999, 0, 0, 0, 0]), "data": {**saved.data, "labels": "ab"}},
         r"losses\.outcomes add up to 9999: expected \d+ at most, the samples of the steps",
     ),
+    "more steps told": (
+        lambda saved: {"ranks": in_ranks(saved, told=(1.0, 99))},
+        r"ranks\.0\.losses\.told is of 99 steps: expected the same on all, \d+ at most",
+    ),
+    "images in floating point": (
+        lambda saved: {"ranks": in_ranks(saved, images=torch.zeros(2, 3, 8, 8))},
+        r"losses\.images are torch\.float32 of \[2, 3, 8, 8\]: expected bytes of \[N, 3, H, W\]",
+    ),
+    "images without end": (
+        lambda saved: {"ranks": in_ranks(saved, images=torch.zeros(1, 1, dtype=torch.uint8).expand(99, 3, 8, 8))},
+        r"losses\.images are torch\.uint8 of \[99, 3, 8, 8\]: expected .*few",
+    ),
     "a scaler": (
         lambda saved: {"config": precise(saved, "float16")},
         r"scaler lacks scale, .*: expected that of its train\.precision=float16",
@@ -306,7 +318,7 @@ def test_what_killed_writers_left_of_checkpoints_goes_at_the_next_start(whole, t
         (run / leftover).write_bytes(b"half")
     folder, saved = RunFolder(run, writes=True), checkpoint.load(run / "last.pt")
     config, course = validate(saved.config, "x"), Course(4, saved.position.epoch, None, False)
-    folder.start(config, course, course.steps, {}, run)
+    folder.start(config, course, course.steps, course.steps, {}, run)
     folder.close()
     assert {path for path in run.rglob("*") if "tfevents" not in path.name} == before
 

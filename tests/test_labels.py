@@ -194,9 +194,9 @@ def test_the_log_tells_what_saved_predictions_tell_on_any_number_of_ranks(noisy,
         expected = by_hand(tmp_path, noisy.data[kind], ranks, accumulation, epoch)
         assert {name: row[name] for name in expected} == expected
         assert row["wrong_labels"] + row["right_labels"] == 96 and row["wrong_labels"] == 38
-    scalars = kill_loop.scalars(run)
+    shown = kill_loop.shown(run)
     for name in OUTCOMES:
-        assert [value for _, value in scalars[f"train/{name}"]] == pytest.approx([row[name] for row in log])
+        assert [value for _, value in shown[f"train/{name}"]] == pytest.approx([row[name] for row in log])
     assert "38 of 96 wrong, 39.58 %" in errors and "of wrong labels memorized" in errors
 
 

@@ -13,13 +13,24 @@ import pytest
 import torch
 from commands import ROOT, Together, command, refused, succeed
 from kill_loop import start
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from en.config.reading import dump
 from en.errors import UserError
 from en.norm import NORMALIZERS, Normalizer
+from en.runs.board import Board
+from en.runs.by_class import ByClass, Findings
+from en.runs.row import Row
+from en.runs.scores import Scores
+from en.runs.summary import Summary
+from en.suites.experiment import FILE, varied, write_experiment
 from en.suites.failures import failure_path, forget_failure, keep_failure, was_stopped
-from en.suites.plan import plan, variants_of
+from en.suites.plan import Planned, plan, variants_of
 from en.suites.state import Progress, cost_of, progress_of, seconds_left
+from en.suites.table import show_scores
 
 SHIPPED = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
 BASE = """
@@ -210,6 +221,10 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     starts = json.loads((plain.folder / "provenance.json").read_text())["starts"]
     assert len(starts) == 2 and before and starts[1]["resumed_at"]["step"] + starts[1]["resumed_at"]["epoch"] > 0
     assert [progress_of(each).epochs for each in (broken, plain, smooth)] == [0, 3, 3]
+    assert re.search(r"^plain-s0: started, .*; its own progress: .*/plain-s0\.log$", again.stderr, re.MULTILINE)
+    assert re.search(r"^plain-s0: finished, top-1 \d+\.\d\d %$", again.stderr, re.MULTILINE)
+    assert "of 2 finished runs after their last epoch, 1 runs not finished" in again.stdout
+    assert f"en-report {out} --out {out}-report" in again.stdout and (out / FILE).is_file()
     plan_again = command("scripts/ablate.py", *arguments, "--dry-run")
     assert plan_again.returncode == 0 and "3 runs, 2 finished, 1 failed; about 0 s" in plan_again.stdout
     table = " ".join(plan_again.stdout.split())
@@ -227,6 +242,82 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     summary.write_text(summary.read_text().replace('"eps": 1e-05', '"eps": 0.25'))  # another day's default
     of_today = command("scripts/ablate.py", *arguments, "norm.eps=1e-5")
     assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(of_today)
+
+
+def compared(out: Path) -> list[tuple[dict[str, object], dict[str, float], int]]:
+    """Asks TensorBoard's HPARAMS for its table of a folder. Returns: keys, metrics and sessions of each of its rows."""
+    runs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(out)).Reload()
+    context = base_plugin.TBContext(
+        logdir=str(out), data_provider=data_provider.MultiplexerDataProvider(runs, str(out))
+    )
+    request = api_pb2.ListSessionGroupsRequest(
+        slice_size=100, aggregation_type=api_pb2.AGGREGATION_AVG, allowed_statuses=[api_pb2.STATUS_UNKNOWN]
+    )
+    asked = (RequestContext(), backend_context.Context(context), "", request)
+    return [
+        (
+            {key: getattr(value, value.WhichOneof("kind")) for key, value in group.hparams.items()},
+            {each.name.tag: each.value for each in group.metric_values},
+            len(group.sessions),
+        )
+        for group in list_session_groups.Handler(*asked).run().session_groups
+    ]
+
+
+def test_tensorboard_compares_the_variants_of_a_suite_by_the_keys_in_which_they_differ(suite, tmp_path):
+    suite.write_text("base: base.yaml\nseeds: [0, 1]\ngrid: {norm.name: [bn, gn], optim.lr: [0.1, 0.2]}\n")
+    out = tmp_path / "out"
+    runs = plan(suite, out, [])
+    assert varied(runs) == ["norm.name", "optim.lr"]
+    write_experiment(out, runs[:1])  # of a suite that has grown since
+    write_experiment(out, runs)
+    for run in runs:
+        run.folder.mkdir()
+        board = Board(run.folder, 1, 1, run.config, {})
+        top1 = 50 + 100 * run.config.optim.lr + run.config.seed
+        by_class = ByClass(epoch=1, task="classification", counted="images", classes=["a"], counts={})
+        row = Row(epoch=1, train_loss=0.5, lr=0.1, scores=Scores({"top1": top1, "loss": 1.0}, {}))
+        board.write(row, {}, Findings(by_class, {}), None)
+        board.close()
+    found = compared(out)
+    assert len(found) == 4 and {sessions for *_, sessions in found} == {2}
+    for keys, metrics, _ in found:
+        assert keys["norm.name"] in ("bn", "gn") and "seed" not in keys and "data.root" not in keys
+        assert metrics["val/top1"] == pytest.approx(50.5 + 100 * keys["optim.lr"])  # the mean over seeds
+        assert metrics.keys() == {"val/top1", "val/loss", "train/loss"}
+    assert [path.name for path in out.glob("events*")] == ["events.out.tfevents.0.suite"]
+
+
+def test_a_suite_ends_with_the_scores_of_its_variants_and_what_compares_them(suite, tmp_path, capsys):
+    suite.write_text("base: base.yaml\nseeds: [0, 1]\ngrid: {norm.name: [bn, gn]}\n")
+    out = tmp_path / "a suite"
+    runs = plan(suite, out, [])
+    show_scores(runs, out)
+    assert capsys.readouterr().out == ""
+    for run, epochs, top1 in zip(runs, (2, 2, 2, 1), (60.0, 70.0, 61.0, 99.0), strict=True):
+        write_summary(run, epochs, top1)
+    show_scores(runs, out)
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        "variant seeds top-1 % sd lowest highest",
+        "gn 1 70.00 - 70.00 70.00",
+        "bn 2 60.50 0.71 60.00 61.00",
+        "of 3 finished runs after their last epoch, 1 runs not finished",
+        f"which differences are shown: en-report '{out}' --out '{out}-report'",
+        f"curves: tensorboard --logdir '{out}'",
+    ]
+
+
+def write_summary(run: Planned, epochs: int, top1: float) -> None:
+    config, run_in = run.config, {"world_size": 1, "hardware": "a machine", "images_per_second": 1.0}
+    summary = Summary(
+        model=config.model.name, norm=config.norm.name, norm_options={}, task=config.task.name, dataset="clothes",
+        classes=4, images=20, seed=config.seed, epochs=2, epochs_done=epochs, resolution=32, eval_resolution=32,
+        batch_size=24, scores={"top1": top1}, score="top1", best_score=99.0, best_epoch=1, params=1, gmacs=1.0,
+        norm_gmacs=1.0, **run_in,
+    )  # fmt: skip
+    run.folder.mkdir(parents=True)
+    (run.folder / "summary.json").write_text(summary.model_dump_json())
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from en.evaluation.evaluate import evaluate
 from en.evaluation.trained import open_trained
 from en.norm import NORMALIZERS, replace_norm
 from en.norm.trained_maps import mixed_layers
-from en.runs.tensorboard import EventFile
+from en.runs.tensorboard import EventFile, scalar
 
 VAL = PER_CLASS["val"] * CLASSES
 RECIPE = """
@@ -100,17 +100,20 @@ def test_a_run_folder_holds_what_was_run_and_its_results(finished, betons):
     assert config.data.root == str(betons) and config.norm.name == "en"
 
 
-def test_tensorboard_has_the_log_and_the_mean_ratio_of_each_layer_and_normalizer(finished):
+def test_tensorboard_has_the_log(finished):
     recorded, log = scalars(finished), rows(finished)
     assert [value for _, value in recorded["val/top1"]] == pytest.approx([row["top1"] for row in log])
     assert {"train/loss", "train/lr", "val/images", "train/images_per_second", "train/data_wait"} <= recorded.keys()
-    layers = {tag.split("/")[1] for tag in recorded if tag.startswith("ratios/")}
-    assert len(layers) == 14 and "layer4.0.bn2" in layers
-    for layer in layers:
-        shares = [recorded[f"ratios/{layer}/{name}"] for name in ("bn", "in", "ln")]
-        assert all(
-            sum(value for _, value in epoch) == pytest.approx(1, abs=1e-5) for epoch in zip(*shares, strict=True)
-        )
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_changes_nothing(finished, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    said = succeed("train.py", "--resume", again).stderr.splitlines()
+    assert "finished at epoch 2/2: nothing is left to train; a larger train.epochs trains on from here" in said
+    assert rows(again) == rows(finished) and scalars(again) == scalars(finished)
+    more = succeed("train.py", "--resume", again, "train.epochs=3").stderr
+    assert "nothing is left" not in more and [row["epoch"] for row in rows(again)] == [1, 2, 3]
 
 
 A_DAY_AHEAD = """# sitecustomize.py of a process whose clock is ahead
@@ -142,7 +145,7 @@ def test_tensorboard_has_every_epoch_of_starts_within_one_second(tmp_path):
     for epoch in range(1, 13):
         EventFile(tmp_path, epoch).close()  # of a start that was killed before its epoch ended
         events = EventFile(tmp_path, epoch)
-        events.add(epoch, {"val/top1": 2.0**epoch})
+        events.add(epoch, [scalar("val/top1", 2.0**epoch)])
         events.close()
     assert scalars(tmp_path)["val/top1"] == [(epoch, 2.0**epoch) for epoch in range(1, 13)]
 

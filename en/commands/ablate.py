@@ -1,8 +1,8 @@
 """Run a suite: en-ablate SUITE [key=value ...]; also scripts/ablate.py.
 
-Shows the plan, then runs what is missing of it, resumes what was interrupted and goes past what fails. Run it again to
-complete it; what has failed is tried again with --retry-failed, or once its configuration is another one. Ctrl-C stops
-the runs with a checkpoint each.
+Shows the plan, then runs what is missing of it, resumes what was interrupted and goes past what fails, and shows the
+scores. Run it again to complete it; what has failed is tried again with --retry-failed, or once its configuration is
+another one. Ctrl-C stops the runs with a checkpoint each. What a run prints goes to DIR/RUN.log.
 """
 
 import argparse
@@ -35,10 +35,11 @@ def ablate() -> None:
     arguments = arguments_of_command()
 
     from en.distributed.environment import refuse_tasks
+    from en.suites.experiment import write_experiment
     from en.suites.launch import launcher_for, run_all
     from en.suites.plan import plan, variants_of
     from en.suites.state import costs_of, progress_of, seconds_left
-    from en.suites.table import show_plan
+    from en.suites.table import show_plan, show_scores
 
     names = [path.stem for path in (arguments.suite, arguments.base) if path]
     out = arguments.out or Path("runs") / "-".join(names)
@@ -65,13 +66,16 @@ def ablate() -> None:
     if arguments.dry_run:
         return
     if not left:
+        show_scores(runs, out)
         report_failures([run.name for run in failed], [], len(runs))
         return
     refuse_tasks("one process, which starts the suite's runs itself")
+    write_experiment(out, runs)
     if arguments.slurm:
         submit(arguments, [runs.index(run) for run in left], out)
         return
     failed_now, stopped = run_all(left, launcher)
+    show_scores(runs, out)
     report_failures([run.name for run in [*failed, *failed_now]], [run.name for run in stopped], len(runs))
 
 

@@ -48,3 +48,7 @@ class ToDevice:
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 images on the device -> float32."""
         return images.to(torch.float32, memory_format=self.memory_format).sub_(self._mean).div_(self._std)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """float32 images as `normalize` gives them -> uint8, rounded to the nearest."""
+        return images.mul(self._std).add_(self._mean).round_().clamp_(0, 255).byte().contiguous()

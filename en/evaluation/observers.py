@@ -7,14 +7,14 @@ from typing import Protocol
 from torch import nn
 
 from en.evaluation.ratios import MeanRatios
-from en.runs.folder import Observations, Watched
+from en.runs.board import Observations, Watched
 
 
 class Observer(Protocol):
     """One thing that is watched.
 
     Attributes:
-        name: of its rows, NAME.jsonl of a run, and of its figures, NAME/... of TensorBoard.
+        name: of its rows, NAME.jsonl of a run, and of its cards, NAME/... of TensorBoard.
     """
 
     name: str
@@ -23,6 +23,8 @@ class Observer(Protocol):
         """Watches a network inside `with`.
 
         Yields: what to ask after it, all ranks together: numbers under names, which may be nested; empty for nothing.
+            Shares by layer, from bottom to top, and kind are shown over the layers, 0 as a gap; all else number by
+            number.
         """
         ...
 

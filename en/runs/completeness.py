@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from en.config.reading import flatten
 from en.errors import UserError
 from en.runs.contents import Checkpoint, Weights, position_of
+from en.runs.pictures import few
 from en.runs.position import Position
 
 SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")  # torch's GradScaler
@@ -42,6 +45,7 @@ def gaps(saved: Checkpoint) -> Iterator[str]:
     yield from gaps_in_ranks(saved)
     yield from gaps_in_losses(saved)
     yield from gaps_in_outcomes(saved)
+    yield from gaps_in_images(saved)
 
 
 def gaps_in_averages(saved: Checkpoint) -> Iterator[str]:
@@ -107,6 +111,9 @@ def gaps_in_losses(saved: Checkpoint) -> Iterator[str]:
             yield f"ranks.{rank}.losses.steps is {own['steps']}: expected {expected}, {where}"
         if own["left_out"] > left_out or own["left_out"] != losses[0]["left_out"]:
             yield f"ranks.{rank}.losses.left_out is {own['left_out']}: expected the same on all, {left_out} at most"
+        told = own.get("told", (0.0, 0))[1]
+        if told > own["steps"] or told != losses[0].get("told", (0.0, 0))[1]:
+            yield f"ranks.{rank}.losses.told is of {told} steps: expected the same on all, {own['steps']} at most"
 
 
 def gaps_in_outcomes(saved: Checkpoint) -> Iterator[str]:
@@ -118,3 +125,15 @@ def gaps_in_outcomes(saved: Checkpoint) -> Iterator[str]:
         yield "losses.outcomes are there: expected none, of a run without data.labels"
     elif sum(found) > at_most:
         yield f"losses.outcomes add up to {sum(found)}: expected {at_most} at most, the samples of the steps"
+
+
+def gaps_in_images(saved: Checkpoint) -> Iterator[str]:
+    """Looks at the images that are to be shown."""
+    for rank, state in enumerate(saved.ranks):
+        images = state["losses"].get("images")
+        if images is None:
+            continue
+        count, channels, height, width = images.shape if images.dim() == 4 else (0, 0, 0, 0)
+        if images.dtype != torch.uint8 or channels != 3 or not 0 < count <= few(count, height or 1, width or 1):
+            found = f"{images.dtype} of {list(images.shape)}"
+            yield f"ranks.{rank}.losses.images are {found}: expected bytes of [N, 3, H, W], few and not empty"

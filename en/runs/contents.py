@@ -32,13 +32,19 @@ class Best(TypedDict):
 
 
 class Losses(TypedDict):
-    """One rank's losses since the last evaluation, and counts of its samples under given labels: see EpochRecord."""
+    """One rank's losses since the last evaluation, and counts of its samples under given labels: see EpochRecord.
+
+    told is the sum and the steps up to the last point of the loss by step; images are what the first rank keeps of its
+    first batch, uint8 (N, 3, H, W).
+    """
 
     sum: Sum
     steps: Count
     notes: list[Plain]
     left_out: Count
     outcomes: NotRequired[Annotated[list[Count], Field(min_length=len(OUTCOMES), max_length=len(OUTCOMES))]]
+    told: NotRequired[tuple[Sum, Count]]
+    images: NotRequired[Tensor]
 
 
 class RankState(TypedDict):

@@ -18,20 +18,18 @@ from en.config.reading import dump
 from en.config.schema import Config
 from en.errors import RunError, UserError, warn
 from en.runs import checkpoint
+from en.runs.board import Board, Observations, axis
 from en.runs.by_class import BEST, LAST, Findings, bring_best, drop_later
 from en.runs.by_class import FOLDER as EVALUATION
-from en.runs.class_lines import texts
 from en.runs.completeness import place
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import Course
+from en.runs.pictures import Pixels
 from en.runs.position import Position
 from en.runs.read import earlier_starts, whole_rows
 from en.runs.row import Row
 from en.runs.summary import Summary
-from en.runs.tensorboard import EventFile
 
-Watched = Mapping[str, Any]  # numbers under names, which may be nested
-Observations = Mapping[str, Watched]  # what was watched in an evaluation, by the observers' names
 LOCK = ".lock"
 NOTES, LOG = "events", "log"  # NAME.jsonl of rows, each with its epoch; an observer has one more
 FILES = ("config.yaml", "provenance.json", "summary.json", "last.pt", "best.pt")
@@ -64,7 +62,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, writes: bool, observers: Sequence[str] = ()) -> None:
-        self.path, self.writes = path, writes
+        self.path, self.writes, self._observers = path, writes, observers
         # The log last: a row of it says that the others are there.
         self._logs = [f"{name}.jsonl" for name in (NOTES, *observers, LOG)]
         if writes:
@@ -91,12 +89,15 @@ class RunFolder:
             warn(f"{path}: no locks here ({error.strerror}): two runs are not kept apart")
 
     @if_writing
-    def start(self, config: Config, course: Course, evaluated: int, start: dict[str, Any], history: Path) -> None:
+    def start(
+        self, config: Config, course: Course, evaluated: int, done: int, start: dict[str, Any], history: Path
+    ) -> None:
         """Writes what is about to run, after an evaluation `evaluated` steps from its beginning.
 
         What the logs, and findings, hold of later steps is dropped: a resumed run does them again.
 
         Args:
+            done: steps of the run that are.
             start: of this process, for provenance.json.
             history: the folder of what was run before: this one, or that of the run that a branch is of.
         """
@@ -112,11 +113,18 @@ class RunFolder:
             self._write("provenance.json", to_json({"starts": [*before, start]}))
             # Last: by it a folder holds a run, of which the rest is then there.
             self._write("config.yaml", dump(config))
-            self._events = EventFile(self.path, axis(course.key(evaluated)) + 1)
+            earlier = {name: watched(self.path, name) for name in self._observers}
+            self._board = Board(self.path, axis(course.key(evaluated)) + 1, done + 1, config, earlier)
 
     @if_writing
     def write_row(
-        self, row: Row, seen: Observations, notes: list[dict[str, Any]], findings: Findings, is_best: bool
+        self,
+        row: Row,
+        seen: Observations,
+        notes: list[dict[str, Any]],
+        findings: Findings,
+        is_best: bool,
+        images: Pixels | None,
     ) -> None:
         """Appends a row to log.jsonl, the observers' files and TensorBoard, and its notes to events.jsonl.
 
@@ -124,26 +132,26 @@ class RunFolder:
             seen: what was watched in its evaluation; what an observer saw nothing of has no row.
             notes: what happened in it: "epoch", "step" and one thing more.
             findings: of its evaluation, kept as those of the last one, and of the best one if it is that.
+            images: (N, 3, H, W), as the network saw them in training; None where none were kept.
         """
-        watched = [[row.key | {name: found}] if found else [] for name, found in seen.items()]
+        observed = [[row.key | {name: found}] if found else [] for name, found in seen.items()]
         with self.writing():
             for name in () if findings.is_empty else (LAST, BEST) if is_best else (LAST,):
                 findings.write(self.path / EVALUATION / name)
-            for name, rows in zip(self._logs, (notes, *watched, [row.content()]), strict=True):
+            for name, rows in zip(self._logs, (notes, *observed, [row.content()]), strict=True):
                 self._append(name, rows)
-            tags = {f"train/{name.removeprefix('train_')}": value for name, value in row.training.items()}
-            tags |= {f"val/{name}": value for name, value in row.evaluation.items()}
-            tags |= figures("", seen)
-            numbers = {tag: value for tag, value in tags.items() if isinstance(value, (int, float))}
-            self._events.add(axis(row.key), numbers)
-            if not findings.is_empty:
-                pictures = {f"val/sample_{sample}": content for sample, content in findings.pictures.items()}
-                self._events.show(axis(row.key), texts(findings.by_class), pictures)
+            self._board.write(row, seen, findings, images)
+
+    @if_writing
+    def write_loss(self, step: int, loss: float) -> None:
+        """Tells TensorBoard the mean loss of the last steps up to one of those of the whole run."""
+        with self.writing():
+            self._board.write_loss(step, loss)
 
     @if_writing
     def close(self) -> None:
         """Lets another process write the folder."""
-        self._events.close()
+        self._board.close()
         self._lock.close()
 
     @if_writing
@@ -154,6 +162,7 @@ class RunFolder:
             supersedes: the position of an older one that is of no more use.
         """
         with self.writing():
+            self._board.sync()
             checkpoint.save(state, checkpoint.step_path(self.path, state.position))
             if supersedes is not None:
                 checkpoint.remove([checkpoint.step_path(self.path, supersedes)])
@@ -276,9 +285,10 @@ def begun_before(earlier: dict[str, Any], start: dict[str, Any]) -> bool:
     return place(first) < place(second)
 
 
-def axis(key: Mapping[str, Any]) -> int:
-    """Returns what TensorBoard draws a row over: steps, or else epochs."""
-    return int(key["step"] if "step" in key else key["epoch"])
+def watched(path: Path, name: str) -> list[dict[str, Any]]:
+    """Reads what an observer saw in the evaluations of a run so far."""
+    rows = whole_rows(path / f"{name}.jsonl", silent=True)
+    return [row[name] for row in rows if isinstance(row.get(name), dict)]
 
 
 def steps_of(row: Mapping[str, Any], name: str, course: Course) -> float:
@@ -287,14 +297,6 @@ def steps_of(row: Mapping[str, Any], name: str, course: Course) -> float:
         # An epoch that is over may have had more steps than those of today's batches.
         return float((row["epoch"] - 1) * course.epoch_steps + min(row.get("step", 0), course.epoch_steps))
     return float(row.get("step", row["epoch"] * course.epoch_steps))
-
-
-def figures(prefix: str, nested: Watched) -> dict[str, float]:
-    """Numbers under nested names as TensorBoard's tags: `ratios/layer1/bn`."""
-    found: dict[str, float] = {}
-    for name, value in nested.items():
-        found |= figures(f"{prefix}{name}/", value) if isinstance(value, Mapping) else {prefix + name: value}
-    return found
 
 
 def to_json(content: Mapping[str, Any]) -> str:

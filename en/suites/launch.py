@@ -18,7 +18,7 @@ from en.machine import ROOT
 from en.progress import Progress, tell
 from en.suites.failures import forget_failure, keep_failure, was_stopped
 from en.suites.plan import Planned
-from en.suites.state import epochs_of, epochs_planned
+from en.suites.state import epochs_of, epochs_planned, label_of, result_of
 from en.threads import VARIABLE
 
 LOOK_S = 0.5
@@ -102,6 +102,12 @@ def last_line(log: str) -> str:
     return in_one_line((errors or lines or ["nothing was printed"])[-1])
 
 
+def as_finished(run: Planned) -> str:
+    """Says that a run is finished, with its score."""
+    score, label = result_of(run), label_of(run)
+    return "finished" if score is None else f"finished, {label.text} {score:.2f} {label.unit}".strip()
+
+
 class Stop:
     """Remembers, inside `with`, the signal that asked the suite to stop; a second one raises KeyboardInterrupt."""
 
@@ -153,7 +159,7 @@ class Pool:
         for slot in sorted(set(range(self._launcher.at_once)) - set(self._running))[: len(self._waiting)]:
             run = self._waiting.pop(0)
             self._running[slot] = run, self._launcher.start(run, slot)
-            tell(f"{run.name}: started, {len(self._waiting)} to go")
+            tell(f"{run.name}: started, {len(self._waiting)} to go; its own progress: {log_of(run)}")
 
     def collect(self) -> None:
         """Takes out the runs that have ended."""
@@ -165,7 +171,7 @@ class Pool:
             if code and not self._stopping:
                 self._take_failed(run, code)
             else:
-                tell(f"{run.name}: {'stopped' if code else 'finished'}")
+                tell(f"{run.name}: {'stopped' if code else as_finished(run)}")
 
     def _take_failed(self, run: Planned, code: int) -> None:
         """Keeps why a run failed, unless it was stopped from outside: then the next start resumes it."""

@@ -21,6 +21,7 @@ from en.runs.read import read_log
 from en.runs.summary import Summary
 from en.suites.failures import Failure, failure_of, has_folder
 from en.suites.plan import Planned
+from en.tasks.base import Label
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,22 @@ def epochs_of(run: Planned) -> float:
         return summary_of(run).epochs_done
     except (OSError, ValidationError):
         return 0
+
+
+def result_of(run: Planned) -> float | None:
+    """Returns the score of a finished run after its last epoch; None of one that is not finished."""
+    try:
+        summary = summary_of(run)
+    except (OSError, ValidationError):
+        return None
+    finished = 0 < epochs_planned(run) <= summary.epochs_done
+    return summary.scores.get(run.config.task.score) if finished else None
+
+
+def label_of(run: Planned) -> Label:
+    """Returns how the score of a run is written."""
+    task = run.config.task
+    return task.labels.get(task.score, Label(task.score, ""))
 
 
 def summary_of(run: Planned) -> Summary:

@@ -46,24 +46,32 @@ def train_epoch(
     """
     course = course_of(config, loader.samples)
     schedule, steps = schedule_of(config, course.epochs), course.epoch_steps
+    # The loader skips what was done before: the order of samples is known from the seed and the epoch.
     batches = loader.train_epoch(start.epoch, config.training_resolution.at(start.epoch), start.step)
     learner.forward.train()
     here = start
     while here.step < (steps if until is None else until):
-        # Before the first batch: mixing, dropout and stochastic depth draw from here on.
+        # Seed, before the first batch: mixing, dropout and stochastic depth draw from here on.
         torch.manual_seed(here.seed(config.seed, ranks.rank))
         done = here.after_step()
+        # Keep running averages where a step may be left out: the forward pass changes them before its loss is known.
         kept = learner.copy_buffers() if config.train.on_nonfinite == "skip" else None
+        # Forward and backward, micro-batch by micro-batch; the last one shares the gradient with the other ranks.
         loss = accumulate(config, learner, loader, batches, to_device, record, done)
+        # Unscale and clip the gradient; its norm is the same on every rank.
         norm = learner.gradient_norm()
         if kept is not None and not finite_everywhere(loss, norm):
+            # Leave the step out: put back what it has changed, and end the run after too many in a row.
             learner.undo(kept)
             leave_out(config, record, done, steps, ranks)
         else:
+            # Update weights and averages, by the rate of the step's beginning.
             learner.step(schedule.rate(here.time(steps)))
             if learner.scale_was_lowered and ranks.is_first:
                 record.note(done, scaler_skipped=learner.scaler.get_scale())
+            # Record the loss on the device: whoever looks at the record waits for it, this loop does not.
             record.add(loss, norm, done)
+        # Hand over: the run may evaluate, write a checkpoint or stop here, between two steps.
         yield done
         here = done
 
@@ -95,6 +103,8 @@ def accumulate(
             warn(f"{message}: left out")
             record.note(done, damaged=message)
         images, targets = to_network(config, loader, to_device, batch, done.epoch)
+        # Before the forward pass, which may change them in place.
+        record.keep(images, to_device.pixels)
         with learner.sharing_gradients(last=micro + 1 == micro_batches):
             outputs = learner(images)
             losses, count = task.loss(outputs, targets)

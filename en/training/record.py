@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from en.data.labels import Relabelled
 from en.distributed.collectives import sum_over_ranks
 from en.distributed.ranks import Ranks
 from en.runs.contents import Losses
+from en.runs.pictures import Pixels, few
 from en.runs.position import Position
 from en.runs.row import OUTCOMES, shares
 from en.training.memorization import outcomes
@@ -30,16 +31,23 @@ class EpochRecord:
         steps: that counted.
         notes: incidents: damaged images, steps left out; "epoch" and "step", counted from 1, and one thing more.
         left_out: how many of the last steps in a row were left out.
+
+    Args:
+        device: of the losses.
+        keeps_images: whether this rank keeps some of the first images, to be shown.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, keeps_images: bool = False) -> None:
         self.notes: list[dict[str, Any]] = []
         self.left_out = self.steps = 0
         self._outcomes: Tensor | None = None  # of the samples of steps that counted
         self._uncounted: list[Seen] = []  # of steps that counted
         self._of_step: list[Seen] = []
         self._labels: Relabelled | None = None
+        self._keeps_images = keeps_images
+        self._images: Tensor | None = None
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._told_sum, self._told_steps = 0.0, 0  # up to the last point of the loss by step
         self._first_bad = torch.full((2,), math.inf, dtype=torch.float64, device=device)  # of losses, of gradients
         self.start_clock()
 
@@ -78,6 +86,22 @@ class EpochRecord:
         self._labels = labels
         self._of_step.append((predicted, samples))
 
+    def keep(self, images: Tensor, pixels: Callable[[Tensor], Tensor]) -> None:
+        """Keeps a few images of the first batch as uint8, where this rank does.
+
+        Args:
+            images: (B, 3, H, W), as the network takes them.
+            pixels: turns such images into uint8 ones.
+        """
+        if self._keeps_images and self._images is None:
+            batch, _, height, width = images.shape
+            self._images = pixels(images[: few(batch, height, width)])
+
+    @property
+    def images(self) -> Pixels | None:
+        """Some images of the first batch, (N, 3, H, W) uint8; None where none were kept."""
+        return None if self._images is None else self._images.cpu().numpy()
+
     def leave_out(self) -> None:
         """Leaves the current step out."""
         self.left_out += 1
@@ -115,6 +139,17 @@ class EpochRecord:
         """The mean over all ranks and the steps so far. All ranks have to ask together."""
         return float(sum_over_ranks(self._sum.clone())) / (ranks.world_size * max(self.steps, 1))
 
+    def recent_loss(self, ranks: Ranks) -> float | None:
+        """The mean over all ranks and the steps that counted since this was asked last; None where there are none.
+
+        All ranks have to ask together.
+        """
+        steps, before = self.steps - self._told_steps, self._told_sum
+        if not steps:
+            return None
+        self._told_sum, self._told_steps = float(self._sum), self.steps
+        return float(sum_over_ranks(self._sum - before)) / (ranks.world_size * steps)
+
     def outcomes(self) -> dict[str, float]:
         """Shares of what came of the samples of all ranks so far (see shares); none of runs that do not tell.
 
@@ -135,6 +170,9 @@ class EpochRecord:
     def state_dict(self) -> Losses:
         """Returns what a checkpoint keeps of it."""
         own: Losses = {"sum": float(self._sum), "steps": self.steps, "notes": self.notes, "left_out": self.left_out}
+        own["told"] = (self._told_sum, self._told_steps)
+        if self._images is not None:
+            own["images"] = self._images.cpu()
         counts = self._counted()
         if counts is not None:
             own["outcomes"] = counts.tolist()
@@ -147,7 +185,12 @@ class EpochRecord:
         """
         same = len(states) == ranks.world_size
         own = states[ranks.rank] if same else states[0]
+        told = [state.get("told", (0.0, 0)) for state in states]
         self._sum.fill_(own["sum"] if same else sum(state["sum"] for state in states) / len(states))
+        self._told_sum = told[ranks.rank][0] if same else sum(total for total, _ in told) / len(told)
+        self._told_steps = told[0][1]
+        if self._keeps_images:
+            self._images = states[0].get("images")
         self.steps, self.left_out = own["steps"], own["left_out"]
         self.notes = (
             list(own["notes"]) if same else [note for state in states for note in state["notes"] if ranks.is_first]

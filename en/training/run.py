@@ -36,10 +36,11 @@ from en.models import complexity
 from en.norm.built import in_one, layers_as_built
 from en.norm.trained_maps import mixed_layers
 from en.progress import Progress, tell
+from en.runs.board import Observations
 from en.runs.by_class import ByClass, Entries, Findings
 from en.runs.contents import Best, Checkpoint, position_of
 from en.runs.course import course_of
-from en.runs.folder import Observations, RunFolder
+from en.runs.folder import RunFolder
 from en.runs.position import Position
 from en.runs.provenance import circumstances, hardware, provenance, ranks_facts, thread_remarks
 from en.runs.resume import describe_data, differences, keep_threads
@@ -112,8 +113,10 @@ class TrainingRun:
                 )
             self.check_summary()
             position, record = self.begin()
+            if self.course.done(self.evaluated) >= self.course.steps and self.ranks.is_first:
+                tell(self.finished())
             while self.course.done(self.evaluated) < self.course.steps:
-                position, record = self.train_one(position, record), EpochRecord(self.device)
+                position, record = self.train_one(position, record), self.new_record()
                 if self.course.done(position) < self.course.steps and self.asked_to_stop(wait=True):
                     raise self.stopped(position)
         self.folder.close()
@@ -147,7 +150,7 @@ class TrainingRun:
         self.circumstances = circumstances(ranks, self.device, self.made_by())
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
-        record, self.evaluated, remarks = EpochRecord(self.device), start.evaluated, thread_remarks(self.device)
+        record, self.evaluated, remarks = self.new_record(), start.evaluated, thread_remarks(self.device)
         match start:
             case Resumed(origin=origin, saved=saved):
                 # Before the folder is touched: a checkpoint that does not fit leaves it as it was.
@@ -170,7 +173,8 @@ class TrainingRun:
         this_start |= self.initial.row() if self.initial else {}
         this_start |= {"labels": self.relabelling.sidecar.facts()} if self.relabelling else {}
         begun, evaluated = config.model_copy(update={"resume": None}), self.course.done(self.evaluated)
-        self.folder.start(begun, self.course, evaluated, this_start, start.history)
+        done = self.course.done(start.position)
+        self.folder.start(begun, self.course, evaluated, done, this_start, start.history)
         start.settle(self.folder, self.course.epochs)
         # The checkpoint's weights are in the network now: no need to keep them twice.
         del self.start, self.initial
@@ -203,7 +207,8 @@ class TrainingRun:
         notes = [note for own in gather(record.notes, self.group) for note in own]
         counts: dict[str, Any] = {kind: sum(kind in note for note in notes) for kind in INCIDENTS}
         row = replace(row, scores=scores, images=self.val_images.samples, **counts)
-        self.folder.write_row(row, seen, notes, Findings(self.by_class(row), pictures), self.best is not best_before)
+        findings, is_best = Findings(self.by_class(row), pictures), self.best is not best_before
+        self.folder.write_row(row, seen, notes, findings, is_best, record.images)
         if ranks.is_first:
             tell(self.line(end, row))
         summary, self.evaluated = self.summary(end, row, self.best), finished
@@ -211,6 +216,10 @@ class TrainingRun:
         self.save(finished, None, summary, supersedes=None if before == finished else before)
         self.folder.publish(finished, summary, self.best)
         return finished
+
+    def new_record(self) -> EpochRecord:
+        """Begins the record of the steps up to the next evaluation."""
+        return EpochRecord(self.device, keeps_images=self.ranks.is_first)
 
     def label_remarks(self) -> list[str]:
         """Says which labels the images are trained with, where those are not the set's own."""
@@ -258,6 +267,8 @@ class TrainingRun:
         if due or checked or done.step == self.course.epoch_steps:
             # Before the checkpoint: nobody can use one of weights that are lost.
             refuse_bad_step(self.config, record, self.train_images, done.epoch, self.ranks)
+        if checked and (loss := record.recent_loss(self.ranks)) is not None:
+            self.folder.write_loss(steps, loss)
         if due:
             self.save(done, record)
         if stop:
@@ -330,6 +341,12 @@ class TrainingRun:
         """Makes the exception that ends the run here after a signal."""
         where, how = position.words(self.course.epoch_steps), f"--resume {self.folder.path} resumes"
         return Stopped(f"stopped by {self.asked_by()} after {where}, checkpoint written: {how} (exit code {RESUME_ME})")
+
+    def finished(self) -> str:
+        """Says of a run that is resumed after its end that there is nothing to do."""
+        key = "train.steps" if self.config.train.epochs is None else "train.epochs"
+        where = self.course.words(self.course.steps)
+        return f"finished at {where}: nothing is left to train; a larger {key} trains on from here"
 
     def headline(self) -> str:
         """The run in one line."""
