@@ -272,8 +272,7 @@ def branch(folder: Path, depth: int = 0) -> Iterator[str]:
 
 def in_tree(path: Path) -> bool:
     """Tells whether the tree has a line for it."""
-    vendored = path.name in ("LICENSE", "package.json")
-    return path.name[0] not in "._" and not vendored and path.suffix not in (".typed", ".svg", ".css", ".js", ".j2")
+    return path.name[0] not in "._" and path.suffix not in (".typed", ".svg", ".css", ".js", ".j2")
 
 
 def leaf(path: Path, depth: int) -> str:
