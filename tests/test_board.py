@@ -19,7 +19,19 @@ from en.distributed.ranks import Ranks
 from en.runs import checkpoint
 from en.runs.board import is_by_layer
 from en.runs.by_class import read_by_class
-from en.runs.pictures import ACCENT, GREY, LEFT, NUMBERED, TOP, confusion_map, over_layers, sheet
+from en.runs.pictures import (
+    ACCENT,
+    DEEP,
+    GREY,
+    LEAST_WIDTH,
+    LEFT,
+    NUMBERED,
+    PLOT_HEIGHT,
+    TOP,
+    confusion_map,
+    over_layers,
+    sheet,
+)
 from en.runs.position import Position
 from en.training.epoch import to_network, train_epoch
 from en.training.learner import build_learner
@@ -100,7 +112,7 @@ def test_ratios_are_a_curve_a_histogram_and_a_picture_for_each_normalizer(run):
 def test_a_layer_that_leaves_a_normalizer_out_is_hatched_and_no_line_crosses_it(run):
     shares = lines(run, "ratios.jsonl")[-1]["ratios"]
     picture = pixels(over_layers("in", "epoch 3", shares, []))
-    step, last = 360 / 15, TOP + 220
+    step, last = LEAST_WIDTH / 15, TOP + PLOT_HEIGHT
     for place, own in enumerate(shares.values()):
         left, right = round(LEFT + place * step) + 1, round(LEFT + (place + 1) * step) - 1
         column = picture[TOP:last, left:right]
@@ -123,7 +135,7 @@ def test_images_are_those_of_the_first_batch_of_each_epoch_as_the_network_saw_th
         batch = next(iter(loader.train_epoch(epoch, (32, 32))))
         images, _ = to_network(config, loader, to_device, batch, epoch)
         assert event.step == epoch + 1 and event.encoded_image_string == sheet(to_device.pixels(images).numpy())
-    assert len(drawn) == 3 and (event.width, event.height) == (12 * 34 - 2, 32)
+    assert len(drawn) == 3 and (event.width, event.height) == (8 * 34 - 2, 2 * 34 - 2)
     loader.close()
 
 
@@ -163,7 +175,7 @@ def test_a_confusion_of_any_number_of_classes_shows_its_diagonal_and_what_is_not
     table[1] = 0
     picture = pixels(confusion_map(table, [f"class {number}" for number in range(classes)], "epoch 1"))
     assert picture.shape[0] < 1000 and picture.shape[1] < 1000
-    assert near(picture, (8, 48, 107)).any() and near(picture, GREY).any()
+    assert near(picture, DEEP).any() and near(picture, GREY).any()
 
 
 def test_loss_by_step_is_the_mean_of_the_steps_since_the_point_before(run, place, tmp_path):
