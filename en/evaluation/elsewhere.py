@@ -212,7 +212,9 @@ def rows_of(each: OpenSet, config: Config, network: nn.Module, to_device: ToDevi
     corruptions = Corruptions(names, coverage.samples, device) if Corruptions.named_so(names) else None
     watchers: list[Watcher] = [watcher for watcher in (real, corruptions) if watcher]
     cut = network if coverage.is_all else CutNetwork(network, torch.from_numpy(coverage.outputs).to(device))
-    parts = [covered.part(samples) for samples in corruptions.parts()] if corruptions else [covered]
+    parts = [covered]
+    if corruptions and adapted.statistics.kind != "none":
+        parts = [covered.part(samples) for samples in corruptions.parts()]
     shown = PartByPart(covered, parts, network, to_device, adapted)
     try:
         scores = evaluate(config.task, cut, shown, config.shown_size, to_device, covered.ranks.is_first, watchers)
