@@ -31,7 +31,7 @@ from en.data.preparation.journal import Journal
 from en.data.preparation.out_folder import OutFolder, files_of
 from en.data.preparation.prepare import Shard, prepare
 from en.data.preparation.shards import merge, prepare_shard
-from en.data.sources import SPLITS, Hints, Source, only, read_source
+from en.data.sources import SPLITS, Hints, Source, only, read_source, val_labels
 from en.errors import UserError
 
 SORTED = ["folders", "ILSVRC2012's tars", "Kaggle's tree", "a flat val"]  # as class folders are
@@ -503,6 +503,14 @@ def test_what_is_missing_or_contradicts_itself_is_named(spoil, made, tmp_path):
     spoil(tmp_path / "set", made)
     with pytest.raises(UserError, match=REFUSED[spoil]):
         read_source(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("layout", ["Kaggle's tree", "a flat val"])
+def test_a_list_that_a_spreadsheet_saved_is_read_as_it_was(layout, made, tmp_path):
+    root = LAYOUTS[layout](tmp_path / "set", made)
+    path = next(root / name for name in val_labels.LISTS if (root / name).exists())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert contents(read_source(str(root)), "val") == made["val"]
 
 
 def test_a_tar_of_tars_that_was_packed_again_with_folders_is_read_as_it_was(made, tmp_path):

@@ -190,18 +190,19 @@ def write_webdataset(root: Path, split: str, files: list[Path], labels: list[int
 
 def prepared(source: Path, out: Path, workers: int) -> Taken:
     """Runs en-prepare."""
-    started, own, mapped = time.perf_counter(), 0, 0
+    started, samples = time.perf_counter(), [(0, 0)]
     command = [sys.executable, "-m", "en.commands.prepare", str(source), str(out), "--workers", str(workers)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             pages = [held(each) for each in tree(process.pid)]
-            own = max(own, sum(each["Pss_Anon"] for each in pages))
-            mapped = max(mapped, sum(each["Pss"] for each in pages))
+            samples.append((sum(each["Pss_Anon"] for each in pages), sum(each["Pss"] for each in pages)))
             time.sleep(SAMPLE_S)
         seconds, said = time.perf_counter() - started, process.stderr.read() if process.stderr else ""
     if process.returncode:
         raise RunError(f"en-prepare {source}: {said}")
     shutil.rmtree(out)
+    # Of two samples running the lesser: while processes start or end, pages that they share may be counted twice.
+    own, mapped = (max(map(min, kind, kind[1:])) for kind in zip(*samples, strict=True))
     return Taken(seconds, 1.024e-3 * own, 1.024e-3 * mapped)
 
 

@@ -17,6 +17,7 @@ TRUTH, META = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt", f"{DEVKIT
 SOLUTION = "LOC_val_solution.csv"  # Kaggle's
 SYNSETS = "imagenet_2012_validation_synset_labels.txt"  # TF-Slim's: a WordNet id for each image, in their names' order
 LISTS = (SOLUTION, SYNSETS, "val.txt")
+BYTE_ORDER_MARK = "\ufeff"  # which spreadsheets write
 ORDERS = ("sorted", "devkit")
 
 
@@ -131,7 +132,7 @@ def by_list(path: Path, names: Sequence[str], classes: Sequence[str], kit: Path 
 
     A class is a WordNet id, or a number, of which --labels says what it counts.
     """
-    text = read_text(path, "a list of the validation images' classes", MOST_OF_LIST)
+    text = read_text(path, "a list of the validation images' classes", MOST_OF_LIST).removeprefix(BYTE_ORDER_MARK)
     if path.suffix == ".csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
