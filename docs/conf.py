@@ -56,26 +56,37 @@ def add_chapters(app: Sphinx, page: str, source: list[str]) -> None:
     """Gives the front page a table of contents that GitHub does not show."""
     if page == root_doc:
         for caption, pages in CHAPTERS.items():
-            source[0] += "\n".join(["", "```{toctree}", ":hidden:", ":glob:", f":caption: {caption}", "", *pages, "```", ""])
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:glob:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
 
 
 # ---- The reference ----
 
 
 def write_reference(app: Sphinx) -> None:
-    """Writes reference/ROOM.rst, which names the modules of a room and what autodoc shows of each."""
-    folder, modules = ROOT / "reference", modules_of_en()
-    names = shared_names(modules)
+    """Writes reference/en.rst, of the files that are in no room, and reference/en.ROOM.rst."""
+    names = shared_names(modules_of_en())
+    pages: dict[str, list[str]] = defaultdict(list)
+    for module in sorted(names):
+        room = ".".join(module.split(".")[:2])
+        pages[room if (ROOT / room.replace(".", "/")).is_dir() else "en"].append(module)
+    folder = ROOT / "reference"
     folder.mkdir(exist_ok=True)
-    for room in sorted({name.split(".")[1] for name in modules if name.count(".") > 1}):
-        lines = [heading(f"en.{room}", "=")]
-        for name in sorted(modules):
-            if name == f"en.{room}" or name.startswith(f"en.{room}."):
-                lines += [heading(name, "-")] if name.count(".") > 1 else []
-                lines += [f".. automodule:: {name}", *([f"   :members: {', '.join(names[name])}"] if names[name] else []), ""]
-        path, text = folder / f"{room}.rst", "\n".join(lines)
+    for path in folder.glob("*.rst"):
+        if path.stem not in pages:
+            path.unlink()
+    for page, modules in pages.items():
+        path, text = folder / f"{page}.rst", reference_of(modules, names)
         if not path.is_file() or path.read_text() != text:  # else Sphinx reads it again
             path.write_text(text)
+
+
+def reference_of(modules: list[str], names: dict[str, list[str]]) -> str:
+    """Names the modules of a page, that of the room first, and what autodoc is to show of each."""
+    sections = []
+    for module in modules:
+        members = f"   :members: {', '.join(names[module])}\n" if names[module] else ""
+        sections += [heading(module, "-" if sections else "="), f".. automodule:: {module}\n{members}"]
+    return "\n".join(sections)
 
 
 def heading(words: str, sign: str) -> str:
@@ -143,7 +154,7 @@ def lead_elsewhere(app: Sphinx, tree: nodes.document) -> None:
     for link in list(tree.findall(addnodes.pending_xref)):
         path = (here / link["reftarget"]).resolve()
         if link["reftype"] == "myst" and path.is_dir():
-            page = f"/reference/{path.name}" if path.parent == ROOT / "en" else "/docs/tree"
+            page = f"/reference/en.{path.name}" if path.parent == ROOT / "en" else "/docs/tree"
             link.replace_self(reference(link, "std", "doc", page))
         elif link.get("refdomain") == "py" and not link["reftarget"].startswith("en."):
             link.replace_self(link.children)
