@@ -1,6 +1,7 @@
 """The site of scripts/docs.sh: README.md, the pages beside this file, and a reference of every room from docstrings."""
 
 import ast
+import importlib
 import re
 import sys
 from collections import defaultdict
@@ -33,7 +34,7 @@ autodoc_use_type_comments = False
 toc_object_entries = False
 napoleon_attr_annotations = False
 
-FIELD = re.compile("^(Raises|Returns|Yields):(?= )", re.MULTILINE)
+SECTION = re.compile(r"^(Raises|Returns|Yields): (.*(?:\n(?!(?:Raises|Returns|Yields): ).*)*)", re.MULTILINE)
 CHAPTERS = {
     "Begin": ("docs/tour", "docs/your_script", "docs/warm_start", "docs/export", "docs/compatibility"),
     "Train": ("docs/configuration", "docs/data", "docs/loading", "docs/imagenet", "docs/segmentation",
@@ -48,6 +49,7 @@ def setup(app: Sphinx) -> None:
     app.add_lexer("tree", TextLexer)
     app.connect("builder-inited", write_reference)
     app.connect("source-read", add_chapters)
+    app.connect("env-before-read-docs", import_all)
     app.connect("autodoc-process-docstring", restructure, priority=100)  # before napoleon, whose markup is meant
     app.connect("doctree-read", lead_elsewhere, priority=100)  # before files are collected for download
 
@@ -99,6 +101,12 @@ def modules_of_en() -> dict[str, ast.Module]:
     return {module_name(path): ast.parse(path.read_text()) for path in paths}
 
 
+def import_all(app: Sphinx, env: Any, pages: list[str]) -> None:
+    """Imports all that will be shown: once autodoc has shown one model, pydantic can make no further ones."""
+    for name in modules_of_en() if pages else ():
+        importlib.import_module(name)
+
+
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -130,8 +138,14 @@ def restructure(app: Sphinx, what: str, name: str, of: Any, options: Any, lines:
         if what == "module" and text.startswith("    "):
             paragraphs[row] = f"::\n\n{text}"  # a table, shown as it is
         else:
-            paragraphs[row] = re.sub(r"`[^`]*`|[*|]|_\b", escaped, FIELD.sub(r"\n:\1:", text))
+            text = SECTION.sub(as_field, text)
+            paragraphs[row] = re.sub(r"`[^`]*`|[*|]|_\b", escaped, text)
     lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def as_field(found: re.Match[str]) -> str:
+    """A section of one paragraph as a field, whose further lines are indented."""
+    return f"\n:{found[1]}: " + re.sub(r"\n *", "\n    ", found[2])
 
 
 def escaped(found: re.Match[str]) -> str:
