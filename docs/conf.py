@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -48,8 +49,8 @@ CHAPTERS = {
 def setup(app: Sphinx) -> None:
     app.add_lexer("tree", TextLexer)
     app.connect("builder-inited", write_reference)
+    app.connect("builder-inited", import_all)
     app.connect("source-read", add_chapters)
-    app.connect("env-before-read-docs", import_all)
     app.connect("autodoc-process-docstring", restructure, priority=100)  # before napoleon, whose markup is meant
     app.connect("doctree-read", lead_elsewhere, priority=100)  # before files are collected for download
 
@@ -72,14 +73,10 @@ def write_reference(app: Sphinx) -> None:
         room = ".".join(module.split(".")[:2])
         pages[room if (ROOT / room.replace(".", "/")).is_dir() else "en"].append(module)
     folder = ROOT / "reference"
-    folder.mkdir(exist_ok=True)
-    for path in folder.glob("*.rst"):
-        if path.stem not in pages:
-            path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for page, modules in pages.items():
-        path, text = folder / f"{page}.rst", reference_of(modules, names)
-        if not path.is_file() or path.read_text() != text:  # else Sphinx reads it again
-            path.write_text(text)
+        (folder / f"{page}.rst").write_text(reference_of(modules, names))
 
 
 def reference_of(modules: list[str], names: dict[str, list[str]]) -> str:
@@ -101,9 +98,9 @@ def modules_of_en() -> dict[str, ast.Module]:
     return {module_name(path): ast.parse(path.read_text()) for path in paths}
 
 
-def import_all(app: Sphinx, env: Any, pages: list[str]) -> None:
+def import_all(app: Sphinx) -> None:
     """Imports all that will be shown: once autodoc has shown one model, pydantic can make no further ones."""
-    for name in modules_of_en() if pages else ():
+    for name in modules_of_en():
         importlib.import_module(name)
 
 
