@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Write what follows from the code: docs/tree.md, and keys, protocols and hours in other pages of docs/.
+"""Write what follows from the code: docs/tree.md, keys, protocols and hours in other pages, what docs/tour.md prints.
 
 With --picture RUN also docs/ratios.svg, from what scripts/ratios.py left in RUN/ratios.
 """
 
 import argparse
 import ast
+import contextlib
+import doctest
 import inspect
 import io
 import re
@@ -28,6 +30,7 @@ ROOMS = ("norm", "native", "models", "data", "distributed", "tasks", "config", "
          "suites", "reports", "benchmarks", "commands")  # fmt: skip
 MARK = "<!-- From here on: written by scripts/document.py from the code. -->\n"
 FENCE = re.compile(r"(?<=^```tree\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+SESSION = re.compile(r"(?<=^```pycon\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 SVG = "http://www.w3.org/2000/svg"
 WORDS = {
     "configs": "what is trained, in YAML",
@@ -312,6 +315,23 @@ def shortened(words: str, room: int) -> str:
     return words
 
 
+# ---- docs/tour.md ----
+
+
+def ran(session: str, names: dict[str, object]) -> str:
+    """A session of the interpreter with what its statements print now."""
+    pieces = doctest.DocTestParser().parse(session)
+    return "".join(piece if isinstance(piece, str) else said_after(piece.source, names) for piece in pieces)
+
+
+def said_after(source: str, names: dict[str, object]) -> str:
+    """A statement as it is typed, and what it prints."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(source, "docs/tour.md", "single"), names)
+    return ">>> " + "\n... ".join(source.splitlines()).replace("... \n", "...\n") + "\n" + said.getvalue()
+
+
 # ---- docs/ratios.svg ----
 
 
@@ -351,6 +371,12 @@ def with_tree(page: str) -> str:
     return FENCE.sub(lambda _: tree(), page)
 
 
+def with_outputs(page: str) -> str:
+    """docs/tour.md with its sessions run anew, one after another."""
+    names: dict[str, object] = {"__name__": "tour"}
+    return SESSION.sub(lambda session: ran(session[0], names), page)
+
+
 def with_protocols(page: str) -> str:
     """The page with its second half, the fields of every protocol, written anew."""
     from en.tasks.protocols import PROTOCOLS
@@ -369,6 +395,7 @@ PAGES = {
     "docs/configuration.md": with_keys,
     "docs/imagenet.md": with_hours,
     "docs/segmentation.md": with_protocols,
+    "docs/tour.md": with_outputs,
     "docs/tree.md": with_tree,
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up .venv with what training and reports need, system packages included; with --tests, also with what the tests
-# need: FFCV (and OpenCV, which it builds against), checkers, peers and a browser. A second run ends at once.
-# Called by quickstart.sh and test.sh. PYTHON=... chooses an interpreter other than python3.
+# and the site need: FFCV (and OpenCV, which it builds against), checkers, peers, a browser, Sphinx. A second run ends
+# at once.
+# Called by quickstart.sh, test.sh and docs.sh. PYTHON=... chooses an interpreter other than python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +11,7 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
 python=${PYTHON:-python3}
 stamp=.venv/installed-for
-all=train,report,ffcv,dev
+all=train,report,ffcv,dev,docs
 case "$*" in
     "") extras=train,report ;;
     --tests) extras=$all ;;

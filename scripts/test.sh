@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs all checks: ruff, all tests, and beside them mypy and damaged JPEG files under sanitizers.
-# Arguments go to pytest, and no files are damaged then.
+# Sets up and runs all checks: ruff, all tests, and beside them mypy, the site, and damaged JPEG files under sanitizers.
+# Arguments go to pytest, and only mypy runs beside it then.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,11 +38,11 @@ say "ruff"
 ruff check .
 ruff format --check .
 start_beside mypy mypy
-[ $# != 0 ] || start_beside fuzz bash scripts/fuzz.sh
+[ $# != 0 ] || start_beside "the site and damaged files" bash -c 'bash scripts/docs.sh && bash scripts/fuzz.sh'
 say "tests"
 cores=$(nproc)
 # One process more than there are cores, as many tests wait for processes of their own; worksteal: neighbours, which
 # share what they set up, stay in one process.
 python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist worksteal --durations-to test-durations.tsv "$@"
 wait_for mypy
-[ $# != 0 ] || wait_for fuzz
+[ $# != 0 ] || wait_for "the site and damaged files"

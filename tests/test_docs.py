@@ -92,6 +92,11 @@ def test_the_examples_of_a_page_run_one_after_another(page, tmp_path, monkeypatc
         exec(compile(code, str(page), "exec"), names)
 
 
+def test_the_page_of_the_public_api_names_all_of_en_norm():
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in en.norm.__all__ if not re.search(rf"\b{name}$", text, re.MULTILINE)] == []
+
+
 def sections_of(keys: type) -> list[type]:
     """A section of keys, and those within it."""
     inner = [kind for field in keys.model_fields.values() for kind in kinds(field.annotation)]

@@ -16,7 +16,7 @@ runpy.run_path("scripts/document.py")["document"]()
 sys.exit(pytest.main(arguments))
 """
 IMPORTED_BEFORE = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # what pytest would have rewritten
-LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist"}  # of the top of the tree: en/ has runs and data, too
+LEFT_OUT = {".git", ".venv", "runs", "data", "build", "dist", "reference"}  # of the top: en/ has runs, data
 
 
 def left_out(folder, names):

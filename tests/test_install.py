@@ -97,7 +97,8 @@ def test_the_wheel_has_the_name_the_extras_and_every_file_of_the_package(site):
     assert (installed.metadata["Name"], installed.version) == ("exemplar-norm", __version__)
     needed = [line for line in installed.requires or [] if "extra ==" not in line]
     assert len(needed) == 1 and needed[0].startswith("torch>=")
-    assert set(installed.metadata.get_all("Provides-Extra") or []) == {"train", "imagenet", "ffcv", "report", "dev"}
+    extras = {"train", "imagenet", "ffcv", "report", "dev", "docs"}
+    assert set(installed.metadata.get_all("Provides-Extra") or []) == extras
     present = [path.relative_to(ROOT) for path in (ROOT / "en").rglob("*") if path.is_file()]
     files = {path for path in present if path.suffix not in (".md", ".pyc") and path.name[0] != "."}
     assert len(files) > 100 and {name for name in files if not (site / name).is_file()} == set()
