@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from triton_process import TYPES, process
 
 from en.norm.kernels.gpu import device as gpu
+from en.norm.statistics import moments_dtype
 
 pytest.importorskip("triton")
 
@@ -54,7 +55,7 @@ def compile_for_gpu(name, options, shape, dtype, training, layout=torch.channels
         )
         code[kernel.fn.__name__] = made.asm["ptx"]
 
-    layer = randomized(name, shape[1], **options).train(training).to("meta")
+    layer = randomized(name, shape[1], **options).train(training).to("meta", moments_dtype(dtype))
     x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=layout)
     plan = layer.native_plan(pixels=1024)
     ready = layers.ready_for(plan, x)
