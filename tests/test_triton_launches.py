@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import warnings
 from functools import partial
 from itertools import combinations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from triton_process import TYPES, process
 
 from en.norm.kernels.gpu import device as gpu
+from en.norm.statistics import moments_dtype
 
 pytest.importorskip("triton")
 
@@ -23,7 +25,7 @@ def compiled(tmp_path_factory):
     yield from process(TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("triton")))
 
 
-def compile_for_gpu(name, options, shape, dtype, training) -> dict[str, str]:
+def compile_for_gpu(name, options, shape, dtype, training, layout=torch.channels_last) -> dict[str, str]:
     """Compiles what a layer would launch on an H100; its tensors have no memory, so nothing can wait for them."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -32,7 +34,7 @@ def compile_for_gpu(name, options, shape, dtype, training) -> dict[str, str]:
     from en.norm.kernels.gpu import layer as layers
 
     kinds = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    kinds[torch.int64] = "i64"
+    kinds |= {torch.int64: "i64", torch.int32: "i32"}
     code = {}
 
     def build(kernel, grid, *arguments, warps=4, **constants):
@@ -53,16 +55,16 @@ def compile_for_gpu(name, options, shape, dtype, training) -> dict[str, str]:
         )
         code[kernel.fn.__name__] = made.asm["ptx"]
 
-    layer = randomized(name, shape[1], **options).train(training).to("meta")
-    x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last)
+    layer = randomized(name, shape[1], **options).train(training).to("meta", moments_dtype(dtype))
+    x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=layout)
     plan = layer.native_plan(pixels=1024)
-    small = layers.small_of(plan, x)
-    parameters = layers.by_name(small, plan.parameters)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (layers, gpu.triton_passes()):
-            patch.setattr(module, "launch", build)
-        _, kept = layers.forward(plan, small, x, parameters)
-        layers.backward(small, x, x, kept, parameters, parameters, True, True)
+    ready = layers.ready_for(plan, x)
+    kept, work, more = (
+        memory.views(x.new_empty(memory.size, dtype=ready.dtype))
+        for memory in (ready.kept, ready.forward_work, ready.backward_work)
+    )
+    layers.forward(ready, plan.running, x, x, plan.parameters, ready.counters(x), build, [kept, work])
+    layers.backward(ready, x, x, x, plan.parameters, plan.parameters, True, build, [kept, more])
     return code
 
 
@@ -78,11 +80,20 @@ def test_kernels_compile_for_a_gpu_without_waiting_for_one_and_load_sixteen_byte
     compiled, name, options, shape, dtype
 ):
     code = compiled(compile_for_gpu, name, options, shape, dtype, True)
-    assert {"moments", "pool", "coefficients", "affine", "pool_gradients", "moment_gradients"} <= set(code)
+    forward = ["moments", "pool", "coefficients", "affine"]
+    assert list(code) == [*forward, "layer_sums", "pool_gradients", "layer_input_gradient"]
     if shape[1] % 16 == 0:
-        for kernel in ("moments", "affine", "gradient_sums", "input_gradient"):
+        for kernel in ("moments", "affine", "layer_sums", "layer_input_gradient"):
             assert "ld.global.v4.b32" in code[kernel], kernel
-        assert "st.global.v4.b32" in code["affine"] and "st.global.v4.b32" in code["input_gradient"]
+        assert "st.global.v4.b32" in code["affine"] and "st.global.v4.b32" in code["layer_input_gradient"]
+    # What a sample's last program reads has been stored by all threads of the others before these said so.
+    steps = r"st\.global.*bar\.sync.*atom\.global\.gpu\.acq_rel\.add\.u32.*bar\.sync.*ld\.global"
+    assert re.search(steps, code["layer_sums"], re.DOTALL)
+    assert re.search(r"bar\.sync[^;]*;(?:(?!st\.global).)*atom\.global", code["layer_sums"], re.DOTALL)
+
+
+NOWHERE = 2**40
+"""The address of a tensor without values, which has none."""
 
 
 class Recording:
@@ -111,20 +122,32 @@ class Recording:
         pass
 
     def note(self, metadata, x, y, z, stream, function, packed, launch, enter, leave, *arguments) -> None:
-        kinds = [
-            (part.dtype, part.shape, part.data_ptr() % 16) if isinstance(part, Tensor) else part for part in arguments
-        ]
-        self.notes.append((metadata.name, metadata.num_warps, metadata.enable_fp_fusion, (x, y, z), *kinds))
+        """The addresses of tensors, and whether Triton was asked, which has hooks to pass on."""
+        values = [part.data_ptr() or NOWHERE if isinstance(part, Tensor) else part for part in arguments]
+        self.notes.append((metadata.name, metadata.num_warps, metadata.enable_fp_fusion, (x, y, z), enter, *values))
 
 
-def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int]]:
-    """What a layer launches on x, again, on an x in another place and on one of another size: and how much anew."""
+def placeless(notes) -> list[tuple[object, ...]]:
+    """Launches without the addresses, of which only the alignment remains, and without who was asked."""
+
+    def shown(part: object) -> object:
+        return f"at {part % 16}" if type(part) is int and part > 2**33 else part
+
+    return [(*note[:4], *map(shown, note[5:])) for note in notes]
+
+
+def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int, bool]]:
+    """What a layer launches on x, again, on an x in another place, on one of another size, and with a hook on launches.
+
+    Returns: the launches, how many went through Triton's own way, and whether all were done without asking Triton.
+    """
+    from triton import knobs
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
-    from en.norm.kernels.gpu import launches
+    from en.norm.kernels.gpu import launches, ready
 
-    launches.compiled.clear(), launches.slow.clear()
+    launches.compiled.clear(), launches.slow.clear(), ready.known.clear()
     recording, layer, found = Recording(), randomized(name, shape[1]), {}
     x = images(*shape)
     places = torch.empty(x.numel() + 1)[1:].view(shape).copy_(x)
@@ -135,12 +158,17 @@ def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int]]:
         patch.setattr(launches, "SLOW_S", 0)
         patch.setattr(JITFunction, "run", lambda self, *a, **k: anew.append(self.__name__) or run(self, *a, **k))
         driver.set_active(recording)
+        ways = {"first": x, "again": x, "unaligned": places, "fewer": x[1:].clone(), "last": x, "watched": x}
         try:
-            for way, given in {"first": x, "again": x, "unaligned": places, "fewer": x[1:].clone(), "last": x}.items():
+            for way, given in ways.items():
                 recording.notes.clear(), anew.clear()
+                if way == "watched":
+                    knobs.runtime.launch_enter_hook.add(print)
                 layer(given.requires_grad_()).sum().backward()
-                found[way] = list(recording.notes), len(anew)
+                again = not any(note[4] for note in recording.notes)
+                found[way] = placeless(recording.notes), len(anew), again
         finally:
+            knobs.runtime.launch_enter_hook.remove(print)
             driver.set_active(None)
     return found
 
@@ -155,15 +183,78 @@ def with_errors(check, *arguments):
 def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_arguments(compiled, name):
     found, told = compiled(with_errors, relaunched, name, (3, 8, 4, 4))
     assert told.count("en.norm compiles Triton's kernels") == 1
-    first, anew = found["first"]
-    assert anew == len(first) == 10
-    assert found["again"] == (first, 0) == found["last"]
-    unaligned, anew = found["unaligned"]
-    reads_x = {"moments", "affine", "gradient_sums", "input_gradient"}
-    assert anew == len(reads_x) and [note[0] for note in unaligned] == [note[0] for note in first]
+    first, anew, again = found["first"]
+    assert anew == len(first) == 7 and not again
+    assert found["again"] == (first, 0, True) == found["last"]
+    assert found["watched"] == (first, 0, False)
+    unaligned, anew, again = found["unaligned"]
+    reads_x = {"moments", "affine", "layer_sums", "layer_input_gradient"}
+    assert anew == len(reads_x) and not again and [note[0] for note in unaligned] == [note[0] for note in first]
     assert all((note in first) == (note[0] not in reads_x) for note in unaligned)
-    fewer, anew = found["fewer"]
-    assert anew == len(fewer) and not any(note in first for note in fewer)
+    fewer, anew, again = found["fewer"]
+    assert anew == len(fewer) == 7 and not any(note in first for note in fewer)
+
+
+def addresses(name, shape, dtype) -> list[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
+    """What a layer launches each way on tensors like those it has been launched on, by the kernels and from memory."""
+    from triton.runtime.driver import driver
+
+    from en.norm.kernels.gpu import launches
+    from en.norm.kernels.gpu import layer as layers
+
+    recording, layer = Recording(), randomized(name, shape[1])
+    layer = layer.double() if dtype == torch.float64 else layer
+    x = images(*shape).to(dtype)
+    plan = layer.native_plan(pixels=1024)
+    ready = layers.Ready(plan, x)
+    memories = ready.kept, ready.forward_work, ready.backward_work
+
+    def tensors():
+        """x, y, dy, dx, memory, parameters, their gradients, averages and counters, in places of their own."""
+        values = [torch.empty_like(x) for _ in range(4)]
+        memory = [x.new_empty(memory.size, dtype=ready.dtype) for memory in memories]
+        parameters, grads = ([torch.empty_like(part) for part in plan.parameters] for _ in range(2))
+        averages = tuple(part.clone() for part in plan.running) if plan.running else None
+        return *values, *memory, parameters, grads, averages, [part.clone() for part in ready.counters(x)]
+
+    def ways(x, y, dy, dx, kept, work, more, parameters, grads, averages, counters):
+        forth = (x, y, kept, work, *counters, *parameters, *(averages or ()))
+        back = (x, dy, kept, more, *parameters, *grads, dx)
+        of_forward = (kept, memories[0]), (work, memories[1])
+        of_backward = (kept, memories[0]), (more, memories[2])
+        yield "forward", forth, of_forward, partial(layers.forward, ready, averages, x, y, parameters, counters)
+        yield "back", back, of_backward, partial(layers.backward, ready, x, dy, dx, parameters, grads, True)
+
+    found = []
+    driver.set_active(recording)
+    try:
+        for key, given, blocks, body in ways(*tensors()):
+            assert not ready.launch_again(key, given)
+            ready.launch(key, given, blocks, body)
+        for key, given, blocks, body in ways(*tensors()):
+            recording.notes.clear()
+            body(launches.launch, [memory.views(block) for block, memory in blocks])
+            expected = list(recording.notes)
+            recording.notes.clear()
+            assert ready.launch_again(key, given)
+            found.append((expected, list(recording.notes)))
+    finally:
+        driver.set_active(None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [("en", (2, 6, 5, 5), torch.float32), ("sn", (1, 3, 90, 91), torch.bfloat16), ("in", (2, 3, 4, 4), torch.float64)],
+    ids=str,
+)
+def test_a_layer_launched_from_memory_gets_the_addresses_of_the_new_tensors(compiled, name, shape, dtype):
+    for expected, again in compiled(addresses, name, shape, dtype):
+        assert len(expected) == len(again) >= 3
+        for one, other in zip(expected, again, strict=True):
+            assert one[:4] == other[:4]
+            # From memory, a tensor without values gets the place where it would lie.
+            assert all(a in (b, NOWHERE) for a, b in zip(one[5:], other[5:], strict=True)), one[0]
 
 
 def told_apart() -> list[str]:

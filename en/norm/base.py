@@ -113,6 +113,11 @@ class Normalizer(nn.Module):
     def see(self, x: Tensor) -> None:
         """Called with every input before anything is computed of it; not in graphs that are recorded."""
 
+    @property
+    def observed(self) -> bool:
+        """Tells whether anybody wants the ratios; `observe` may be called where nobody does."""
+        return type(self).observe is not Normalizer.observe
+
     def observe(self, ratios: Tensor) -> None:
         """Called with the ratios (N, K) of every forward pass, detached."""
 
@@ -195,7 +200,8 @@ class RunningNormalizer(Normalizer, nn.BatchNorm2d):
     @property
     def averages(self) -> tuple[Tensor, Tensor] | None:
         """The running mean and variance; None where there are none, or no more: then statistics are the batch's."""
-        mean, var = self.running_mean, self.running_var
+        # Not by their names, for which nn.Module is slow, and each forward pass asks.
+        mean, var = self._buffers.get("running_mean"), self._buffers.get("running_var")
         return None if mean is None or var is None else (mean, var)
 
     @property

@@ -235,7 +235,7 @@ class CombinedNormalizer(RunningNormalizer):
 
         Other arguments as for NativePlan.
         """
-        averages, batches = self.averages, self.num_batches_tracked
+        averages, batches = self.averages, self._buffers.get("num_batches_tracked")
         averaged = "bn" in self.normalizers
         if self.synced or (averaged and (averages is None or batches is None or not self.track_running_stats)):
             return None

@@ -154,6 +154,10 @@ class ExemplarNorm2d(CombinedNormalizer):
             return statistics.mix_statistics(ratios, ratios, offsets, variances, weight[0], bias[0], self.added_eps)
         return statistics.mix_outputs(ratios, offsets, variances, weight, bias, self.added_eps)
 
+    @property
+    def observed(self) -> bool:
+        return self._observer is not None
+
     def observe(self, ratios: Tensor) -> None:
         if self._observer is not None:
             self._observer(ratios)
@@ -233,23 +237,35 @@ class ExemplarNorm2d(CombinedNormalizer):
             return self.plan_with(pixels, parameters, "static", self.mix == "statistics")
         if self.ratio_source != "correlation" or not self.gate_is_as_made():
             return None
-        if self.convolution and not is_as_made(self.reduce, nn.Conv1d):
-            return None
-        first, _, last = self.gate
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        gate = self._modules["gate"]
+        assert gate is not None
+        first, _, last = gate._modules.values()
+        assert first is not None and last is not None
+        weight, reduced = own(self, "weight"), self.num_features
         if self.convolution:
-            kernel, reduced = self.reduce.weight, self.reduce.groups
+            reduce = self._modules["reduce"]
+            if not is_as_made(reduce, nn.Conv1d):
+                return None
+            assert isinstance(reduce, nn.Conv1d)
+            kernel, reduced = own(reduce, "weight"), reduce.groups
         else:
-            kernel, reduced = self.weight.new_ones(self.num_features), self.num_features
+            kernel = weight.new_ones(self.num_features)
+        of_gate = own(first, "weight"), own(first, "bias"), own(last, "weight"), own(last, "bias")
         return self.plan_with(
             pixels,
-            (self.weight, self.bias, kernel, first.weight, first.bias, last.weight, last.bias),
+            (weight, own(self, "bias"), kernel, *of_gate),
             self.ratio_source,
             self.mix == "statistics",
             activation=self.activation,
             gate_scale=self.gate_scale(pixels),
             reduced=reduced,
         )
+
+
+def own(layer: nn.Module, name: str) -> Tensor:
+    """A parameter of the layer, or what stands under its name, for which nn.Module looks a microsecond longer."""
+    found = layer._parameters.get(name)
+    return getattr(layer, name) if found is None else found
 
 
 def is_as_made(layer: nn.Module | None, kind: type[nn.Module]) -> TypeGuard[nn.Module]:

@@ -57,7 +57,7 @@ def pool(mean: Tensor, var: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def is_tracing() -> bool:
     """Tells whether torch.jit.trace runs: sizes are then tensors, and what an `if` finds out is kept for all inputs."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    return torch._C._is_tracing()
 
 
 def is_empty(mean: Tensor, pixels: int) -> bool:

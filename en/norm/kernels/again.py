@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,15 @@ class Layer(Protocol):
 
     training: bool
 
+    @property
+    def observed(self) -> bool: ...
     def plain(self, x: Tensor) -> Tensor: ...
     def observe(self, ratios: Tensor) -> None: ...
     def modules(self) -> Iterator[nn.Module]: ...
     def remembered(self) -> Mapping[str, Tensor]: ...
 
 
-@dataclass(frozen=True)
-class Again:
+class Again(NamedTuple):
     """A layer as it is in a forward pass, whose backward pass may need to compute it again.
 
     Attributes:

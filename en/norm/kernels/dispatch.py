@@ -35,7 +35,7 @@ class Device(Protocol):
     """A module that runs whole layers on one kind of device."""
 
     def can_run(self, plan: NativePlan, x: Tensor) -> bool: ...
-    def normalize(self, plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]: ...
+    def normalize(self, plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor | None]: ...
 
 
 DEVICES: tuple[Device, ...] = (gpu, cpu)
@@ -54,7 +54,8 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     for device in DEVICES:
         if plan is not None and device.can_run(plan, x):
             y, ratios = device.normalize(plan, x, again)
-            layer.observe(ratios)
+            if ratios is not None:
+                layer.observe(ratios)
             return y
     return autograd.normalize(x, layer.coefficients, list(layer.parameters()), again)
 

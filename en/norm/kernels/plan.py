@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,8 +45,7 @@ def meaning(value: str) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class NativePlan:
+class NativePlan(NamedTuple):
     """What a layer computes: which statistics, where their ratios come from, what is mixed by them.
 
     Attributes:

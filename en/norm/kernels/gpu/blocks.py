@@ -8,6 +8,7 @@ when a network runs: the same shape gives the same order of summation, hence the
 import functools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,8 +22,14 @@ PROGRAMS = 4096
 TILES_EACH = 4
 """The fewest tiles that a program of a cut cell takes, lest what it leaves to be merged exceed 6 % of what it read."""
 
+MOST_CELLS = 128
+"""The most cells in a tile, for each of which a layer's last kernel holds some values of every normalizer."""
+
 SPLITS = 256
 """The most parts that a cell is cut into, all of which one program merges."""
+
+PARTS = 8
+"""How many of them it takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,24 @@ class Blocks:
     def programs(self) -> int:
         return self.outer * self.splits * self.cell_blocks
 
+    @property
+    def parts_shape(self) -> tuple[int, ...]:
+        """Of what the programs leave to be merged: two values each of cells that are cut."""
+        return (2, self.splits, self.outer * self.cells) if self.splits > 1 else (0,)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Arguments of every kernel that walks over tiles: runs, other, total, cell_blocks, splits, tiles."""
+        contiguous, other = (self.cells, self.pixels) if self.channels_last else (self.pixels, self.cells)
+        total = self.outer * self.cells
+        return contiguous // self.unit, other, total, self.cell_blocks, self.splits, self.tiles
+
+    @cached_property
+    def constants(self) -> dict[str, int]:
+        """Constants of every such kernel."""
+        tile = {"CELLS": self.cell_block, "PIXELS": self.pixel_block}
+        return {"CHANNELS_LAST": self.channels_last, "UNIT": self.unit, **tile}
+
 
 def blocks_for(x: Tensor) -> Blocks:
     """The programs for a dense x, NCHW or channels_last."""
@@ -67,11 +92,11 @@ def cut(samples: int, channels: int, pixels: int, channels_last: bool, tile: int
     """The programs for a shape, in tiles of at most `tile` values."""
     outer, cells = (samples, channels) if channels_last else (1, samples * channels)
     if channels_last:
-        cell_block = min(power_of_two(cells), 128)
+        cell_block = min(power_of_two(cells), MOST_CELLS)
         pixel_block = min(power_of_two(pixels), tile // cell_block)
     else:
         pixel_block = min(power_of_two(pixels), 512)
-        cell_block = min(power_of_two(cells), tile // pixel_block)
+        cell_block = min(power_of_two(cells), MOST_CELLS, tile // pixel_block)
     cell_blocks = ceil_div(cells, cell_block)
     tiles = ceil_div(pixels, pixel_block)
     wanted = min(ceil_div(PROGRAMS, outer * cell_blocks), SPLITS)

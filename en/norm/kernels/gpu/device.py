@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from operator import attrgetter, methodcaller
 from types import ModuleType
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor
 
 from en.norm.kernels.again import Again
 from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
+from en.norm.statistics import moments_dtype
 
 BY_DEFAULT = "layers"
 """Default on a GPU where EN_NATIVE is not set: layers, passes or nothing. Measured on an H100: see ../SPEED.md."""
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+OWN = frozenset({Tensor, torch.nn.Parameter})
+PLACE, DTYPE = methodcaller("get_device"), attrgetter("dtype")
 
 
 def chosen() -> str:
@@ -23,26 +27,35 @@ def chosen() -> str:
 
 def on_gpu(x: Tensor) -> bool:
     """Tells whether `x` is a tensor of its own on a GPU: no subclass, and none that only stands for values."""
-    return x.is_cuda and type(x) in (Tensor, torch.nn.Parameter)
+    return x.is_cuda and type(x) in OWN
 
 
 def can_take(x: Tensor) -> bool:
     """Tells whether the four passes can run in Triton on `x`."""
-    if not on_gpu(x) or x.numel() == 0 or x.dtype not in TYPES or chosen() == "nothing":
+    return chosen() != "nothing" and is_taken(x)
+
+
+def is_taken(x: Tensor) -> bool:
+    """Tells whether Triton's kernels take `x`, if they are to."""
+    if not on_gpu(x) or x.dtype not in TYPES:
         return False
-    if x.shape[2] * x.shape[3] >= 2**31:  # a cell's pixels are counted in 32 bits
-        return False
-    return works(x.device, x.dtype)
+    samples, channels, height, width = x.shape
+    # A cell's pixels are counted in 32 bits.
+    return 0 < height * width < 2**31 and samples * channels > 0 and works(x.device, x.dtype)
 
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Tells whether the kernels know this layer's ratios, and take `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not can_take(x) or chosen() != "layers":
+    if plan.ratios not in RATIOS or not is_taken(x) or chosen() != "layers":
         return False
-    if x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
+    if x.numel() >= 2**31 and x.shape[0] * x.shape[1] >= 2**31:  # and so are cells, between the passes
         return False
     parts = (*plan.parameters, *(plan.running or ())[:2])
-    return plan.takes(x) and all(on_gpu(part) and part.device == x.device for part in parts)
+    return (
+        OWN.issuperset(map(type, parts))
+        and {x.get_device()} == set(map(PLACE, parts))
+        and {moments_dtype(x.dtype)} == set(map(DTYPE, parts))
+    )
 
 
 @functools.cache
@@ -66,8 +79,14 @@ def triton_passes() -> ModuleType:
     return passes
 
 
-def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
-    """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor | None]:
+    """As layer.normalize()."""
+    return triton_layer().normalize(plan, x, again)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def triton_layer() -> ModuleType:
+    """The module that has whole layers."""
     from en.norm.kernels.gpu import layer
 
-    return layer.normalize(plan, x, again)
+    return layer

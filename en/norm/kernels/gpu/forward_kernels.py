@@ -94,6 +94,8 @@ def pool(
     LAYER_MEMBERS: tl.constexpr, LAYER_SETS: tl.constexpr, GROUP_MEMBERS: tl.constexpr, GROUP_SETS: tl.constexpr,
 ):  # fmt: skip
     """Fills in the statistics of bn, ln and gn: those of one kind for each program of the second axis, as in POOLS."""
+    # mean = sum m / M,  var = sum (s + (m - mean)^2) / M,  over the M cells of a set
+    # running += momentum (batch - running), with the unbiased variance
     block = tl.program_id(0)
     for place in tl.static_range(COUNT):
         if tl.program_id(1) == place:
@@ -167,14 +169,22 @@ def logits_of(
 
 @triton.jit
 def coefficients(
-    statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, scale,
-    shift, kinds, samples, channels, groups, reduced, units,
+    statistics, batches, weight, bias, kernel, w1, b1, w2, b2, logits, var_logits, ratios, z, v, hidden, arrived,
+    scale, shift, kinds, samples, channels, groups, reduced, units,
     K: tl.constexpr, ROWS: tl.constexpr, ABSENT: tl.constexpr, SOURCE: tl.constexpr, RELU: tl.constexpr,
     GATE_SCALE: tl.constexpr, MIX_STATISTICS: tl.constexpr, AFFINE_ROWS: tl.constexpr, COUNT: tl.constexpr,
     EPS: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C)."""
+    """A sample's ratios (2, N, K), of means or outputs and of variances, and from them scale and shift (N, C).
+
+    Sets its place of `arrived` (N) to 0, for the backward pass.
+    """
+    # z_kg = sum over c in g of kernel_c offset_kc / sqrt(var_kc + eps),  v = z z^T
+    # ratio = softmax(W2 s activation(W1 v + b1) + b2), or softmax(logits)
+    # scale = sum_k weight_k ratio_k / sqrt(var_k + eps),  shift = sum_k (scale_k offset_k + bias_k)
+    # statistics mixed: scale = weight / sqrt(sum_k b_k var_k + eps),  shift = scale sum_k a_k offset_k + bias
     n = tl.cast(tl.program_id(0), tl.int64)
+    tl.store(arrived + n, 0)
     row = tl.arange(0, ROWS)
     present = (row < K) & (row != ABSENT)
     if COUNT:

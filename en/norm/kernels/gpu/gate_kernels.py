@@ -1,4 +1,4 @@
-"""Gradients of what ratios come from, the gate's parameters or logits, summed over the samples, as Triton kernels."""
+"""Gradients of what ratios come from, the gate's parameters or logits, summed over the samples: parts of a kernel."""
 
 import triton
 import triton.language as tl
@@ -6,14 +6,15 @@ import triton.language as tl
 
 @triton.jit
 def gate_gradients(
-    inputs, hidden, d_hidden, d_logits, d_w1, d_b1, d_w2, d_b2, samples, units, width,
+    inputs, hidden, d_hidden, d_logits, d_w1, d_b1, d_w2, d_b2, block, samples, units,
     K: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr, GATE_SCALE: tl.constexpr, UNITS: tl.constexpr,
     INPUTS: tl.constexpr,
 ):  # fmt: skip
-    """The gate's gradients, summed over samples: a block of w1 each, and the others where its second axis begins."""
+    """The gate's gradients, summed over samples, of a block of hidden units; INPUTS is at least their K * K inputs."""
     A: tl.constexpr = inputs.dtype.element_ty
-    unit = (tl.program_id(0) * UNITS + tl.arange(0, UNITS))[None, :]
-    i = (tl.program_id(1) * INPUTS + tl.arange(0, INPUTS))[None, :]
+    width: tl.constexpr = K * K
+    unit = (block * UNITS + tl.arange(0, UNITS))[None, :]
+    i = tl.arange(0, INPUTS)[None, :]
     row = tl.arange(0, ROWS)[None, :]
     first = tl.zeros([UNITS, INPUTS], A)
     first_bias = tl.zeros([SAMPLES, UNITS], A)
@@ -30,25 +31,22 @@ def gate_gradients(
         first_bias += d_before
         last += tl.sum(d_out[:, :, None] * after[:, None, :], 0)
         last_bias += d_out
-    unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    unit = block * UNITS + tl.arange(0, UNITS)
     row = tl.arange(0, ROWS)
     known = unit < units
-    at = tl.cast(unit, tl.int64)[:, None] * width + i
-    tl.store(d_w1 + at, first, mask=known[:, None] & (i < width))
-    if tl.program_id(1) == 0:
-        tl.store(d_b1 + unit, tl.sum(first_bias, 0), mask=known)
-        tl.store(
-            d_w2 + row[:, None] * units + unit[None, :], GATE_SCALE * last, mask=(row < K)[:, None] & known[None, :]
-        )
-        if tl.program_id(0) == 0:
-            tl.store(d_b2 + row, tl.sum(last_bias, 0), mask=row < K)
+    tl.store(d_w1 + unit[:, None] * width + i, first, mask=known[:, None] & (i < width))
+    tl.store(d_b1 + unit, tl.sum(first_bias, 0), mask=known)
+    tl.store(d_w2 + row[:, None] * units + unit[None, :], GATE_SCALE * last, mask=(row < K)[:, None] & known[None, :])
+    if block == 0:
+        tl.store(d_b2 + row, tl.sum(last_bias, 0), mask=row < K)
 
 
 @triton.jit
-def logit_gradients(d_logits, d_own, d_var_own, samples, K: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr):
-    """(2, N, K) -> (K,) of both kinds of logits, added up over the samples; the second program is for the variances."""
+def logit_gradients(
+    d_logits, d_own, d_var_own, which, samples, K: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr
+):
+    """(2, N, K) -> (K,) of both kinds of logits, added up over the samples; the second one is for the variances."""
     A: tl.constexpr = d_logits.dtype.element_ty
-    which = tl.cast(tl.program_id(0), tl.int64)
     row = tl.arange(0, ROWS)
     sums = tl.zeros([SAMPLES, ROWS], A)
     for start in range(0, samples, SAMPLES):
@@ -56,7 +54,7 @@ def logit_gradients(d_logits, d_own, d_var_own, samples, K: tl.constexpr, ROWS: 
         used = (n < samples) & (row < K)[None, :]
         sums += tl.load(d_logits + (which * samples + n) * K + row[None, :], mask=used, other=0)
     total = tl.sum(sums, 0)
-    if tl.program_id(0) == 0:
+    if which == 0:
         tl.store(d_own + row, total, mask=row < K)
     else:
         tl.store(d_var_own + row, total, mask=row < K)

@@ -1,19 +1,24 @@
 """Launches of Triton's kernels, with as little of Python as goes before them.
 
 At each launch Triton asks of each argument what a kernel is compiled for, and of each global whether it has changed:
-for the ten launches of a layer that is longer than most layers take on a GPU. Here a kernel that has been compiled is
+for the seven launches of a layer that is longer than most layers take on a GPU. Here a kernel that has been compiled is
 found by all that its code depends on: type and alignment of tensors, integers by their values, and the constants.
-Whatever has not been launched so before goes through Triton.
+Whatever has not been launched so before goes through Triton. What a layer launches each way is kept as well, as a
+Replay: of a call like one before, only the addresses of the tensors are new.
 """
 
+import operator
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from triton import knobs
 
 MOST = 100_000
 """Launches that are remembered: some 500 for each shape of a network's input."""
@@ -34,10 +39,21 @@ compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 """Kernels, and their constants in the order of their arguments, by what their code depends on."""
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
+class Launch(Protocol):
+    """What runs a kernel: launch(), a Recorder or, in tests, something that compiles it alone."""
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> object:
+        """As launch()."""
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any
+) -> tuple[Any, tuple[Any, ...]] | None:
     """Runs a kernel on the grid, whose first argument is a tensor, on the current device.
 
     Contraction to fused multiply-adds is what Triton does by default, said aloud.
+
+    Returns: the compiled kernel and its constants in the order of its arguments; None where it is not to be remembered.
     """
     place = arguments[0].device.index
     key = (id(kernel), place, warps, *constants.values(), *map(trait, arguments))
@@ -45,17 +61,112 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, 
     if found is not None:
         ready, rest = found
         ready[grid + ONES[len(grid) :]](*arguments, *rest)
-        return
+        return found
     begun = time.perf_counter()
     ready = kernel[grid](*arguments, **constants, num_warps=warps, enable_fp_fusion=True)
     if time.perf_counter() - begun > SLOW_S:
         slow.append(kernel)
         if len(slow) == TOLD_AT and os.environ.get("RANK", "0") == "0":
             print(f"{NOTICE}\n", end="", file=sys.stderr, flush=True)
-    if ready is not None and torch.version.hip is None:  # not interpreted; and AMD's kernels depend on sizes too
-        if len(compiled) >= MOST:
-            compiled.clear()
-        compiled[key] = ready, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+    if ready is None or torch.version.hip is not None:  # interpreted; and AMD's kernels depend on sizes too
+        return None
+    if len(compiled) >= MOST:
+        compiled.clear()
+    compiled[key] = ready, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+    return compiled[key]
+
+
+Place = tuple[int, int]
+"""Of a tensor: the number of the tensor in whose memory it lies, and how many bytes behind its beginning."""
+
+
+class Recorder:
+    """Launches kernels, and notes what it launched.
+
+    Args:
+        places: of each tensor among the arguments, by id().
+    """
+
+    def __init__(self, places: Mapping[int, Place]) -> None:
+        self._places = places
+        self._kernels: list[tuple[Any, tuple[int, ...], list[Any]]] = []
+        self._complete = True
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
+        found = launch(kernel, grid, *arguments, warps=warps, **constants)
+        if found is None:
+            self._complete = False
+            return
+        ready, rest = found
+        self._kernels.append((ready, grid + ONES[len(grid) :], [*arguments, *rest]))
+
+    def replay(self, tensors: int) -> "Replay | None":
+        """What was launched, of so many tensors; None where that cannot be done again."""
+        if not self._complete:
+            return None
+        of_tensors = {place for _, _, values in self._kernels for place in map(self._place, values) if place}
+        inside = sorted(place for place in of_tensors if place[1])
+        at = {(number, 0): number for number in range(tensors)}
+        at |= {place: tensors + i for i, place in enumerate(inside)}
+        stream = len(at)
+        constants: list[Any] = []
+
+        def find(value: object) -> int:
+            """The place of a launcher's argument among the values of a Replay."""
+            place = self._place(value)
+            if place is None:
+                constants.append(value)
+            return stream + len(constants) if place is None else at[place]
+
+        launches: list[tuple[Any, Callable[[list[Any]], Any]]] = []
+        for ready, grid, arguments in self._kernels:
+            before, after = grid, (ready.function, ready.packed_metadata, None, None, None)
+            chosen = [*map(find, before), stream, *map(find, after), *map(find, arguments)]
+            launches.append((ready.run, operator.itemgetter(*chosen)))
+        return Replay(inside, constants, launches, [ready for ready, _, _ in self._kernels])
+
+    def _place(self, value: object) -> Place | None:
+        return self._places[id(value)] if isinstance(value, Tensor) else None
+
+
+class Replay(NamedTuple):
+    """Launches, one after another.
+
+    Attributes:
+        inside: places of tensors that begin inside others.
+        constants: arguments that are neither tensors nor the stream.
+        launches: Triton's launcher of a kernel, and what takes its arguments out of all values: addresses of tensors,
+            of those inside, the stream, constants.
+        kernels: which Triton unloads when nobody has them any more.
+    """
+
+    inside: list[Place]
+    constants: list[Any]
+    launches: list[tuple[Any, Callable[[list[Any]], Any]]]
+    kernels: list[Any]
+
+    def run(self, pointers: list[int], stream: int) -> None:
+        """Launches all of them on tensors at these addresses."""
+        inside = [pointers[number] + offset for number, offset in self.inside]
+        values = [*pointers, *inside, stream, *self.constants]
+        for run, pick in self.launches:
+            run(*pick(values))
+
+
+def aligned(pointers: list[int]) -> bool:
+    """Tells whether all tensors at these addresses are ALIGNED: for others, kernels are compiled apart."""
+    return reduce(operator.or_, pointers) % ALIGNED == 0
+
+
+def watched() -> bool:
+    """Tells whether somebody, such as a profiler, has Triton call him at each launch."""
+    known = knobs.runtime
+    return bool(known.launch_enter_hook.calls or known.launch_exit_hook.calls)
+
+
+def stream_of(x: Tensor) -> int:
+    """The current stream of x's device, on which Triton launches."""
+    return torch._C._cuda_getCurrentRawStream(x.device.index) if x.is_cuda else 0
 
 
 def trait(argument: Tensor | int | None) -> object:
@@ -67,6 +178,9 @@ def trait(argument: Tensor | int | None) -> object:
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, whichever its arguments lie on."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(x.device)
+    return torch.cuda.device(x.device) if is_elsewhere(x) else nullcontext()
+
+
+def is_elsewhere(x: Tensor) -> bool:
+    """Tells whether x lies on another GPU than the current one."""
+    return x.is_cuda and x.get_device() != torch.cuda.current_device()

@@ -1,31 +1,35 @@
-"""A whole layer on a GPU: at most 5 launches forward and 7 backward, of which two each way read X.
+"""A whole layer on a GPU: at most 4 launches forward and 3 backward, of which two each way read X.
 
-    forward    moments (its parts merged), pool, coefficients, affine
-    backward   gradient_sums (its parts merged), ratio_gradients, pool_gradients, gate_gradients or logit_gradients,
-               moment_gradients, input_gradient
+    forward    moments, pool, coefficients, affine
+    backward   layer_sums, pool_gradients, layer_input_gradient
 
 Only X and what is (N, C) or smaller is kept in between. Nothing waits for the GPU, and memory comes from torch.empty
-alone, so that CUDA graphs can record it.
+alone, or zeros for counters, so that CUDA graphs can record it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from en.norm.kernels.again import Again
-from en.norm.kernels.gpu import backward_kernels, forward_kernels, gate_kernels, passes
-from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
-from en.norm.kernels.gpu.launches import launch, on_device_of
-from en.norm.kernels.gpu.small import Small, small_of
+from en.norm.kernels.gpu import backward_kernels, forward_kernels, pass_kernels
+from en.norm.kernels.gpu.launches import Launch
+from en.norm.kernels.gpu.passes import launch_moments
+from en.norm.kernels.gpu.ready import Ready, ready_for
+from en.norm.kernels.gpu.small import BATCH, Small
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan
-from en.norm.statistics import moments_dtype
 
-SAMPLES = 32
-"""Samples at a time in the sums of the gate's gradients."""
+Averages = tuple[Tensor, Tensor, Tensor] | None
+"""Running mean and variance, and count of batches."""
+
+RATIOS_PLACE = 2
+"""Of the ratios among what is kept."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,7 @@ def by_name(small: Small, parameters: Sequence[Tensor]) -> Parameters:
     return Parameters(weight, bias, rest[0], tuple(rest[1:]))
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Keeps what the backward pass needs of the forward one, besides x and the parameters.
 
     Attributes:
@@ -56,6 +59,7 @@ class Kept:
         scale: (N, C).
         ratios: (2, N, K), of means or outputs and of variances.
         z, v, hidden: of the gate: (N, K, G), (N, K, K), (N, H); empty without one.
+        arrived: zeros (N), by which the backward pass knows which program is a sample's last: see layer_sums.
     """
 
     statistics: Tensor
@@ -64,165 +68,182 @@ class Kept:
     z: Tensor
     v: Tensor
     hidden: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.statistics, self.scale, self.ratios, self.z, self.v, self.hidden
-
-    def stats(self, small: Small) -> Tensor:
-        cells = small.samples * small.channels
-        return self.statistics[: 4 * cells].view(4, small.samples, small.channels)
+    arrived: Tensor
 
 
-def memory_for(small: Small, x: Tensor) -> Kept:
-    dtype, n, k = moments_dtype(x.dtype), small.samples, len(small.kinds)
-    correlated = small.source == RATIOS.index("correlation")
-    sizes = (
-        (small.buffer(4),),
-        (n, small.channels),
-        (2, n, k),
-        (n, k, small.reduced if correlated else 0),
-        (n, k, k if correlated else 0),
-        (n, small.units),
-    )
-    return Kept(*(x.new_empty(size, dtype=dtype) for size in sizes))
+def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor | None]:
+    """The normalized x; and the ratios (N, K) without a gradient, if the layer is observed.
+
+    Updates the running averages in training.
+    """
+    x = dense(x)
+    ready, parameters = ready_for(plan, x), plan.parameters
+    if not all(map(Tensor.is_contiguous, parameters)):
+        parameters = tuple(part.contiguous() for part in parameters)
+    call = Call(ready, x.new_empty(ready.kept.size, dtype=ready.dtype), plan.running, again, len(parameters))
+    y: Tensor = _Layer.apply(x, call, *parameters, *plan.origins)
+    if not again.layer.observed:
+        return y, None
+    return y, ready.kept.views(call.block)[RATIOS_PLACE][0]
 
 
-def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
-    """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
-    y, ratios = _Layer.apply(dense(x), plan, again, *(part.contiguous() for part in plan.parameters), *plan.origins)
-    return y, ratios
+class Call(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+        ready: what is known of such calls.
+        block: memory of `ready.kept`.
+        running: averages.
+        again: for second derivatives.
+        planned: how many parameters the plan has.
+    """
+
+    ready: Ready
+    block: Tensor
+    running: Averages
+    again: Again
+    planned: int
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, plan: NativePlan, again: Again, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        small, parameters = small_of(plan, x), inputs[: len(plan.parameters)]
-        with on_device_of(x):
-            y, kept = forward(plan, small, x, by_name(small, parameters))
-        ctx.save_for_backward(x, *kept.tensors(), *inputs)
-        ctx.small, ctx.again, ctx.count = small, again, len(parameters)  # type: ignore[attr-defined]
-        ratios = kept.ratios[0]
-        ctx.mark_non_differentiable(ratios)
-        return y, ratios
+    def forward(ctx: FunctionCtx, x: Tensor, call: Call, *inputs: Tensor) -> Tensor:
+        ready, block, running, _, count = call
+        parameters = inputs[:count]
+        y, work = torch.empty_like(x), block.new_empty(ready.forward_work.size)
+        counters = ready.counters(x)
+        tensors = (x, y, block, work, *counters, *parameters, *(running or ()))
+        if not ready.launch_again("forward", tensors):
+            memory = (block, ready.kept), (work, ready.forward_work)
+            ready.launch("forward", tensors, memory, partial(forward, ready, running, x, y, parameters, counters))
+        ctx.save_for_backward(x, block, *inputs)
+        ctx.given = ready, call.again, count  # type: ignore[attr-defined]
+        return y
 
     @staticmethod
-    def backward(ctx: FunctionCtx, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        small: Small = ctx.small  # type: ignore[attr-defined]
-        x, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
-        kept, inputs = Kept(*saved[:6]), saved[6:]
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, block, *inputs = ctx.saved_tensors  # type: ignore[attr-defined]
+        ready, again, count = ctx.given  # type: ignore[attr-defined]
         if torch.is_grad_enabled():
-            d_x, *d_inputs = ctx.again.gradients(x, dy, [x, *inputs])  # type: ignore[attr-defined]
-            return d_x, None, None, *d_inputs
-        parameters = inputs[: ctx.count]  # type: ignore[attr-defined]
-        grads = [torch.empty_like(part) for part in parameters]
-        for_input, _, _, *wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
-        wanted = wanted[: len(parameters)]
-        with on_device_of(x):
-            named = by_name(small, parameters), by_name(small, grads)
-            dx = backward(small, x, dense(dy, like=x), kept, *named, for_input, any(wanted[2:]))
-        unused = [None] * (len(inputs) - len(parameters))
-        return dx, None, None, *(grad if asked else None for grad, asked in zip(grads, wanted, strict=True)), *unused
+            d_x, *d_inputs = again.gradients(x, dy, [x, *inputs])
+            return d_x, None, *d_inputs
+        for_input, _, *wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
+        key = for_input, any(wanted[2:count])
+        parameters, dy = inputs[:count], dense(dy, like=x)
+        grads = list(map(torch.empty_like, parameters))
+        dx = torch.empty_like(x) if for_input else None
+        work = block.new_empty(ready.backward_work.size)
+        tensors = (x, dy, block, work, *parameters, *grads, *([] if dx is None else [dx]))
+        if not ready.launch_again(key, tensors):
+            memory = (block, ready.kept), (work, ready.backward_work)
+            ready.launch(key, tensors, memory, partial(backward, ready, x, dy, dx, parameters, grads, key[1]))
+        asked = [grad if want else None for grad, want in zip(grads, wanted, strict=False)]
+        return dx, None, *asked, *[None] * (len(inputs) - count)
 
 
-def forward(plan: NativePlan, small: Small, x: Tensor, parameters: Parameters) -> tuple[Tensor, Kept]:
-    """The normalized x, and what the backward pass needs; updates the running averages in training."""
-    kept = memory_for(small, x)
-    stats = kept.stats(small)
-    passes.moments(x, stats)
-    pool(plan, small, kept.statistics)
-    shift = torch.empty_like(kept.scale)
-    launch(
+def forward(
+    ready: Ready,
+    running: Averages,
+    x: Tensor,
+    y: Tensor,
+    inputs: Sequence[Tensor],
+    counters: Sequence[Tensor],
+    run: Launch,
+    views: Sequence[Sequence[Tensor]],
+) -> None:
+    """Fills in the normalized x, and what the backward pass needs; updates the running averages in training.
+
+    Args:
+        counters: see Ready.
+        views: the tensors in memory of `ready.kept` and of `ready.forward_work`.
+    """
+    small, blocks, parameters = ready.small, ready.blocks, by_name(ready.small, inputs)
+    kept, (shift, parts) = Kept(*views[0]), views[1]
+    launch_moments(blocks, x, kept.statistics, parts, counters[0] if counters else None, run)
+    pool(ready, kept.statistics, running, run)
+    run(
         forward_kernels.coefficients,
         (small.samples,),
-        *(kept.statistics, plan.running[2] if plan.running and plan.training else None),
+        *(kept.statistics, running[2] if running and BATCH in small.kinds else None),
         *(parameters.weight, parameters.bias, parameters.kernel, *parameters.gate),
-        *(parameters.logits, parameters.var_logits, kept.ratios, kept.z, kept.v, kept.hidden, kept.scale, shift),
+        *(parameters.logits, parameters.var_logits, kept.ratios, kept.z, kept.v, kept.hidden, kept.arrived),
+        *(kept.scale, shift),
         *(small.packed, small.samples, small.channels, small.groups, small.reduced, small.units),
         **small.for_coefficients,
     )
-    return passes.affine(x, stats, kept.scale, shift), kept
+    run(
+        pass_kernels.affine,
+        (blocks.programs,),
+        *(x, y, kept.statistics, kept.scale, shift, *blocks.sizes),
+        **blocks.constants,
+    )
 
 
-def pool(plan: NativePlan, small: Small, statistics: Tensor) -> None:
+def pool(ready: Ready, statistics: Tensor, running: Averages, run: Launch) -> None:
     """Statistics of bn, ln and gn, and the running averages."""
+    small = ready.small
     pooling = small.for_pool
     if 0 in pooling.grid:
         return
-    launch(
+    run(
         forward_kernels.pool,
         pooling.grid,
-        *(statistics, *(plan.running or (None, None, None))),
+        *(statistics, *(running or (None, None, None))),
         *(small.samples, small.channels, small.groups, small.pixels),
-        MOMENTUM=plan.momentum,
+        MOMENTUM=ready.momentum,
         **pooling.constants,
     )
 
 
 def backward(
-    small: Small,
+    ready: Ready,
     x: Tensor,
     dy: Tensor,
-    kept: Kept,
-    parameters: Parameters,
-    grads: Parameters,
-    for_input: bool,
+    dx: Tensor | None,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
     for_ratios: bool,
-) -> Tensor | None:
-    """dX, where it is wanted; fills in the gradients of the parameters, of the ratios' where they are wanted."""
-    stats = kept.stats(small)
-    sums = passes.gradient_sums(dy, x, stats)
-    d_logits, d_hidden, d_v = (torch.empty_like(part) for part in (kept.ratios, kept.hidden, kept.v))
-    d_statistics = sums.new_empty(small.buffer(2))
-    sizes = (small.samples, small.channels, small.groups)
+    run: Launch,
+    views: Sequence[Sequence[Tensor]],
+) -> None:
+    """Fills in dX, where it is wanted, and the gradients of the parameters, of the ratios' where they are wanted.
+
+    Args:
+        views: the tensors in memory of `ready.kept` and of `ready.backward_work`.
+    """
+    small, blocks, n = ready.small, ready.blocks, ready.small.samples
+    parameters, grads = by_name(small, inputs), by_name(small, outputs)
+    kept, (sums, parts, d_logits, d_hidden, d_v, means) = Kept(*views[0]), views[1]
+    sizes = (small.packed, n, small.channels, small.groups)
     w1, _, w2, _ = parameters.gate
-    if for_ratios or small.source != RATIOS.index("static"):
-        launch(
-            backward_kernels.ratio_gradients,
-            (small.samples,),
-            *(kept.statistics, sums, parameters.weight, w1, w2, kept.ratios, kept.hidden),
-            *(d_logits, d_hidden, d_v, small.packed, *sizes, small.units),
-            **small.for_ratio_gradients,
-        )
-    pooling = small.for_pool_gradients
-    cells = (kept.statistics, sums, parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, d_statistics)
-    launch(
+    whole = blocks.splits == 1
+    run(
+        backward_kernels.layer_sums,
+        (blocks.programs,),
+        *(dy, x, kept.statistics, sums if whole else parts, sums, kept.arrived, parameters.weight, w1, w2),
+        *(kept.ratios, kept.hidden, d_logits, d_hidden, d_v, *blocks.sizes, *sizes, small.units),
+        **blocks.constants,
+        **small.for_sums,
+        WHOLE=whole,
+        FOR_RATIOS=for_ratios or RATIOS[small.source] != "static",
+    )
+    pooling = small.for_pool_gradients(for_ratios)
+    of_cells = (parameters.weight, parameters.kernel, kept.ratios, kept.z, d_v, means)
+    run(
         backward_kernels.pool_gradients,
         pooling.grid,
-        *(*cells, grads.weight, grads.bias, grads.kernel),
-        *(small.packed, *sizes, small.reduced),
-        **small.formula,
+        *(kept.statistics, sums, *of_cells, grads.weight, grads.bias, grads.kernel),
+        *(kept.v, kept.hidden, d_hidden, d_logits, *grads.gate, grads.logits, grads.var_logits),
+        *(*sizes, small.reduced, small.units),
         **pooling.constants,
         warps=8,
     )
-    if for_ratios:
-        gate_gradients(small, kept, grads, d_logits, d_hidden)
-    if not for_input:
-        return None
-    launch(
-        backward_kernels.moment_gradients,
-        (small.samples, ceil_div(small.channels, small.for_moment_gradients["CHANNELS"])),
-        *(*cells, small.packed, *sizes, small.reduced),
-        **small.for_moment_gradients,
-    )
-    d_mean, d_var = d_statistics[: 2 * sums[0].numel()].view_as(sums)
-    return passes.input_gradient(dy, x, stats, sums[0], kept.scale, d_mean, d_var)
-
-
-def gate_gradients(small: Small, kept: Kept, grads: Parameters, d_logits: Tensor, d_hidden: Tensor) -> None:
-    """Gradients of what the ratios come from, summed over the samples."""
-    ratios = {"K": len(small.kinds), "ROWS": small.rows, "SAMPLES": min(SAMPLES, power_of_two(small.samples))}
-    if grads.logits is not None:
-        sets = 2 if small.apart else 1
-        launch(gate_kernels.logit_gradients, (sets,), d_logits, grads.logits, grads.var_logits, small.samples, **ratios)
+    if dx is None:
         return
-    width = len(small.kinds) ** 2
-    units, block = min(8, power_of_two(small.units)), min(16, power_of_two(width))
-    launch(
-        gate_kernels.gate_gradients,
-        (ceil_div(small.units, units), ceil_div(width, block)),
-        *(kept.v, kept.hidden, d_hidden, d_logits, *grads.gate, small.samples, small.units, width),
-        **ratios,
-        GATE_SCALE=small.gate_scale,
-        UNITS=units,
-        INPUTS=block,
+    run(
+        backward_kernels.layer_input_gradient,
+        (blocks.programs,),
+        *(dy, x, dx, kept.statistics, sums, kept.scale, *of_cells, *blocks.sizes, *sizes, small.reduced),
+        **blocks.constants,
+        **small.formula,
     )

@@ -76,15 +76,45 @@ def store_stats(stats, total, index, used, first, mean, squares, pixels):
 
 
 @triton.jit
-def moments(
-    x, out, runs, other, total, cell_blocks, splits, tiles,
-    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr, WHOLE: tl.constexpr,
+def merged_parts(
+    parts, index, used, pixels, total, splits, length, CELLS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """`stats` (4, N, C) where a program sees WHOLE cells; else means and squares of parts, (2, splits, N, C).
+    """Mean and sum of squares about it, (CELLS), of cells in parts of `length` pixels, the last of them fewer."""
+    A: tl.constexpr = parts.dtype.element_ty
+    means = parts + index[None, :]
+    spreads = means + tl.cast(splits, tl.int64) * total
+    part = tl.arange(0, PARTS)[:, None]
+    sums = tl.zeros([PARTS, CELLS], A)
+    for start in range(0, splits, PARTS):
+        split = tl.cast(start + part, tl.int64)
+        valid = used[None, :] & (split < splits)
+        seen = tl.minimum(tl.maximum(pixels - split * length, 0), length).to(A)
+        sums += seen * tl.load(means + split * total, mask=valid, other=0)
+    pooled = tl.sum(sums, 0) / pixels
+    squares = tl.zeros([PARTS, CELLS], A)
+    for start in range(0, splits, PARTS):
+        split = tl.cast(start + part, tl.int64)
+        valid = used[None, :] & (split < splits)
+        seen = tl.minimum(tl.maximum(pixels - split * length, 0), length).to(A)
+        distance = tl.load(means + split * total, mask=valid, other=0) - pooled[None, :]
+        squares += seen * distance * distance + tl.load(spreads + split * total, mask=valid, other=0)
+    return pooled, tl.sum(squares, 0)
 
+
+@triton.jit
+def moments(
+    x, out, stats, arrived, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr, WHOLE: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """`stats` (4, N, C) where a program sees WHOLE cells; else means and squares of parts, (2, splits, N, C), in `out`.
+
+    With `arrived`, zeros and zeros again afterwards, one for each block of cells, the last program of a block merges
+    its parts. Which one that is is chance; what it adds up, and in which order, is not.
     Every place of the tile takes Welford's mean and squares of the pixels it sees, counted from the cell's first.
     """
-    A: tl.constexpr = out.dtype.element_ty
+    # m = sum X / (H W),  s = sum (X - m)^2 / (H W)
+    A: tl.constexpr = stats.dtype.element_ty
     cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
     outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
     start = split * tiles * PIXELS
@@ -111,6 +141,14 @@ def moments(
         at = tl.cast(split, tl.int64) * total + index
         tl.store(out + at, pooled, mask=used)
         tl.store(out + tl.cast(splits, tl.int64) * total + at, spread, mask=used)
+        if arrived is not None:
+            block = outer * cell_blocks + tl.program_id(0) % cell_blocks
+            # All threads have stored their parts before one of them says so: see layer_sums.
+            tl.debug_barrier()
+            if tl.atomic_add(arrived + block, 1, sem="acq_rel", scope="gpu") == splits - 1:
+                tl.store(arrived + block, 0)
+                pooled, spread = merged_parts(out, index, used, pixels, total, splits, tiles * PIXELS, CELLS, PARTS)
+                store_stats(stats, total, index, used, first, pooled, spread, pixels)
 
 
 @triton.jit
@@ -119,6 +157,7 @@ def merge_moments(
     CHANNELS_LAST: tl.constexpr, CELLS: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """`stats` from the parts of `moments`, each of `part` pixels but the last."""
+    # m = sum_i P_i m_i / (H W),  s = sum_i (squares_i + P_i (m_i - m)^2) / (H W),  over parts i of P_i pixels
     A: tl.constexpr = stats.dtype.element_ty
     index = tl.cast(tl.program_id(0), tl.int64) * CELLS + tl.arange(0, CELLS)
     used = index < total
@@ -142,7 +181,8 @@ def affine(
     x, y, stats, scale, shift, runs, other, total, cell_blocks, splits, tiles,
     CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Y = scale * (X - m) + shift."""
+    """Y, (N, C, H, W), from scale and shift, (N, C)."""
+    # Y = scale (X - m) + shift
     A: tl.constexpr = stats.dtype.element_ty
     cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
     outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
@@ -160,14 +200,12 @@ def affine(
 
 
 @triton.jit
-def gradient_sums(
-    dy, x, stats, out, runs, other, total, cell_blocks, splits, tiles,
-    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+def sums_of_tiles(
+    dy, x, stats, index, used, outer, first_cell, split, cells, pixels, total, tiles,
+    CHANNELS_LAST: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Sums of dY and dY * (X - m): (2, N, C) with one split, else (2, splits, N, C)."""
+    """Sums of dY and dY * (X - m) over this program's tiles, (CELLS) each."""
     A: tl.constexpr = stats.dtype.element_ty
-    cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
-    outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
     centre = tl.load(stats + 2 * total + index, mask=used, other=0)[:, None]
     rest = tl.load(stats + 3 * total + index, mask=used, other=0)
     steps = inside_tile(cells, pixels, CELLS, PIXELS, CHANNELS_LAST)
@@ -183,14 +221,30 @@ def gradient_sums(
         plain += grad
         dot += grad * value
     whole = tl.sum(plain, 1)
+    return whole, tl.sum(dot, 1) - rest * whole
+
+
+@triton.jit
+def gradient_sums(
+    dy, x, stats, out, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Sums of dY and dY * (X - m): (2, N, C) with one split, else (2, splits, N, C)."""
+    # sum dY and sum dY (X - m), over the pixels of a cell, or of its part
+    cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
+    outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
+    plain, dot = sums_of_tiles(
+        dy, x, stats, index, used, outer, first_cell, split, cells, pixels, total, tiles, CHANNELS_LAST, CELLS, PIXELS
+    )
     at = tl.cast(split, tl.int64) * total + index
-    tl.store(out + at, whole, mask=used)
-    tl.store(out + tl.cast(splits, tl.int64) * total + at, tl.sum(dot, 1) - rest * whole, mask=used)
+    tl.store(out + at, plain, mask=used)
+    tl.store(out + tl.cast(splits, tl.int64) * total + at, dot, mask=used)
 
 
 @triton.jit
 def merge_sums(parts, sums, total, splits, CELLS: tl.constexpr, SPLITS: tl.constexpr):
     """(2, splits, N, C) -> (2, N, C), added up; the grid's second axis is the first of these."""
+    # sum = sum_i part_i
     index = tl.cast(tl.program_id(0), tl.int64) * CELLS + tl.arange(0, CELLS)
     which = tl.cast(tl.program_id(1), tl.int64)
     used = index < total
@@ -201,19 +255,17 @@ def merge_sums(parts, sums, total, splits, CELLS: tl.constexpr, SPLITS: tl.const
 
 
 @triton.jit
-def input_gradient(
-    dy, x, dx, stats, sum_dy, scale, d_mean, d_var, runs, other, total, cell_blocks, splits, tiles,
-    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+def store_input_gradient(
+    dy, x, dx, stats, sum_dy, scale, d_mean, d_var, index, used, outer, first_cell, split, cells, pixels, total, tiles,
+    CHANNELS_LAST: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """dX = scale * (dY - mean dY) + (d_mean + 2 d_var (X - m)) / (H W)."""
+    """Stores dX of this program's tiles; d_mean and d_var are those of its cells, (CELLS)."""
     A: tl.constexpr = stats.dtype.element_ty
-    cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
-    outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
     centre = tl.load(stats + 2 * total + index, mask=used, other=0)[:, None]
     rest = tl.load(stats + 3 * total + index, mask=used, other=0)
     factor = tl.load(scale + index, mask=used, other=0)
-    slope = 2 * tl.load(d_var + index, mask=used, other=0) / pixels
-    offset = tl.load(d_mean + index, mask=used, other=0) - factor * tl.load(sum_dy + index, mask=used, other=0)
+    slope = 2 * d_var / pixels
+    offset = d_mean - factor * tl.load(sum_dy + index, mask=used, other=0)
     offset = offset / pixels - slope * rest
     steps = inside_tile(cells, pixels, CELLS, PIXELS, CHANNELS_LAST)
     lane = tl.arange(0, PIXELS)
@@ -225,3 +277,20 @@ def input_gradient(
         value = tl.load(x + at + steps, mask=valid, other=0).to(A) - centre
         value = value * slope[:, None] + offset[:, None] + grad * factor[:, None]
         tl.store(dx + at + steps, value.to(dx.dtype.element_ty), mask=valid)
+
+
+@triton.jit
+def input_gradient(
+    dy, x, dx, stats, sum_dy, scale, d_mean, d_var, runs, other, total, cell_blocks, splits, tiles,
+    CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr, CELLS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """dX, from the gradients with respect to m and s, (N, C)."""
+    # dX = scale (dY - mean dY) + (d_mean + 2 d_var (X - m)) / (H W)
+    cells, pixels = sizes(runs, other, CHANNELS_LAST, UNIT)
+    outer, first_cell, split, index, used = place(cell_blocks, splits, cells, CELLS)
+    own_mean = tl.load(d_mean + index, mask=used, other=0)
+    own_var = tl.load(d_var + index, mask=used, other=0)
+    store_input_gradient(
+        dy, x, dx, stats, sum_dy, scale, own_mean, own_var, index, used, outer, first_cell, split, cells, pixels,
+        total, tiles, CHANNELS_LAST, CELLS, PIXELS,
+    )  # fmt: skip

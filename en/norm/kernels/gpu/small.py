@@ -1,18 +1,29 @@
 """The small part of a layer on a GPU: how large it is, and what its kernels are compiled for."""
 
-import functools
+import itertools
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from en.norm.kernels.gpu.blocks import ceil_div, power_of_two
+from en.norm.kernels.gpu.blocks import PARTS, Blocks, ceil_div, power_of_two
 from en.norm.kernels.plan import ACTIVATIONS, RATIOS, NativePlan
 
 INSTANCE, RUNNING, BATCH, LAYER, GROUP = range(5)
 CELLS, GRADIENT_CELLS = 512, 256
 """Cells of (N, C) in a tile of the small part, forward and backward, where more of them run out of registers."""
+
+SAMPLES = 32
+"""Samples at a time in the sums of the gate's gradients."""
+
+GATE_UNITS = 8
+"""Hidden units of which a program has the gradients."""
+
+ALIGNED = 64
+"""Values to a multiple of which the beginnings of tensors in one block are rounded: 256 bytes of float32."""
 
 UNITS = 64
 """Hidden units at a time for each sample."""
@@ -91,20 +102,34 @@ class Small:
         return Pooling.of(self, [kind for kind in self.kinds if kind != INSTANCE], CELLS)
 
     @cached_property
-    def for_ratio_gradients(self) -> dict[str, Any]:
-        """Constants of the kernel `ratio_gradients`."""
-        blocks = {"CHANNELS": self.channel_block(CELLS), "UNITS": self.unit_block}
+    def for_sums(self) -> dict[str, Any]:
+        """Constants of the kernel `layer_sums`, besides those of its tiles."""
+        blocks = {"CHANNELS": self.channel_block(GRADIENT_CELLS), "UNITS": self.unit_block, "PARTS": PARTS}
         ratios = {"RELU": self.relu, "GATE_SCALE": self.gate_scale, "APART": self.apart}
         return self.formula | ratios | blocks
 
-    @cached_property
-    def for_moment_gradients(self) -> dict[str, Any]:
-        """Constants of the kernel `moment_gradients`."""
-        return self.formula | {"CHANNELS": self.channel_block(GRADIENT_CELLS)}
+    def for_pool_gradients(self, for_ratios: bool) -> "Pooling":
+        """How the kernel `pool_gradients` is launched, with or without the gradients of what the ratios come from."""
+        return self._pool_gradients[for_ratios]
 
     @cached_property
-    def for_pool_gradients(self) -> "Pooling":
-        return Pooling.of(self, [BATCH, *(kind for kind in self.kinds if kind in (LAYER, GROUP))], GRADIENT_CELLS)
+    def _pool_gradients(self) -> tuple["Pooling", "Pooling"]:
+        pooling = Pooling.of(self, [BATCH, *(kind for kind in self.kinds if kind in (LAYER, GROUP))], GRADIENT_CELLS)
+        units = min(GATE_UNITS, power_of_two(max(1, self.units)))
+        static = RATIOS[self.source] == "static"
+        ratio_blocks = (2 if self.apart else 1) if static else ceil_div(self.units, units)
+        ratios = {
+            "GATE_SCALE": self.gate_scale,
+            "SAMPLES": min(SAMPLES, power_of_two(self.samples)),
+            "UNITS": units,
+            "INPUTS": power_of_two(len(self.kinds) ** 2),
+        }
+        blocks, kinds = pooling.grid
+        constants = self.formula | pooling.constants | ratios
+        return (
+            Pooling(pooling.grid, constants | {"RATIO_BLOCKS": 0}),
+            Pooling((max(blocks, ratio_blocks), kinds + 1), constants | {"RATIO_BLOCKS": ratio_blocks}),
+        )
 
     def channel_block(self, cells: int) -> int:
         return min(cells, power_of_two(self.channels))
@@ -114,10 +139,61 @@ class Small:
         """Hidden units at a time."""
         return min(UNITS, power_of_two(max(1, self.units)))
 
+    @cached_property
+    def kept(self) -> "Memory":
+        """What the forward pass leaves to the backward one: the parts of Kept."""
+        n, k = self.samples, len(self.kinds)
+        correlated = RATIOS[self.source] == "correlation"
+        cells, squares = (n, self.channels), (n, k, k if correlated else 0)
+        groups = (n, k, self.reduced if correlated else 0)
+        return Memory.of((self.buffer(4),), cells, (2, n, k), groups, squares, (n, self.units), (n,), counters=n)
+
+    def forward_work(self, blocks: Blocks) -> "Memory":
+        """What the forward pass needs for itself: shift, and parts of cut cells."""
+        return Memory.of((self.samples, self.channels), blocks.parts_shape)
+
+    def backward_work(self, blocks: Blocks) -> "Memory":
+        """What the backward pass needs for itself.
+
+        They are the sums of cells, parts of cut ones, gradients of logits, hidden units and v, and means over sets.
+        """
+        _, _, ratios, _, v, hidden, _ = self.kept.shapes
+        return Memory.of((2, self.samples, self.channels), blocks.parts_shape, ratios, hidden, v, (self.buffer(0),))
+
     def buffer(self, cell_rows: int) -> int:
-        """Values in a buffer of statistics or their gradients."""
+        """Values in a buffer of statistics or of means of gradients: see sets.py."""
         cells = cell_rows * self.samples * self.channels
         return cells + 2 * (self.channels + self.samples * (1 + self.groups))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Tensors of one type that lie in one block of memory, each at a multiple of ALIGNED values.
+
+    Attributes:
+        shapes, starts: of the tensors.
+        size: values of the block.
+        counters: 32-bit integers in the last of them, which has as many values; 0 where it is one like the others.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+    size: int
+    counters: int
+
+    @classmethod
+    def of(cls, *shapes: tuple[int, ...], counters: int = 0) -> "Memory":
+        ends = itertools.accumulate(ALIGNED * ceil_div(math.prod(shape), ALIGNED) for shape in shapes)
+        starts = (0, *ends)
+        return cls(shapes, starts[:-1], starts[-1], counters)
+
+    def views(self, block: Tensor) -> list[Tensor]:
+        """The tensors in a block (size)."""
+        places = zip(self.shapes, self.starts, strict=True)
+        found = [block[start : start + math.prod(shape)].view(shape) for shape, start in places]
+        if self.counters:
+            found[-1] = found[-1].view(torch.int32)[: self.counters]
+        return found
 
 
 @dataclass(frozen=True)
@@ -130,7 +206,7 @@ class Pooling:
     """
 
     grid: tuple[int, int]
-    constants: dict[str, int]
+    constants: dict[str, Any]
 
     @classmethod
     def of(cls, small: Small, kinds: list[int], cells: int) -> "Pooling":
@@ -163,7 +239,7 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
     numbers = {"bn": BATCH if plan.training else RUNNING, "in": INSTANCE, "ln": LAYER, "gn": GROUP}
     kinds = tuple(numbers[name] for name in plan.normalizers)
     static = plan.ratios == "static"
-    small = Small(
+    return Small(
         samples=x.shape[0],
         channels=x.shape[1],
         pixels=x.shape[2] * x.shape[3],
@@ -180,10 +256,3 @@ def small_of(plan: NativePlan, x: Tensor) -> Small:
         units=0 if static else plan.parameters[-4].shape[0],
         apart=static and len(plan.parameters) > 3,
     )
-    return first_of_its_kind(small)
-
-
-@functools.lru_cache(maxsize=4096)
-def first_of_its_kind(small: Small) -> Small:
-    """Returns the first of those that are equal, which has what follows from it already."""
-    return small
