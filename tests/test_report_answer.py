@@ -66,6 +66,15 @@ def test_a_leader_that_differs_in_more_than_its_normalizer_is_said_to(tmp_path):
     assert "The two differ in optim.lr too.**" in first_line(report(runs, tmp_path / "out"))
 
 
+def test_each_data_set_has_a_sentence_whose_names_leave_out_what_all_of_it_share(tmp_path):
+    tops = {"bn": [70.0], "en": [80.0]}
+    runs = [*runs_of(tmp_path / "a", tops), *runs_of(tmp_path / "b", {**tops, "gn": [75.0]}, dataset="clothes")]
+    text = report(runs, tmp_path / "out")
+    assert text.splitlines()[2].startswith("**ImageNet (1000 classes, 50,000 images), classification: en leads with")
+    said = "**clothes (1000 classes, 50,000 images), classification: en leads with top-1 80.00 %, 5.00 points above gn,"
+    assert text.splitlines()[4].startswith(said)
+
+
 def test_runs_without_a_finished_variant_have_no_leader(tmp_path):
     text = report([run(tmp_path / "a", epochs_done=3)], tmp_path / "out")
     assert "leads" not in text and "## Differences" not in text and "against compute" not in text

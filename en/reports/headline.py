@@ -22,15 +22,18 @@ def headline(peers: Peers) -> str:
     first, *others = peers.finished
     score = f"{peers.label.text} {scored(first)} {peers.label.unit}".strip()
     if not others:
-        return f"{named(first)} has {score} ({seeds(first)}); no other variant is finished to set it against."
+        return f"{named(first, peers)} has {score} ({seeds(first)}); no other variant is finished to set it against."
     found = compare(combinations(peers.finished, 2), peers.score)
     own = [each for each in found if each.higher is first]
     tests = sum(each.p is not None for each in found)
-    return f"{named(first)} leads with {score}, {over_next(peers, own[0], tests)}{over_others(own[1:])}"
+    return f"{named(first, peers)} leads with {score}, {over_next(peers, own[0], tests)}{over_others(peers, own[1:])}"
 
 
-def named(variant: Variant) -> str:
-    return shortened(variant.name, MOST_LETTERS)
+def named(variant: Variant, peers: Peers) -> str:
+    """The variant's name without what it shares with all whom it stands beside."""
+    shared = set.intersection(*(set(each.marks) for each in peers.variants))
+    marks = [mark for mark in variant.marks if mark not in shared]
+    return shortened(", ".join([variant.facts["norm"], *marks]), MOST_LETTERS)
 
 
 def scored(variant: Variant) -> str:
@@ -48,7 +51,7 @@ def over_next(peers: Peers, found: Finding, tests: int) -> str:
     """How far the leader is above the next one and whether that is shown among so many tests, to the sentence's end."""
     points = "points" if peers.label.unit == "%" else peers.label.unit
     way = "above" if found.gap.mean >= 0 else "seed by seed below"
-    amount = " ".join(part for part in (f"{abs(found.gap.mean):.2f}", points, way, named(found.lower)) if part)
+    amount = " ".join(part for part in (f"{abs(found.gap.mean):.2f}", points, way, named(found.lower, peers)) if part)
     verdict = "shown" if found.is_shown and found.gap.mean > 0 else "not shown"
     more = [key for key in found.differing if key != "norm"]
     besides = f" The two differ in {', '.join(more)} too." if more else ""
@@ -66,7 +69,7 @@ def how_sure(found: Finding, tests: int) -> str:
     return f"95 % interval {gap.low:+.2f} to {gap.high:+.2f}, {gap.method}; p = {gap.p:.2g}{corrected}"
 
 
-def over_others(found: Sequence[Finding]) -> str:
+def over_others(peers: Peers, found: Sequence[Finding]) -> str:
     """The further variants that the leader is shown to be above; "" without one."""
-    names = [named(each.lower) for each in found if each.is_shown and each.gap.mean > 0]
+    names = [named(each.lower, peers) for each in found if each.is_shown and each.gap.mean > 0]
     return f" It is shown to be above {', '.join(names)}." if names else ""
