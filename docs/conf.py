@@ -81,7 +81,7 @@ def write_reference(app: Sphinx) -> None:
 
 def reference_of(modules: list[str], names: dict[str, list[str]]) -> str:
     """Names the modules of a page, that of the room first, and what autodoc is to show of each."""
-    sections = []
+    sections: list[str] = []
     for module in modules:
         members = f"   :members: {', '.join(names[module])}\n" if names[module] else ""
         sections += [heading(module, "-" if sections else "="), f".. automodule:: {module}\n{members}"]
