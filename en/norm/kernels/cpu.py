@@ -98,13 +98,13 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
 def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
-    running = plan.running[:2] if plan.running and not plan.training else (None, None)
-    y, ratios, batch = _Layer.apply(x, running, plan.settings(), again, len(parameters), *parameters, *plan.origins)
-    if plan.running and plan.training:
-        mean, var, count = plan.running
-        count.add_(1)
-        share = 1 / count.item() if plan.momentum is None else plan.momentum
-        torch.ops.en_norm.track.default(mean, var, batch, x.numel() // x.shape[1], share)
+    running = plan.running or (None, None, None)
+    arguments = (*running, -1.0 if plan.momentum is None else plan.momentum)
+    settings = plan.settings()
+    if torch.is_grad_enabled() and (x.requires_grad or any(part.requires_grad for part in parameters)):
+        y, ratios = _Layer.apply(x, arguments, settings, again, len(parameters), *parameters, *plan.origins)
+        return y, ratios
+    y, ratios, _ = torch.ops.en_norm.layer_forward.default(x, parameters, *arguments, False, *settings)
     return y, ratios
 
 
@@ -113,17 +113,17 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         x: Tensor,
-        running: tuple[Tensor | None, Tensor | None],
+        running: tuple[Tensor | None, Tensor | None, Tensor | None, float],
         settings: Settings,
         again: Again,
         count: int,
         *inputs: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, *settings)
+    ) -> tuple[Tensor, Tensor]:
+        y, ratios, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, True, *settings)
         ctx.save_for_backward(x, saved, *inputs)
         ctx.settings, ctx.again, ctx.count = settings, again, count  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(ratios, batch)
-        return y, ratios, batch
+        ctx.mark_non_differentiable(ratios)
+        return y, ratios
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
