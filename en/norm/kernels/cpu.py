@@ -20,6 +20,7 @@ from en.native.cache import compiled_library
 from en.norm.kernels.again import Again
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
+from en.norm.statistics import moments_dtype
 
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
@@ -55,7 +56,7 @@ def can_take(x: Tensor) -> bool:
 
 def on_cpu(x: Tensor) -> bool:
     """Tells whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
-    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter)
 
 
 # ---- the four passes of passes.py ----
@@ -88,11 +89,10 @@ def input_gradient(
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Tells whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or not plan.takes(x):
+    if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or native_parts(x.dtype) != "layers":
         return False
-    if native_parts(x.dtype) != "layers":
-        return False
-    return all(on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
+    dtype = moments_dtype(x.dtype)
+    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
 def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:

@@ -125,11 +125,11 @@ template <class A> void update_running(const plan& m, const A* batch) {
 
 // Rows of channels that a thread works in.
 template <class A> struct rows {
-    A *offset, *root, *var, *d_z, *d_offset, *d_var, *mixed_offset, *mixed_var, *units;
-    static int64_t size(const plan& m) { return 8 * m.channels + m.hidden; }
+    A *offset, *root, *var, *d_z, *d_offset, *d_var, *mixed_offset, *mixed_var, *scale, *units;
+    static int64_t size(const plan& m) { return 9 * m.channels + m.hidden; }
     rows(const plan& m, A* memory) {
         parts_of<A> rest{memory};
-        for (A** row : {&offset, &root, &var, &d_z, &d_offset, &d_var, &mixed_offset, &mixed_var})
+        for (A** row : {&offset, &root, &var, &d_z, &d_offset, &d_var, &mixed_offset, &mixed_var, &scale})
             *row = rest.take(m.channels);
         units = rest.take(m.hidden);
     }
@@ -331,8 +331,7 @@ template <class T> struct layer {
         logit_gradients();
         if (!m.dx) return;
         // gradients of m and s of each cell; dX = scale * (dY - mean dY) + (d_m + 2 d_s (X - m)) / (H W)
-        A* const again = d_scale;
-        const backward_map<A> map{in(), again, d_shift, d_mean, d_var, A(1) / A(m.pixels)};
+        const backward_map<A> map{in(), scale, d_shift, d_mean, d_var, A(1) / A(m.pixels)};
         each_sample([&](int64_t n, const rows<A>& own) {
             moment_gradients(n, own);
             if (by_sample()) map_sample(cells, x, dy, (T*)m.dx, map, n);
@@ -435,24 +434,24 @@ template <class T> struct layer {
         A *const of_means = d_mean + n * C, *const of_vars = d_var + n * C, *const a = scale + n * C;
         std::fill(of_means, of_means + C, A(0));
         std::fill(of_vars, of_vars + C, A(0));
-        std::vector<A> again(C, A(0));
+        std::fill(own.scale, own.scale + C, A(0));
         if (m.statistics) {
             mix_statistics(n, 0, C, own);
-            for (int64_t c = 0; c < C; ++c) again[c] = weight(0)[c] * rstd(own.mixed_var[c], eps);
+            for (int64_t c = 0; c < C; ++c) own.scale[c] = weight(0)[c] * rstd(own.mixed_var[c], eps);
             mixed_gradients(C, eps, a, shift + n * C, weight(0), own.mixed_offset, own.mixed_var);
         }
         for (int64_t k = 0; k < K; ++k) {
             if (idle(k)) continue;
             kind_gradients(n, k, 0, C, own, true);
             add_moment_gradients(s, k, own.offset, own.d_offset, own.d_var, of_means, of_vars);
-            if (!m.statistics) add_scale(C, ratio(n)[k], weight(k), own.root, again.data());
+            if (!m.statistics) add_scale(C, ratio(n)[k], weight(k), own.root, own.scale);
         }
         for (int64_t k = 0; k < K; ++k) {
             if (s.kind[k] != batch) continue;
             st.offsets(k, n, 0, C, own.offset);
             add_batch_gradients(C, m.samples, own.offset, d_batch, d_batch + C, of_means, of_vars);
         }
-        std::copy(again.begin(), again.end(), a);
+        std::copy(own.scale, own.scale + C, a);
     }
 
     // The gradients of the gate's last bias, or of the logits that all samples share.

@@ -1,5 +1,5 @@
-// The small part of a normalizer, what follows from the moments of its cells, forward and backward, for a CPU: see
-// ../../statistics.py, which has the same in torch's operations.
+// The small part of a normalizer, (C) or less of a sample, forward and backward, for a CPU: see ../../statistics.py,
+// which has the same in torch's operations.
 //
 // Nothing of (N, K, C) is kept. The statistics that are mixed are m and s of each cell for `instance`, (C) for `batch`
 // and `given`, (N, G) for `grouped`; a sample's offsets m - mu_k and 1 / sqrt(var_k + eps) are made of them where they
