@@ -19,11 +19,15 @@ def main() -> None:
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write all figures to FILE")
     parser.add_argument(
-        "--threads", type=whole_number(1, 1024), default=os.cpu_count(), help="CPU threads, or workers of a loader"
+        "--threads",
+        type=whole_number(1, 1024),
+        default=os.cpu_count(),
+        help="CPU threads, or workers of a loader; norm measures with one thread, too",
     )
     norm = parser.add_argument_group("norm")
     norm.add_argument("--models", nargs="+", choices=("layer", "resnet50", "shufflenet_v2_x1_0", "fcn_resnet50"),
                       default=["layer", "resnet50", "shufflenet_v2_x1_0"])  # fmt: skip
+    norm.add_argument("--norms", nargs="+", metavar="NAME", help="beside nn.BatchNorm2d; default: all")
     norm.add_argument("--modes", nargs="+", choices=("train", "infer"), default=["train", "infer"])
     norm.add_argument("--layouts", nargs="+", choices=("nchw", "channels_last"), default=["nchw", "channels_last"])
     norm.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -58,19 +62,25 @@ def main() -> None:
     from en.benchmarks.norm import benchmark_norm
     from en.benchmarks.preparation import benchmark_prepare
     from en.benchmarks.train import benchmark_train
+    from en.norm import NORMALIZERS
 
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: expected a GPU, found none")
     match arguments.what:
         case "norm":
+            norms = arguments.norms or list(NORMALIZERS)
+            if unknown := [name for name in norms if name not in NORMALIZERS]:
+                raise UserError(f"--norms {unknown[0]}: expected some of {', '.join(NORMALIZERS)}")
             options = (
                 arguments.models,
                 arguments.modes,
                 arguments.layouts,
+                norms,
                 arguments.dtype,
                 arguments.compile,
                 arguments.device,
+                sorted({1, arguments.threads}) if arguments.device == "cpu" else [arguments.threads],
             )
             benchmark_norm(*options, arguments.rounds, arguments.json)
         case "loader":

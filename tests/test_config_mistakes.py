@@ -299,6 +299,7 @@ def test_the_command_ends_with_code_2_and_one_line(good, tmp_path):
     assert "network" in refused(command("eval.py", tmp_path)).replace("last.pt", "network")
     assert "expected a whole number from 0" in refused(command("eval.py", tmp_path, "--recalibrate", "9" * 5_000))
     assert "expected a whole number from 1" in refused(command("scripts/benchmark.py", "norm", "--threads", 10**10))
+    assert "--norms enn: expected some of bn" in refused(command("scripts/benchmark.py", "norm", "--norms", "enn"))
     assert "--json" in refused(command("scripts/benchmark.py", "norm", "--json", tmp_path))
     assert "File name too long" in refused(command("scripts/benchmark.py", "norm", "--json", "x" * 5_000))
 

@@ -9,17 +9,14 @@ from en.norm import kernels
 
 
 def calls(layer, x):
-    """The operators that a layer runs, forward, backward and for its running averages, with their arguments."""
+    """The operators that a layer runs, forward and backward, with their arguments."""
     assert kernels.native_parts() == "layers"
     plan = layer.native_plan(pixels=1024)
     parameters = [part.detach() for part in plan.parameters]
-    running = plan.running[:2] if plan.running and not plan.training else (None, None)
-    forward = (x, parameters, *running, *plan.settings())
-    y, _, batch, saved = torch.ops.en_norm.layer_forward.default(*forward)
-    found = {"layer_forward": forward, "layer_backward": (y, x, saved, parameters, True, *plan.settings())}
-    if plan.running and plan.training:
-        found["track"] = (*map(torch.clone, plan.running[:2]), batch, 9, 0.1)
-    return found
+    running = map(torch.clone, plan.running) if plan.running else (None, None, None)
+    forward = (x, parameters, *running, 0.1, True, *plan.settings())
+    y, _, saved = torch.ops.en_norm.layer_forward.default(*forward)
+    return {"layer_forward": forward, "layer_backward": (y, x, saved, parameters, True, *plan.settings())}
 
 
 @pytest.mark.parametrize("name", ["in", "ln", "gn", "sn", "en"])
@@ -48,5 +45,6 @@ def test_an_operator_refuses_a_tensor_of_another_size_type_or_layout_instead_of_
 
 
 def wrong_for(part):
-    """Too short, with gaps, and of another type."""
-    return [part.flatten()[1:], torch.stack([part, part], -1)[..., 0], part.long()]
+    """Too short, with gaps where there may be any, and of another type."""
+    gaps = [torch.stack([part, part], -1)[..., 0]] if part.dim() else []
+    return [part.flatten()[1:], *gaps, part.int()]

@@ -23,21 +23,26 @@ def interleaved(
     warmups: int = 2,
     repeat: int = 1,
     device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each case by round; a round runs every case `repeat` times, so that a slow minute affects all."""
+    """Seconds of each case by round; a round runs every case `repeat` times, so that a slow minute affects all.
+
+    Args:
+        clock: of a CPU. time.process_time counts what the processor works for this process, whatever else it runs.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     with Progress(label, rounds + warmups) as progress:
         for turn in range(rounds + warmups):
             gc.collect()
             for name, case in cases.items():
-                taken = timed(case, repeat, device)
+                taken = timed(case, repeat, device, clock)
                 if turn >= warmups:
                     seconds[name].append(taken)
             progress.advance()
     return seconds
 
 
-def timed(case: Callable[[], object], repeat: int, device: str) -> float:
+def timed(case: Callable[[], object], repeat: int, device: str, clock: Callable[[], float]) -> float:
     """Mean seconds of a case, run `repeat` times: by events on a GPU, by the clock on a CPU."""
     if device == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -48,10 +53,10 @@ def timed(case: Callable[[], object], repeat: int, device: str) -> float:
         end.record()
         torch.cuda.synchronize()
         return float(begin.elapsed_time(end)) / 1000 / repeat
-    started = time.perf_counter()
+    started = clock()
     for _ in range(repeat):
         case()
-    return (time.perf_counter() - started) / repeat
+    return (clock() - started) / repeat
 
 
 def finish(device: str) -> None:

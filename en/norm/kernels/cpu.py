@@ -20,6 +20,7 @@ from en.native.cache import compiled_library
 from en.norm.kernels.again import Again
 from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
+from en.norm.statistics import moments_dtype
 
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
@@ -55,7 +56,7 @@ def can_take(x: Tensor) -> bool:
 
 def on_cpu(x: Tensor) -> bool:
     """Tells whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
-    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter)
 
 
 # ---- the four passes of passes.py ----
@@ -88,23 +89,22 @@ def input_gradient(
 
 def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Tells whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
-    if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or not plan.takes(x):
+    if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or native_parts(x.dtype) != "layers":
         return False
-    if native_parts(x.dtype) != "layers":
-        return False
-    return all(on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
+    dtype = moments_dtype(x.dtype)
+    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
 
 
 def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
     x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
-    running = plan.running[:2] if plan.running and not plan.training else (None, None)
-    y, ratios, batch = _Layer.apply(x, running, plan.settings(), again, len(parameters), *parameters, *plan.origins)
-    if plan.running and plan.training:
-        mean, var, count = plan.running
-        count.add_(1)
-        share = 1 / count.item() if plan.momentum is None else plan.momentum
-        torch.ops.en_norm.track.default(mean, var, batch, x.numel() // x.shape[1], share)
+    running = plan.running or (None, None, None)
+    arguments = (*running, -1.0 if plan.momentum is None else plan.momentum)
+    settings = plan.settings()
+    if torch.is_grad_enabled() and (x.requires_grad or any(part.requires_grad for part in parameters)):
+        y, ratios = _Layer.apply(x, arguments, settings, again, len(parameters), *parameters, *plan.origins)
+        return y, ratios
+    y, ratios, _ = torch.ops.en_norm.layer_forward.default(x, parameters, *arguments, False, *settings)
     return y, ratios
 
 
@@ -113,17 +113,17 @@ class _Layer(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         x: Tensor,
-        running: tuple[Tensor | None, Tensor | None],
+        running: tuple[Tensor | None, Tensor | None, Tensor | None, float],
         settings: Settings,
         again: Again,
         count: int,
         *inputs: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y, ratios, batch, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, *settings)
+    ) -> tuple[Tensor, Tensor]:
+        y, ratios, saved = torch.ops.en_norm.layer_forward.default(x, inputs[:count], *running, True, *settings)
         ctx.save_for_backward(x, saved, *inputs)
         ctx.settings, ctx.again, ctx.count = settings, again, count  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(ratios, batch)
-        return y, ratios, batch
+        ctx.mark_non_differentiable(ratios)
+        return y, ratios
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -12,7 +13,7 @@ namespace {
 
 enum activation : int64_t { tanh_activation, relu_activation };
 
-// Linear(inputs, hidden), activation times scale, Linear(hidden, outputs); weights as torch's, (out, in).
+// ratios = softmax(scale * w2 activation(w1 x + b1) + b2); weights as torch's, (out, in).
 template <class A> struct gate {
     int64_t inputs, hidden, outputs, activation, absent;
     A scale;
@@ -42,83 +43,149 @@ template <class A> std::vector<A> transposed(const A* matrix, int64_t rows, int6
     return out;
 }
 
-// x (N, inputs) -> hidden (N, hidden), after the activation, unscaled, and ratios (N, outputs).
-template <class A>
-void gate_forward(const gate<A>& g, int64_t samples, int64_t threads, const A* x, A* hidden, A* ratios) {
-    const std::vector<A> first = transposed(g.w1, g.hidden, g.inputs);  // (inputs, hidden): vectors run along hidden
-    over(samples, samples * g.hidden * (g.inputs + 16), threads, [&](int64_t n) {
-        A *h = hidden + n * g.hidden, *r = ratios + n * g.outputs;
-        const int64_t units = g.hidden;
-        std::copy(g.b1, g.b1 + units, h);
-        for (int64_t i = 0; i < g.inputs; ++i) {
-            const A value = x[n * g.inputs + i], *row = first.data() + i * units;
+// exp of eight doubles from 0 to 40: 2^k * e^r with k = round(x / ln 2), r = x - k ln 2, and e^r by its series to r^12,
+// which leaves 1e-16 of it.
+typedef double eight __attribute__((vector_size(64)));
+typedef int64_t eight_integers __attribute__((vector_size(64)));
+
+inline void exponential(eight& x) {
+    const double shifter = 0x1.8p52;  // added and taken away, it rounds to a whole number, which its last bits hold
+    const eight shifted = x * 1.4426950408889634 + shifter, k = shifted - shifter;
+    const eight r = (x - k * 0x1.62e42fefa3800p-1) - k * 0x1.ef35793c76730p-45;
+    eight sum = r * (1.0 / 479001600) + 1.0 / 39916800;
+    for (const double coefficient : {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
+             1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
+        sum = sum * r + coefficient;
+    eight_integers bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 1023) << 52;
+    eight power;
+    std::memcpy(&power, &bits, sizeof power);
+    x = sum * power;
+}
+
+// tanh of eight floats, computed as doubles and rounded once: 1 - 2 / (e^2|x| + 1), or x - x^3 / 3 where |x| is so
+// small that this would cancel.
+inline void tanh_of_eight(float* values) {
+    eight x;
+    for (int i = 0; i < 8; ++i) x[i] = values[i];
+    const eight zero{}, size = x < zero ? -x : x, most = zero + 20;
+    eight power = 2 * (size > most ? most : size);  // NaN stays: no comparison is true of it
+    exponential(power);
+    const eight large = 1 - 2 / (power + 1), small = size - size * size * size * (1.0 / 3);
+    const eight found = size < zero + 1e-4 ? small : large, y = x < zero ? -found : found;
+    for (int i = 0; i < 8; ++i) values[i] = static_cast<float>(y[i]);
+}
+
+inline void tanh_of(int64_t count, double* values) {
+    for (int64_t j = 0; j < count; ++j) values[j] = std::tanh(values[j]);
+}
+
+// The same bits whatever the C library's tanhf is, and several at a time.
+inline void tanh_of(int64_t count, float* values) {
+    int64_t j = 0;
+    for (; j + 8 <= count; j += 8) tanh_of_eight(values + j);
+    if (j == count) return;
+    float last[8] = {};
+    std::copy(values + j, values + count, last);
+    tanh_of_eight(last);
+    std::copy(last, last + count - j, values + j);
+}
+
+// The activation, in place.
+template <class A> void activate(int64_t activation, int64_t count, A* values) {
+    if (activation == tanh_activation) {
+        tanh_of(count, values);
+    } else {
+        for (int64_t j = 0; j < count; ++j) values[j] = std::max(values[j], A(0));
+    }
+}
+
+// A gate whose first matrix is transposed, (inputs, hidden), so that vectors run along the hidden units.
+template <class A> struct wide_gate : gate<A> {
+    std::vector<A> first;
+    explicit wide_gate(const gate<A>& g) : gate<A>(g), first(transposed(g.w1, g.hidden, g.inputs)) {}
+
+    // h = activation(w1 x + b1), of one sample.
+    void units_of(const A* x, A* h) const {
+        const int64_t units = this->hidden;
+        std::copy(this->b1, this->b1 + units, h);
+        for (int64_t i = 0; i < this->inputs; ++i) {
+            const A value = x[i], *const row = first.data() + i * units;
 #pragma omp simd
             for (int64_t j = 0; j < units; ++j) h[j] += row[j] * value;
         }
-        if (g.activation == tanh_activation) {
-            for (int64_t j = 0; j < units; ++j) h[j] = std::tanh(h[j]);
-        } else {
-            for (int64_t j = 0; j < units; ++j) h[j] = std::max(h[j], A(0));
-        }
-        for (int64_t k = 0; k < g.outputs; ++k) {
+        activate(this->activation, units, h);
+    }
+
+    // ratios = softmax(scale * w2 h + b2), of one sample.
+    void ratios_of(const A* h, A* ratios) const {
+        const int64_t units = this->hidden;
+        for (int64_t k = 0; k < this->outputs; ++k) {
             A sum = 0;
-            const A* row = g.w2 + k * units;
+            const A* const row = this->w2 + k * units;
 #pragma omp simd reduction(+ : sum)
             for (int64_t j = 0; j < units; ++j) sum += row[j] * h[j];
-            r[k] = g.scale * sum + g.b2[k];
+            ratios[k] = this->scale * sum + this->b2[k];
         }
-        softmax(g.outputs, r, g.absent);
-    });
-}
+        softmax(this->outputs, ratios, this->absent);
+    }
 
-// Gradients of the weights, and d_x, from d_ratios, which is overwritten.
-template <class A> void gate_backward(const gate<A>& g, int64_t samples, const A* x, const A* hidden, const A* ratios,
-    A* d_ratios, A* d_w1, A* d_b1, A* d_w2, A* d_b2, A* d_x) {
-    const int64_t units = g.hidden;
-    const std::vector<A> first = transposed(g.w1, units, g.inputs);
-    std::vector<A> d_first(g.inputs * units, A(0)), d_hidden(units);
-    std::fill(d_b1, d_b1 + units, A(0));
-    std::fill(d_w2, d_w2 + g.outputs * units, A(0));
-    std::fill(d_b2, d_b2 + g.outputs, A(0));
-    A* const dh = d_hidden.data();
-    for (int64_t n = 0; n < samples; ++n) {
-        const A* h = hidden + n * units;
-        A* logits = d_ratios + n * g.outputs;
-        softmax_backward(g.outputs, ratios + n * g.outputs, logits);
-        std::fill(dh, dh + units, A(0));
-        for (int64_t k = 0; k < g.outputs; ++k) {
-            const A d = g.scale * logits[k], *row = g.w2 + k * units;
-            A* d_row = d_w2 + k * units;
-            d_b2[k] += logits[k];
+    // Of one sample, from d_ratios: in place the gradient of the logits, d_h (hidden) of the units before their
+    // activation, and d_x = w1^T d_h.
+    void backward(const A* h, const A* ratios, A* d_ratios, A* d_h, A* d_x) const {
+        const int64_t units = this->hidden;
+        softmax_backward(this->outputs, ratios, d_ratios);
+        std::fill(d_h, d_h + units, A(0));
+        for (int64_t k = 0; k < this->outputs; ++k) {
+            const A d = this->scale * d_ratios[k], *const row = this->w2 + k * units;
 #pragma omp simd
-            for (int64_t j = 0; j < units; ++j) {
-                d_row[j] += d * h[j];
-                dh[j] += d * row[j];
-            }
+            for (int64_t j = 0; j < units; ++j) d_h[j] += d * row[j];
         }
-        if (g.activation == tanh_activation) {
+        if (this->activation == tanh_activation) {
 #pragma omp simd
-            for (int64_t j = 0; j < units; ++j) dh[j] *= 1 - h[j] * h[j];
+            for (int64_t j = 0; j < units; ++j) d_h[j] *= 1 - h[j] * h[j];
         } else {
 #pragma omp simd
-            for (int64_t j = 0; j < units; ++j) dh[j] = h[j] > 0 ? dh[j] : A(0);
+            for (int64_t j = 0; j < units; ++j) d_h[j] = h[j] > 0 ? d_h[j] : A(0);
         }
-#pragma omp simd
-        for (int64_t j = 0; j < units; ++j) d_b1[j] += dh[j];
-        for (int64_t i = 0; i < g.inputs; ++i) {
-            const A value = x[n * g.inputs + i], *row = first.data() + i * units;
-            A* d_row = d_first.data() + i * units;
+        for (int64_t i = 0; i < this->inputs; ++i) {
+            const A* const row = first.data() + i * units;
             A sum = 0;
 #pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < units; ++j) {
-                d_row[j] += dh[j] * value;
-                sum += dh[j] * row[j];
-            }
-            d_x[n * g.inputs + i] = sum;
+            for (int64_t j = 0; j < units; ++j) sum += d_h[j] * row[j];
+            d_x[i] = sum;
         }
     }
-    const std::vector<A> back = transposed(d_first.data(), g.inputs, units);
-    std::copy(back.begin(), back.end(), d_w1);
-}
+
+    // Gradients of the weights of the hidden units from .. to, summed over samples: d_w2 = scale d_logits h^T,
+    // d_b1 = d_h, d_w1 = d_h x^T.
+    void weight_gradients(int64_t samples, int64_t from, int64_t to, const A* x, const A* h, const A* d_logits,
+        const A* d_h, A* d_w1, A* d_b1, A* d_w2) const {
+        const int64_t units = this->hidden, inputs = this->inputs, count = to - from;
+        std::vector<A> rows(inputs * count, A(0));
+        std::fill(d_b1 + from, d_b1 + to, A(0));
+        for (int64_t k = 0; k < this->outputs; ++k) std::fill(d_w2 + k * units + from, d_w2 + k * units + to, A(0));
+        for (int64_t n = 0; n < samples; ++n) {
+            const A *const hn = h + n * units, *const dn = d_h + n * units;
+            for (int64_t k = 0; k < this->outputs; ++k) {
+                const A d = this->scale * d_logits[n * this->outputs + k];
+                A* const row = d_w2 + k * units;
+#pragma omp simd
+                for (int64_t j = from; j < to; ++j) row[j] += d * hn[j];
+            }
+#pragma omp simd
+            for (int64_t j = from; j < to; ++j) d_b1[j] += dn[j];
+            for (int64_t i = 0; i < inputs; ++i) {
+                const A value = x[n * inputs + i];
+                A* const row = rows.data() + i * count - from;
+#pragma omp simd
+                for (int64_t j = from; j < to; ++j) row[j] += dn[j] * value;
+            }
+        }
+        for (int64_t i = 0; i < inputs; ++i)
+            for (int64_t j = from; j < to; ++j) d_w1[j * inputs + i] = rows[i * count + j - from];
+    }
+};
 
 }  // namespace

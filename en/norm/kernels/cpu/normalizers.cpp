@@ -5,6 +5,8 @@
 // torch on (N, K, C) take longer than the four passes over (N, C, H, W). The operators use torch's stable ABI, which
 // does not change from one version of torch to the next; ../cpu.py compiles and loads them.
 
+#include <omp.h>
+
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -38,8 +40,10 @@ struct plan {
     void *weight, *bias, *kernel, *w1, *b1, *w2, *b2, *logits, *var_logits;
     void *d_weight, *d_bias, *d_kernel, *d_w1, *d_b1, *d_w2, *d_b2, *d_logits, *d_var_logits;
     void *running_mean, *running_var;
+    int64_t* batches;
+    double momentum;        // share of a batch in the running averages; below 0: all batches alike
     void *x, *y, *dy, *dx;  // (N, C, H, W)
-    void* saved;            // what forward leaves for backward
+    void* saved;            // what forward leaves for backward, or scratch where there will be none
 
     shape cells() const { return {samples, channels, pixels, threads, channels_last}; }
     sizes small() const {
@@ -49,37 +53,48 @@ struct plan {
         return s;
     }
     int64_t gate_inputs() const { return kinds * kinds; }
+    bool from_gate() const { return source == from_correlations; }
+    // The statistics of cells of so few pixels are as many values as the cells: they are computed again.
+    bool keeps_cells() const { return pixels > 8; }
 };
 
-// The parts of `saved`, one after the other.
+// Hands out parts of a piece of memory, one after the other; at null, it counts.
+template <class A> struct parts_of {
+    A* at;
+    A* take(int64_t count) {
+        A* const here = at;
+        at += count;
+        return here;
+    }
+};
+
+// What forward leaves for backward: variances, centres and the rest of the means of cells, statistics of the batch and
+// of groups, ratios, and what their gate got.
 template <class A> struct saved_parts {
-    A *ratios, *var_ratios, *stats, *offset, *var, *scale, *shift, *mixed_offset, *batch, *z, *v, *hidden, *end;
-    saved_parts(const plan& m, A* at) {
-        const int64_t ratio = m.samples * m.kinds, cells = m.samples * m.channels;
-        const auto take = [&](int64_t count) {
-            A* const here = at;
-            at += count;
-            return here;
-        };
-        ratios = take(ratio);
-        var_ratios = take(ratio);
-        stats = take(4 * cells);
-        offset = take(m.kinds * cells);
-        var = take(m.kinds * cells);
-        scale = take(cells);
-        shift = take(cells);
-        mixed_offset = take(m.statistics ? cells : 0);
-        batch = take(2 * m.channels);
-        z = take(m.source == from_correlations ? ratio * m.reduced : 0);
-        v = take(m.source == from_correlations ? ratio * m.kinds : 0);
-        hidden = take(m.source == from_logits ? 0 : m.samples * m.hidden);
-        end = at;
+    A *ratios, *var_ratios, *var, *centre, *rest, *batch, *group_mean[4], *group_var[4], *z, *v, *end;
+    saved_parts(const plan& m, A* memory) {
+        parts_of<A> rest_of{memory};
+        const int64_t ratio = m.samples * m.kinds, cells = m.keeps_cells() ? m.samples * m.channels : 0;
+        ratios = rest_of.take(ratio);
+        var_ratios = rest_of.take(m.var_logits ? ratio : 0);
+        var = rest_of.take(cells);
+        centre = rest_of.take(cells);
+        rest = rest_of.take(cells);
+        batch = rest_of.take(2 * m.channels);
+        for (int64_t k = 0; k < m.kinds; ++k) {
+            const int64_t count = m.kind[k] == grouped ? m.samples * m.groups[k] : 0;
+            group_mean[k] = rest_of.take(count);
+            group_var[k] = rest_of.take(count);
+        }
+        z = rest_of.take(m.from_gate() ? ratio * m.reduced : 0);
+        v = rest_of.take(m.from_gate() ? ratio * m.kinds : 0);
+        end = rest_of.at;
     }
 };
 
 template <class A> gate<A> gate_of(const plan& m) {
-    return {m.gate_inputs(), m.hidden, m.kinds, m.activation, m.absent, A(m.gate_scale), (A*)m.w1, (A*)m.b1, (A*)m.w2,
-        (A*)m.b2};
+    return {m.gate_inputs(), m.from_gate() ? m.hidden : 0, m.kinds, m.activation, m.absent, A(m.gate_scale), (A*)m.w1,
+        (A*)m.b1, (A*)m.w2, (A*)m.b2};
 }
 
 template <class A> void same_for_all(const plan& m, const A* logits, A* ratios) {
@@ -96,85 +111,361 @@ template <class A> void same_for_all_backward(const plan& m, const A* ratios, co
 }
 
 // As nn.BatchNorm2d: the running variance is the unbiased one.
-template <class A>
-void update_running(int64_t channels, int64_t values, double share_, const A* batch, A* mean, A* var) {
-    const A share = A(share_), count = A(values), unbiased = count / std::max(count - 1, A(1));
-    for (int64_t c = 0; c < channels; ++c) {
+template <class A> void update_running(const plan& m, const A* batch) {
+    if (!m.running_mean) return;
+    ++*m.batches;
+    const double taken = m.momentum < 0 ? 1 / double(*m.batches) : m.momentum;
+    A *const mean = (A*)m.running_mean, *const var = (A*)m.running_var;
+    const A share = A(taken), count = A(m.samples * m.pixels), unbiased = count / std::max(count - 1, A(1));
+    for (int64_t c = 0; c < m.channels; ++c) {
         mean[c] += share * (batch[c] - mean[c]);
-        var[c] += share * (batch[channels + c] * unbiased - var[c]);
+        var[c] += share * (batch[m.channels + c] * unbiased - var[c]);
     }
 }
 
-template <class T> void forward(const plan& m) {
+// Rows of channels that a thread works in.
+template <class A> struct rows {
+    A *offset, *root, *var, *d_z, *d_offset, *d_var, *mixed_offset, *mixed_var, *scale, *units;
+    static int64_t size(const plan& m) { return 9 * m.channels + m.hidden; }
+    rows(const plan& m, A* memory) {
+        parts_of<A> rest{memory};
+        for (A** row : {&offset, &root, &var, &d_z, &d_offset, &d_var, &mixed_offset, &mixed_var, &scale})
+            *row = rest.take(m.channels);
+        units = rest.take(m.hidden);
+    }
+};
+
+// One layer, forward or backward: what it computes with, and its work on one sample or one slice of channels.
+template <class T> struct layer {
     using A = accumulator<T>;
-    const saved_parts<A> p(m, (A*)m.saved);
-    const sizes s = m.small();
-    const int64_t cells = m.samples * m.channels;
-    const A eps = A(m.eps);
-    moments(m.cells(), (const T*)m.x, p.stats);
-    const A *mean = p.stats, *var = p.stats + cells;
-    if (std::find(s.kind, s.kind + s.kinds, given) != s.kind + s.kinds) {
-        std::copy((A*)m.running_mean, (A*)m.running_mean + m.channels, p.batch);
-        std::copy((A*)m.running_var, (A*)m.running_var + m.channels, p.batch + m.channels);
-    }
-    statistics(s, mean, var, p.batch, p.offset, p.var);
-    if (m.source == from_logits) {
-        same_for_all(m, (const A*)m.logits, p.ratios);
-        if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
-    } else {
-        correlations(s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, p.v);
-        gate_forward(gate_of<A>(m), m.samples, m.threads, p.v, p.hidden, p.ratios);
-    }
-    const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
-    if (m.statistics) {
-        mix_statistics(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale,
-            p.shift, p.mixed_offset);
-    } else {
-        mix_outputs(
-            s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, (const A*)m.bias, p.scale, p.shift);
-    }
-    map_cells(m.cells(), (const T*)m.x, (const T*)m.x, (T*)m.y, forward_map<A>{{p.stats, cells}, p.scale, p.shift});
-}
+    const plan& m;
+    const shape cells;
+    const sizes s;
+    const saved_parts<A> p;
+    const int64_t C, K, count;
+    const A eps;
+    const wide_gate<A> ratio_gate;
+    std::unique_ptr<A[]> scratch, thread_rows;
+    A *mean, *var, *centre, *rest, *scale, *shift, *d_mean, *d_var, *batch_rstd;  // by cells, but the last
+    A *h, *d_h, *d_x, *d_ratios, *d_var_ratios, *d_z, *d_batch;                   // backward
+    statistics<A> st;
 
-template <class T> void backward(const plan& m) {
-    using A = accumulator<T>;
-    const saved_parts<A> p(m, (A*)m.saved);
-    const sizes s = m.small();
-    const int64_t cells = m.samples * m.channels, ratio = m.samples * m.kinds, inputs = m.gate_inputs();
-    const A eps = A(m.eps);
-    const std::unique_ptr<A[]> scratch(
-        new A[(4 + 2 * m.kinds) * cells + 2 * ratio + 2 * m.channels + m.samples * inputs]);
-    A *const d_shift = scratch.get(), *const d_scale = d_shift + cells, *const d_mean = d_scale + cells;
-    A *const d_cell_var = d_mean + cells, *const d_offset = d_cell_var + cells,
-             *const d_var = d_offset + m.kinds * cells;
-    A *const d_ratios = d_var + m.kinds * cells, *const d_var_ratios = d_ratios + ratio;
-    A *const d_batch = d_var_ratios + ratio, *const d_inputs = d_batch + 2 * m.channels;
+    layer(const plan& m_, bool backward)
+        : m(m_), cells(m.cells()), s(m.small()), p(m, (A*)m.saved), C(m.channels), K(m.kinds),
+          count(m.samples * m.channels), eps(A(m.eps)), ratio_gate(gate_of<A>(m)) {
+        parts_of<A> counted{nullptr};
+        place(counted, backward);
+        scratch.reset(new A[counted.at - (A*)nullptr]);
+        parts_of<A> taken{scratch.get()};
+        place(taken, backward);
+        thread_rows.reset(new A[m.threads * rows<A>::size(m)]);
+        st = {s, eps, mean, var, p.batch, p.batch + C, batch_rstd, {}, {}};
+        std::copy(p.group_mean, p.group_mean + K, st.group_mean);
+        std::copy(p.group_var, p.group_var + K, st.group_var);
+    }
 
-    gradient_sums(m.cells(), (const T*)m.dy, (const T*)m.x, p.stats, d_shift);
-    const A* const var_ratios = m.var_logits ? p.var_ratios : p.ratios;
-    if (m.statistics) {
-        mix_statistics_backward(s, eps, p.ratios, var_ratios, p.offset, p.var, (const A*)m.weight, p.mixed_offset,
-            d_scale, d_shift, d_ratios, d_var_ratios, d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
-        if (!m.var_logits)
-            for (int64_t i = 0; i < ratio; ++i) d_ratios[i] += d_var_ratios[i];
-    } else {
-        mix_outputs_backward(s, m.affine_rows, eps, p.ratios, p.offset, p.var, (const A*)m.weight, d_scale, d_shift,
-            d_ratios, d_offset, d_var, (A*)m.d_weight, (A*)m.d_bias);
+    // `scale` and `shift` are d_scale and d_shift after the first pass of backward.
+    void place(parts_of<A>& part, bool backward) {
+        const int64_t fresh = m.keeps_cells() ? 0 : count;
+        for (A** row : {&mean, &scale, &shift}) *row = part.take(count);
+        var = m.keeps_cells() ? p.var : part.take(fresh);
+        centre = m.keeps_cells() ? p.centre : part.take(fresh);
+        rest = m.keeps_cells() ? p.rest : part.take(fresh);
+        batch_rstd = part.take(C);
+        if (!backward) return;
+        for (A** row : {&d_mean, &d_var}) *row = part.take(count);
+        for (A** row : {&h, &d_h}) *row = part.take(m.samples * m.hidden);
+        for (A** row : {&d_ratios, &d_var_ratios}) *row = part.take(m.samples * K);
+        d_x = part.take(m.samples * m.gate_inputs());
+        d_z = part.take(m.from_gate() ? m.samples * K * m.reduced : 0);
+        d_batch = part.take(2 * C);
     }
-    if (m.source == from_logits) {
-        same_for_all_backward(m, p.ratios, d_ratios, (A*)m.d_logits);
-        if (m.var_logits) same_for_all_backward(m, p.var_ratios, d_var_ratios, (A*)m.d_var_logits);
-    } else {
-        gate_backward(gate_of<A>(m), m.samples, p.v, p.hidden, p.ratios, d_ratios, (A*)m.d_w1, (A*)m.d_b1,
-            (A*)m.d_w2, (A*)m.d_b2, d_inputs);
-        correlations_backward(
-            s, m.reduced, eps, p.offset, p.var, (const A*)m.kernel, p.z, d_inputs, d_offset, d_var, (A*)m.d_kernel);
+
+    stats<A> in() const { return {mean, var, centre, rest}; }
+    const A* ratio(int64_t n) const { return p.ratios + n * K; }
+    const A* var_ratio(int64_t n) const { return (m.var_logits ? p.var_ratios : p.ratios) + n * K; }
+    const A* weight(int64_t k) const { return (const A*)m.weight + (m.affine_rows > 1 ? k * C : 0); }
+    // Whether a thread takes a sample through all that is done with it, one after the other, while it is in its cache.
+    bool by_sample() const { return m.samples >= m.threads; }
+    // Whether all that is mixed of a kind is 0: `in`, whose offsets are 0, where its ratio is 0.
+    bool idle(int64_t k) const { return !m.statistics && k == m.absent && s.kind[k] == instance; }
+    bool correlates(int64_t k) const { return m.from_gate() && s.kind[k] != instance; }
+
+    // task(n, rows) for all samples.
+    template <class Task> void each_sample(Task task) const {
+#pragma omp parallel num_threads(m.threads) if (m.threads > 1)
+        {
+            const rows<A> own(m, thread_rows.get() + omp_get_thread_num() * rows<A>::size(m));
+#pragma omp for schedule(static)
+            for (int64_t n = 0; n < m.samples; ++n) task(n, own);
+        }
     }
-    statistics_backward(s, p.offset, d_offset, d_var, d_mean, d_cell_var, d_batch);
-    if (m.dx)
-        map_cells(m.cells(), (const T*)m.x, (const T*)m.dy, (T*)m.dx,
-            backward_map<A>{{p.stats, cells}, p.scale, d_shift, d_mean, d_cell_var, A(1) / A(m.pixels)});
-}
+
+    // task(from, to, rows) for slices of channels, and other(from, to) for slices of the gate's hidden units.
+    template <class Task, class Other> void each_slice(Task task, Other other) const {
+        const int64_t slices = std::max<int64_t>(1, std::min(m.threads, C / 16));
+        const int64_t gates = m.from_gate() ? std::min(m.threads, m.hidden) : 0;
+#pragma omp parallel for num_threads(m.threads) schedule(dynamic, 1) if (m.threads > 1)
+        for (int64_t i = 0; i < slices + gates; ++i) {
+            const rows<A> own(m, thread_rows.get() + omp_get_thread_num() * rows<A>::size(m));
+            if (i < slices)
+                task(i * C / slices, (i + 1) * C / slices, own);
+            else
+                other((i - slices) * m.hidden / gates, (i - slices + 1) * m.hidden / gates);
+        }
+    }
+
+    // ---- forward ----
+
+    void forward() {
+        const bool batch_first = s.has(batch), at_once = by_sample() && !batch_first;
+        if (s.has(given)) {
+            std::copy((A*)m.running_mean, (A*)m.running_mean + C, st.mu);
+            std::copy((A*)m.running_var, (A*)m.running_var + C, st.pooled);
+        }
+        // m, s = mean and variance of X over (H, W), of each cell
+        if (!at_once) moments(cells, (const T*)m.x, in());
+        // mu, var of bn over samples; 1 / sqrt(var + eps)
+        if (batch_first) {
+            each_slice([&](int64_t from, int64_t to, const rows<A>&) { st.pool_batch(from, to); },
+                [](int64_t, int64_t) {});
+            update_running(m, p.batch);
+        }
+        if (batch_first || s.has(given)) st.root_batch();
+        if (!m.from_gate()) {
+            same_for_all(m, (const A*)m.logits, p.ratios);
+            if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
+        }
+        // ratios, scale and shift of each sample; Y = scale * (X - m) + shift
+        const forward_map<A> map{in(), scale, shift};
+        each_sample([&](int64_t n, const rows<A>& own) {
+            if (at_once) sample_moments(cells, (const T*)m.x, in(), n);
+            coefficients(n, own);
+            if (by_sample()) map_sample(cells, (const T*)m.x, (const T*)m.x, (T*)m.y, map, n);
+        });
+        if (!by_sample()) map_cells(cells, (const T*)m.x, (const T*)m.x, (T*)m.y, map);
+    }
+
+    void coefficients(int64_t n, const rows<A>& own) const {
+        st.pool_groups(n);
+        if (m.from_gate()) gate_ratios(n, own);
+        A *const a = scale + n * C, *const b = shift + n * C;
+        if (m.statistics) {
+            mix_statistics(n, 0, C, own);
+            mixed_coefficients(C, eps, weight(0), (const A*)m.bias, own.mixed_offset, own.mixed_var, a, b);
+            return;
+        }
+        // scale = sum_k q_k, shift = sum_k q_k offset_k + bias, q_k = weight_k ratio_k rstd_k
+        std::fill(a, a + C, A(0));
+        std::copy((A*)m.bias, (A*)m.bias + C, b);
+        for (int64_t row = 1; row < m.affine_rows; ++row) add(C, (const A*)m.bias + row * C, b);
+        for (int64_t k = 0; k < K; ++k) {
+            if (idle(k)) continue;
+            st.offsets(k, n, 0, C, own.offset);
+            st.roots(k, n, 0, C, own.root);
+            add_output(C, ratio(n)[k], weight(k), own.offset, own.root, a, b);
+        }
+    }
+
+    // z = grouped sums of kernel * offset * rstd, v = z z^T, ratios = gate(v)
+    void gate_ratios(int64_t n, const rows<A>& own) const {
+        A *const z = p.z + n * K * m.reduced, *const v = p.v + n * K * K;
+        for (int64_t k = 0; k < K; ++k) {
+            A* const row = z + k * m.reduced;
+            if (!correlates(k)) {
+                std::fill(row, row + m.reduced, A(0));
+                continue;
+            }
+            st.offsets(k, n, 0, C, own.offset);
+            st.roots(k, n, 0, C, own.root);
+            grouped_sums(C, m.reduced, (const A*)m.kernel, own.offset, own.root, row);
+        }
+        correlate(K, m.reduced, z, v);
+        ratio_gate.units_of(v, own.units);
+        ratio_gate.ratios_of(own.units, p.ratios + n * K);
+    }
+
+    // sum_k a_k offset_k and sum_k b_k var_k of a slice
+    void mix_statistics(int64_t n, int64_t from, int64_t to, const rows<A>& own) const {
+        std::fill(own.mixed_offset, own.mixed_offset + to - from, A(0));
+        std::fill(own.mixed_var, own.mixed_var + to - from, A(0));
+        for (int64_t k = 0; k < K; ++k) {
+            st.offsets(k, n, from, to, own.offset);
+            st.variances(k, n, from, to, own.var);
+            add_statistics(
+                to - from, ratio(n)[k], var_ratio(n)[k], own.offset, own.var, own.mixed_offset, own.mixed_var);
+        }
+    }
+
+    // ---- backward ----
+
+    void backward() {
+        const T *const x = (const T*)m.x, *const dy = (const T*)m.dy;
+        A *const d_scale = scale, *const d_shift = shift;
+        const sums<A> out(d_shift, d_scale);
+        if (s.has(batch) || s.has(given)) st.root_batch();
+        // d_shift = sum dY, d_scale = sum dY (X - m), over (H, W)
+        if (!by_sample()) {
+            if (!m.keeps_cells()) moments(cells, x, in());
+            gradient_sums(cells, dy, x, in(), out);
+        }
+        // d_ratios and, through softmax and gate, the gradients of the units, of v and of z, of each sample
+        each_sample([&](int64_t n, const rows<A>& own) {
+            if (by_sample()) {
+                if (!m.keeps_cells()) sample_moments(cells, x, in(), n);
+                sample_gradient_sums(cells, dy, x, in(), out, n);
+            }
+            if (m.keeps_cells()) {
+                std::copy(centre + n * C, centre + (n + 1) * C, mean + n * C);
+                add(C, rest + n * C, mean + n * C);
+            }
+            ratio_gradients(n, own);
+            if (m.from_gate()) gate_gradients(n);
+        });
+        // what is summed over samples: gradients of parameters, of the batch's mu and var
+        each_slice([&](int64_t from, int64_t to, const rows<A>& own) { channel_gradients(from, to, own); },
+            [&](int64_t from, int64_t to) {
+                ratio_gate.weight_gradients(
+                    m.samples, from, to, p.v, h, d_ratios, d_h, (A*)m.d_w1, (A*)m.d_b1, (A*)m.d_w2);
+            });
+        logit_gradients();
+        if (!m.dx) return;
+        // gradients of m and s of each cell; dX = scale * (dY - mean dY) + (d_m + 2 d_s (X - m)) / (H W)
+        const backward_map<A> map{in(), scale, d_shift, d_mean, d_var, A(1) / A(m.pixels)};
+        each_sample([&](int64_t n, const rows<A>& own) {
+            moment_gradients(n, own);
+            if (by_sample()) map_sample(cells, x, dy, (T*)m.dx, map, n);
+        });
+        if (!by_sample()) map_cells(cells, x, dy, (T*)m.dx, map);
+    }
+
+    // d_ratios of a sample: see ratio_gradient, and dot for SN
+    void ratio_gradients(int64_t n, const rows<A>& own) const {
+        const A *const d_scale = scale + n * C, *const d_shift = shift + n * C;
+        A *const of_means = d_ratios + n * K, *const of_vars = d_var_ratios + n * K;
+        if (m.statistics) {
+            mix_statistics(n, 0, C, own);
+            mixed_gradients(C, eps, d_scale, d_shift, weight(0), own.mixed_offset, own.mixed_var);
+        }
+        for (int64_t k = 0; k < K; ++k) {
+            of_means[k] = of_vars[k] = 0;
+            if (idle(k)) continue;
+            st.offsets(k, n, 0, C, own.offset);
+            if (m.statistics) {
+                st.variances(k, n, 0, C, own.var);
+                of_means[k] = dot(C, own.mixed_offset, own.offset);
+                of_vars[k] = dot(C, own.mixed_var, own.var);
+                if (!m.var_logits) of_means[k] += of_vars[k];
+            } else {
+                st.roots(k, n, 0, C, own.root);
+                of_means[k] = ratio_gradient(C, d_scale, d_shift, weight(k), own.offset, own.root);
+            }
+        }
+    }
+
+    // of a sample, through softmax, the two linear layers and v = z z^T
+    void gate_gradients(int64_t n) const {
+        const A* const v = p.v + n * K * K;
+        A *const units = h + n * m.hidden, *const d_v = d_x + n * K * K;
+        ratio_gate.units_of(v, units);
+        ratio_gate.backward(units, ratio(n), d_ratios + n * K, d_h + n * m.hidden, d_v);
+        correlate_backward(K, m.reduced, p.z + n * K * m.reduced, d_v, d_z + n * K * m.reduced);
+    }
+
+    // Sums over samples of a slice of channels.
+    void channel_gradients(int64_t from, int64_t to, const rows<A>& own) const {
+        const int64_t width = to - from;
+        A *const d_mu = d_batch, *const d_pooled = d_batch + C, *const d_bias = (A*)m.d_bias;
+        for (int64_t row = 0; row < m.affine_rows; ++row) {
+            std::fill((A*)m.d_weight + row * C + from, (A*)m.d_weight + row * C + to, A(0));
+        }
+        std::fill(d_bias + from, d_bias + to, A(0));
+        std::fill(d_mu + from, d_mu + to, A(0));
+        std::fill(d_pooled + from, d_pooled + to, A(0));
+        if (m.from_gate()) std::fill((A*)m.d_kernel + from, (A*)m.d_kernel + to, A(0));
+        for (int64_t n = 0; n < m.samples; ++n) {
+            const A *const d_scale = scale + n * C + from, *const d_shift = shift + n * C + from;
+            add(width, d_shift, d_bias + from);
+            if (m.statistics) {
+                mix_statistics(n, from, to, own);
+                add_mixed_weight_gradients(
+                    width, eps, d_scale, d_shift, own.mixed_offset, own.mixed_var, (A*)m.d_weight + from);
+                mixed_gradients(
+                    width, eps, d_scale, d_shift, weight(0) + from, own.mixed_offset, own.mixed_var);
+            }
+            for (int64_t k = 0; k < K; ++k) {
+                if (idle(k)) continue;
+                kind_gradients(n, k, from, to, own, s.kind[k] == batch);
+                if (!m.statistics)
+                    add_weight_gradients(width, ratio(n)[k], d_scale, d_shift, own.offset, own.root,
+                        (A*)m.d_weight + (m.affine_rows > 1 ? k * C : 0) + from);
+                if (correlates(k))
+                    add_kernel_gradients(width, own.d_z, own.offset, own.root, (A*)m.d_kernel + from);
+                if (s.kind[k] != batch) continue;
+                // d_mu = -sum d_offset, d_var = sum d_var
+                for (int64_t c = 0; c < width; ++c) d_mu[from + c] -= own.d_offset[c];
+                add(width, own.d_var, d_pooled + from);
+            }
+        }
+        for (int64_t row = 1; row < m.affine_rows; ++row) std::copy(d_bias + from, d_bias + to, d_bias + row * C + from);
+    }
+
+    // Offsets and roots of a kind in a slice of a sample and, where `all`, the gradients of its offsets and variances.
+    void kind_gradients(int64_t n, int64_t k, int64_t from, int64_t to, const rows<A>& own, bool all) const {
+        const int64_t width = to - from;
+        st.offsets(k, n, from, to, own.offset);
+        if (!m.statistics || correlates(k)) st.roots(k, n, from, to, own.root);
+        if (correlates(k)) spread(d_z + (n * K + k) * m.reduced, C / m.reduced, from, to, own.d_z);
+        if (!all) return;
+        if (m.statistics) {
+            scaled(width, ratio(n)[k], own.mixed_offset, own.d_offset);
+            scaled(width, var_ratio(n)[k], own.mixed_var, own.d_var);
+        } else {
+            output_gradients(width, ratio(n)[k], scale + n * C + from, shift + n * C + from, weight(k) + from,
+                own.offset, own.root, own.d_offset, own.d_var);
+        }
+        if (correlates(k))
+            add_xhat_gradients(
+                width, own.d_z, (const A*)m.kernel + from, own.offset, own.root, own.d_offset, own.d_var);
+    }
+
+    // Of a sample: the gradients of the moments of its cells, and its scale again, which takes d_scale's place.
+    void moment_gradients(int64_t n, const rows<A>& own) const {
+        A *const of_means = d_mean + n * C, *const of_vars = d_var + n * C, *const a = scale + n * C;
+        std::fill(of_means, of_means + C, A(0));
+        std::fill(of_vars, of_vars + C, A(0));
+        std::fill(own.scale, own.scale + C, A(0));
+        if (m.statistics) {
+            mix_statistics(n, 0, C, own);
+            for (int64_t c = 0; c < C; ++c) own.scale[c] = weight(0)[c] * rstd(own.mixed_var[c], eps);
+            mixed_gradients(C, eps, a, shift + n * C, weight(0), own.mixed_offset, own.mixed_var);
+        }
+        for (int64_t k = 0; k < K; ++k) {
+            if (idle(k)) continue;
+            kind_gradients(n, k, 0, C, own, true);
+            add_moment_gradients(s, k, own.offset, own.d_offset, own.d_var, of_means, of_vars);
+            if (!m.statistics) add_scale(C, ratio(n)[k], weight(k), own.root, own.scale);
+        }
+        for (int64_t k = 0; k < K; ++k) {
+            if (s.kind[k] != batch) continue;
+            st.offsets(k, n, 0, C, own.offset);
+            add_batch_gradients(C, m.samples, own.offset, d_batch, d_batch + C, of_means, of_vars);
+        }
+        std::copy(own.scale, own.scale + C, a);
+    }
+
+    // The gradients of the gate's last bias, or of the logits that all samples share.
+    void logit_gradients() const {
+        if (!m.from_gate()) {
+            same_for_all_backward(m, p.ratios, d_ratios, (A*)m.d_logits);
+            if (m.var_logits) same_for_all_backward(m, p.var_ratios, d_var_ratios, (A*)m.d_var_logits);
+            return;
+        }
+        A* const of_bias = (A*)m.d_b2;
+        std::fill(of_bias, of_bias + K, A(0));
+        for (int64_t n = 0; n < m.samples; ++n) add(K, d_ratios + n * K, of_bias);
+    }
+};
 
 // ---- the operators ----
 
@@ -215,7 +506,9 @@ void* data_of(const char* name, const Tensor& part, int64_t count, ScalarType ty
 shape shape_of(const Tensor& x) {
     STD_TORCH_CHECK(x.dim() == 4, "en_norm: expected (N, C, H, W)");
     const auto size = x.sizes();
-    shape s{size[0], size[1], size[2] * size[3], torch::stable::get_num_threads(), !x.is_contiguous()};
+    // another thread costs more than it saves on less than 8192 values
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), x.numel() / 8192 + 1);
+    shape s{size[0], size[1], size[2] * size[3], threads, !x.is_contiguous()};
     if (s.channels_last) {
         const auto stride = x.strides();
         const int64_t dense[4] = {size[1] * size[2] * size[3], 1, size[3] * size[1], size[1]};
@@ -315,33 +608,36 @@ plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
 
 int64_t saved_size(const plan& m) { return saved_parts<char>(m, nullptr).end - (char*)nullptr; }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors& parameters,
-    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, const Integers& kinds,
-    const Integers& groups, int64_t absent, int64_t source, int64_t reduced, int64_t activation, bool statistics,
-    double eps, double gate_scale) {
+std::tuple<Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors& parameters,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, std::optional<Tensor> batches,
+    double momentum, bool keep, const Integers& kinds, const Integers& groups, int64_t absent, int64_t source,
+    int64_t reduced, int64_t activation, bool statistics, double eps, double gate_scale) {
     plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale});
     const ScalarType type = moments_type(x);
     const auto has = [&](int64_t kind) { return std::find(kinds.begin(), kinds.end(), kind) != kinds.end(); };
-    if (has(given)) {
+    if (has(given) || (has(batch) && running_mean)) {
         STD_TORCH_CHECK(running_mean && running_var, "en_norm: expected running averages");
         m.running_mean = data_of("running_mean", *running_mean, m.channels, type);
         m.running_var = data_of("running_var", *running_var, m.channels, type);
     }
-    const int64_t averaged = has(batch) ? m.channels : 0;
-    Tensor y = torch::stable::empty_like(x), saved = torch::stable::new_empty(x, {saved_size(m)}, type);
-    Tensor ratios = torch::stable::new_empty(x, {m.samples, m.kinds}, type);
-    Tensor moments = torch::stable::new_empty(x, {2, averaged}, type);
+    if (has(batch) && running_mean) {
+        STD_TORCH_CHECK(bool(batches), "en_norm: expected a count of batches");
+        m.batches = (int64_t*)data_of("batches", *batches, 1, ScalarType::Long);
+        m.momentum = momentum;
+    }
+    Tensor y = torch::stable::empty_like(x), ratios = torch::stable::new_empty(x, {m.samples, m.kinds}, type);
+    Tensor saved = torch::stable::new_empty(x, {keep ? saved_size(m) : 0}, type);
     m.y = data_like("y", y, x);
-    m.saved = saved.data_ptr();
     by_type(x.scalar_type(), [&](auto* t) {
         using T = std::remove_pointer_t<decltype(t)>;
         using A = accumulator<T>;
-        forward<T>(m);
-        const saved_parts<A> p(m, (A*)m.saved);
-        std::copy(p.ratios, p.ratios + m.samples * m.kinds, (A*)ratios.data_ptr());
-        std::copy(p.batch, p.batch + 2 * averaged, (A*)moments.data_ptr());
+        const std::unique_ptr<A[]> passing(keep ? nullptr : new A[saved_size(m)]);
+        m.saved = keep ? saved.data_ptr() : passing.get();
+        layer<T> run(m, false);
+        run.forward();
+        std::copy(run.p.ratios, run.p.ratios + m.samples * m.kinds, (A*)ratios.data_ptr());
     });
-    return {y, ratios, moments, saved};
+    return {y, ratios, saved};
 }
 
 std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, const Tensor& saved,
@@ -355,20 +651,8 @@ std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, co
     m.dy = data_like("dy", dy, x);
     m.dx = for_input ? data_like("dx", dx, x) : nullptr;
     m.saved = data_of("saved", saved, saved_size(m), moments_type(x));
-    by_type(x.scalar_type(), [&](auto* t) { backward<std::remove_pointer_t<decltype(t)>>(m); });
+    by_type(x.scalar_type(), [&](auto* t) { layer<std::remove_pointer_t<decltype(t)>>(m, true).backward(); });
     return {dx, grads};
-}
-
-void track(Tensor running_mean, Tensor running_var, const Tensor& batch, int64_t values, double share) {
-    const int64_t C = running_mean.numel();
-    const ScalarType type = running_mean.scalar_type();
-    void *mean = data_of("running_mean", running_mean, C, type), *var = data_of("running_var", running_var, C, type);
-    void* moments = data_of("batch", batch, 2 * C, type);
-    STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "en_norm: expected float32 or float64");
-    if (type == ScalarType::Float)
-        update_running<float>(C, values, share, (float*)moments, (float*)mean, (float*)var);
-    else
-        update_running<double>(C, values, share, (double*)moments, (double*)mean, (double*)var);
 }
 
 // The four passes, for a dense x; everything else of the moments' type and by cells.
@@ -387,12 +671,12 @@ struct pass {
 
 Tensor pass_moments(const Tensor& x) {
     const pass p(x);
-    Tensor stats = torch::stable::new_empty(x, {4, p.s.samples, p.s.channels}, p.type);
+    Tensor found = torch::stable::new_empty(x, {4, p.s.samples, p.s.channels}, p.type);
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
-        moments(p.s, (const T*)x.data_ptr(), (A*)stats.data_ptr());
+        moments(p.s, (const T*)x.data_ptr(), stats<A>((A*)found.data_ptr(), p.s.cells()));
     });
-    return stats;
+    return found;
 }
 
 Tensor pass_affine(const Tensor& x, const Tensor& stats_, const Tensor& scale, const Tensor& shift) {
@@ -408,15 +692,17 @@ Tensor pass_affine(const Tensor& x, const Tensor& stats_, const Tensor& scale, c
     return y;
 }
 
-Tensor pass_gradient_sums(const Tensor& dy, const Tensor& x, const Tensor& stats) {
+Tensor pass_gradient_sums(const Tensor& dy, const Tensor& x, const Tensor& stats_) {
     const pass p(x);
-    Tensor sums = torch::stable::new_empty(x, {2, p.s.samples, p.s.channels}, p.type);
+    Tensor found = torch::stable::new_empty(x, {2, p.s.samples, p.s.channels}, p.type);
     const void* const from = data_like("dy", dy, x);
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
-        gradient_sums(p.s, (const T*)from, (const T*)x.data_ptr(), p.cells<A>("stats", stats, 4), (A*)sums.data_ptr());
+        const stats<A> in(p.cells<A>("stats", stats_, 4), p.s.cells());
+        A* const to = (A*)found.data_ptr();
+        gradient_sums(p.s, (const T*)from, (const T*)x.data_ptr(), in, sums<A>(to, to + p.s.cells()));
     });
-    return sums;
+    return found;
 }
 
 Tensor pass_input_gradient(const Tensor& dy, const Tensor& x, const Tensor& stats_, const Tensor& sum_dy,
@@ -453,15 +739,13 @@ STABLE_TORCH_LIBRARY(en_norm, m) {
         "input_gradient(Tensor dy, Tensor x, Tensor stats, Tensor sum_dy, Tensor scale, Tensor d_mean, Tensor d_var) "
         "-> Tensor");
     m.def(
-        "layer_forward(Tensor x, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, int[] kinds, int[] "
-        "groups, "
-        "int absent, int source, int reduced, int activation, bool statistics, float eps, float gate_scale) "
-        "-> (Tensor y, Tensor ratios, Tensor batch, Tensor saved)");
+        "layer_forward(Tensor x, Tensor[] parameters, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? "
+        "batches, float momentum, bool keep, int[] kinds, int[] groups, int absent, int source, int reduced, int "
+        "activation, bool statistics, float eps, float gate_scale) -> (Tensor y, Tensor ratios, Tensor saved)");
     m.def(
         "layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] "
         "groups, "
         "int absent, int source, int reduced, int activation, bool statistics, float eps, float gate_scale) -> (Tensor dx, Tensor[] grads)");
-    m.def("track(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor batch, int values, float share) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(en_norm, CPU, m) {
@@ -471,5 +755,4 @@ STABLE_TORCH_LIBRARY_IMPL(en_norm, CPU, m) {
     m.impl("input_gradient", TORCH_BOX(&pass_input_gradient));
     m.impl("layer_forward", TORCH_BOX(&layer_forward));
     m.impl("layer_backward", TORCH_BOX(&layer_backward));
-    m.impl("track", TORCH_BOX(&track));
 }

@@ -30,8 +30,19 @@ template <class A> struct vector_of {
 template <class A> using vec = typename vector_of<A>::type;
 template <class A> constexpr int64_t width = 64 / sizeof(A);
 
+#ifdef __AVX512F__
+constexpr int kBlock = 4;  // vectors of channels side by side whose sums fit the registers
+#else
+constexpr int kBlock = 2;
+#endif
 constexpr int64_t kFlush = 256;  // vectors summed before they are added to the total
 constexpr int64_t kLanes = 4;    // vectors in flight: hides the latency of an addition
+
+struct shape {
+    int64_t samples, channels, pixels, threads;
+    bool channels_last;
+    int64_t cells() const { return samples * channels; }
+};
 
 // ---- loads and stores: values of type T as accumulators ----
 
@@ -147,10 +158,15 @@ inline void sum_row(int64_t pixels, A* out, Vectors vectors, Scalars scalars) {
     for (int s = 0; s < S; ++s) out[s] = total<A>(sum[s]) + rest[s];
 }
 
-// B * width channels of channels_last over all pixels; terms(out, offset, b) for the b-th vector of the pixel at
+// Where the B vectors of a block begin, in channels from the block's first one: the last may overlap the one before.
+template <int B> struct places {
+    int64_t at[B];
+};
+
+// B vectors of channels of channels_last over all pixels; terms(out, offset, b) for the b-th vector of the pixel at
 // offset.
 template <int S, int B, class A, class Terms>
-inline void sum_columns(int64_t pixels, int64_t channels, vec<A> (&sum)[S][B], Terms terms) {
+inline void sum_columns(int64_t pixels, int64_t channels, const places<B>& block, vec<A> (&sum)[S][B], Terms terms) {
     for (int s = 0; s < S; ++s)
         for (int b = 0; b < B; ++b) sum[s][b] = vec<A>{};
     for (int64_t p = 0; p < pixels;) {
@@ -158,7 +174,7 @@ inline void sum_columns(int64_t pixels, int64_t channels, vec<A> (&sum)[S][B], T
         for (const int64_t stop = std::min(pixels, p + kFlush); p < stop; ++p)
             for (int b = 0; b < B; ++b) {
                 vec<A> term[S];
-                terms(term, p * channels + b * width<A>, b);
+                terms(term, p * channels + block.at[b], b);
                 for (int s = 0; s < S; ++s) part[s][b] += term[s];
             }
         for (int s = 0; s < S; ++s)
@@ -172,7 +188,8 @@ inline int64_t first_pixels(int64_t pixels) { return std::max(std::min<int64_t>(
 
 template <class A> struct stats {
     A *mean, *var, *centre, *rest;
-    stats(A* base, int64_t cells) : mean(base), var(base + cells), centre(base + 2 * cells), rest(base + 3 * cells) {}
+    stats(A* base, int64_t cells) : stats(base, base + cells, base + 2 * cells, base + 3 * cells) {}
+    stats(A* mean_, A* var_, A* centre_, A* rest_) : mean(mean_), var(var_), centre(centre_), rest(rest_) {}
     void set(int64_t cell, A c, A sum, A squares, A pixels) {
         const A lo = sum / pixels;
         centre[cell] = c;
@@ -180,6 +197,14 @@ template <class A> struct stats {
         mean[cell] = c + lo;
         var[cell] = std::max(squares / pixels - lo * lo, A(0));
         if (squares != squares) var[cell] = squares;
+    }
+    // The same for a vector of cells.
+    void set(int64_t cell, vec<A> c, vec<A> sum, vec<A> squares, A pixels) {
+        const vec<A> lo = sum / pixels, spread = squares / pixels - lo * lo, zero{};
+        store(centre + cell, c);
+        store(rest + cell, lo);
+        store(mean + cell, vec<A>(c + lo));
+        store(var + cell, vec<A>(spread < zero ? zero : spread));  // NaN stays
     }
 };
 
@@ -207,29 +232,28 @@ template <class T> void moments_row(const T* x, int64_t pixels, stats<accumulato
 }
 
 template <int B, class T>
-void moments_columns(const T* x, int64_t pixels, int64_t channels, stats<accumulator<T>> out, int64_t cell) {
+void moments_columns(const T* x, int64_t pixels, int64_t channels, const places<B>& block, stats<accumulator<T>> out,
+    int64_t cell) {
     using A = accumulator<T>;
     const int64_t first = first_pixels(pixels);
     vec<A> start[1][B];
-    sum_columns<1, B, A>(first, channels, start, [&](vec<A>* t, int64_t i, int) { t[0] = load(x + i); });
+    sum_columns<1, B, A>(first, channels, block, start, [&](vec<A>* t, int64_t i, int) { t[0] = load(x + i); });
     vec<A> centre[B];
     for (int b = 0; b < B; ++b) centre[b] = start[0][b] / A(first);
     vec<A> sums[2][B];
-    sum_columns<2, B, A>(pixels, channels, sums, [&](vec<A>* t, int64_t i, int b) {
+    sum_columns<2, B, A>(pixels, channels, block, sums, [&](vec<A>* t, int64_t i, int b) {
         const vec<A> d = load(x + i) - centre[b];
         t[0] = d;
         t[1] = d * d;
     });
-    for (int b = 0; b < B; ++b)
-        for (int64_t j = 0; j < width<A>; ++j)
-            out.set(cell + b * width<A> + j, centre[b][j], sums[0][b][j], sums[1][b][j], A(pixels));
+    for (int b = 0; b < B; ++b) out.set(cell + block.at[b], centre[b], sums[0][b], sums[1][b], A(pixels));
 }
 
 // ---- sums for the backward pass: out (2, N, C) = sum dY, sum dY * (X - mean) ----
 
 template <class A> struct sums {
     A *plain, *dot;
-    sums(A* base, int64_t cells) : plain(base), dot(base + cells) {}
+    sums(A* plain_, A* dot_) : plain(plain_), dot(dot_) {}
 };
 
 template <class T> void gradient_row(
@@ -252,17 +276,17 @@ template <class T> void gradient_row(
 }
 
 template <int B, class T> void gradient_columns(const T* dy, const T* x, int64_t pixels, int64_t channels,
-    stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
+    const places<B>& block, stats<accumulator<T>> in, sums<accumulator<T>> out, int64_t cell) {
     using A = accumulator<T>;
     vec<A> centre[B];
-    for (int b = 0; b < B; ++b) centre[b] = load(in.centre + cell + b * width<A>);
+    for (int b = 0; b < B; ++b) centre[b] = load(in.centre + cell + block.at[b]);
     vec<A> got[2][B];
-    sum_columns<2, B, A>(pixels, channels, got, [&](vec<A>* t, int64_t i, int b) {
+    sum_columns<2, B, A>(pixels, channels, block, got, [&](vec<A>* t, int64_t i, int b) {
         t[0] = load(dy + i);
         t[1] = t[0] * (load(x + i) - centre[b]);
     });
     for (int b = 0; b < B; ++b) {
-        const int64_t at = cell + b * width<A>;
+        const int64_t at = cell + block.at[b];
         store(out.plain + at, got[0][b]);
         store(out.dot + at, vec<A>(got[1][b] - load(in.rest + at) * got[0][b]));
     }
@@ -316,36 +340,50 @@ void map_row(const T* x, const T* dy, T* out, int64_t pixels, const Map& map, in
 
 // B vectors of channels over all pixels, factors in registers.
 template <int B, class Map, class T>
-void map_block(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels, const Map& map, int64_t cell) {
+void map_block(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels, const places<B>& block,
+    const Map& map, int64_t cell) {
     using A = accumulator<T>;
     vec<A> slope[B], offset[B], factor[B], centre[B];
-    for (int b = 0; b < B; ++b) map.at(slope[b], offset[b], factor[b], centre[b], cell + b * width<A>);
+    for (int b = 0; b < B; ++b) map.at(slope[b], offset[b], factor[b], centre[b], cell + block.at[b]);
     for (int64_t p = 0; p < pixels; ++p)
         for (int b = 0; b < B; ++b) {
-            const int64_t i = p * channels + b * width<A>;
+            const int64_t i = p * channels + block.at[b];
             vec<A> y = (load(x + i) - centre[b]) * slope[b] + offset[b];
             if constexpr (Map::backward) y += load(dy + i) * factor[b];
             store(out + i, y);
         }
 }
 
+// use(block) for every block of B vectors of `channels`, at least a vector; use(single) for one that is left.
+template <int B, class A, class Use> void each_block(int64_t channels, Use use) {
+    constexpr int64_t W = width<A>;
+    const auto place = [&](int64_t c) { return std::min(c, channels - W); };
+    for (int64_t c = 0; c < channels; c += B * W) {
+        if (c + (B - 1) * W < channels) {
+            places<B> block;
+            for (int b = 0; b < B; ++b) block.at[b] = place(c + b * W);
+            use(block);
+        } else {
+            for (int64_t at = c; at < channels; at += W) use(places<1>{{place(at)}});
+        }
+    }
+}
+
 // channels_last in tiles of pixels that fit the second cache: all channels of a tile before the next one.
 template <class Map, class T>
 void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels, const Map& map, int64_t cell) {
     using A = accumulator<T>;
-    constexpr int64_t W = width<A>;
     const int64_t tile = std::max<int64_t>(8, 65536 / channels);
     for (int64_t p = 0; p < pixels; p += tile) {
         const int64_t count = std::min(tile, pixels - p), base = p * channels;
         const T* const dy_tile = Map::backward ? dy + base : dy;
-        int64_t c = 0;
-        for (; c + 2 * W <= channels; c += 2 * W)
-            map_block<2>(
-                x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
-        for (; c + W <= channels; c += W)
-            map_block<1>(
-                x + base + c, dy_tile + (Map::backward ? c : 0), out + base + c, count, channels, map, cell + c);
-        for (; c < channels; ++c) {
+        if (channels >= width<A>) {
+            each_block<2, A>(channels, [&](const auto& block) {
+                map_block(x + base, dy_tile, out + base, count, channels, block, map, cell);
+            });
+            continue;
+        }
+        for (int64_t c = 0; c < channels; ++c) {
             A slope, offset, factor = 0, centre;
             map.at(slope, offset, factor, centre, cell + c);
             for (int64_t i = base + c; i < base + count * channels; i += channels) {
@@ -359,38 +397,30 @@ void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channe
 
 // ---- all cells ----
 
-struct shape {
-    int64_t samples, channels, pixels, threads;
-    bool channels_last;
-    int64_t cells() const { return samples * channels; }
-};
-
-// row(cell, offset) for every cell of NCHW; columns(cell, offset, blocks) for channels_last, the last block of a sample
-// overlapping the one before where the width of a vector does not divide C; narrow(cell, offset) where C is below it.
-template <class A, class Row, class Wide, class Single, class Narrow>
-void reduce_cells(shape s, Row row, Wide wide, Single single, Narrow narrow) {
-    constexpr int64_t W = width<A>, B = 4;
+// What is done with the cells of one sample, or with a part of them. row(cell, offset) for every cell of NCHW;
+// wide(cell, offset, block) for every block of channels_last, narrow(cell, offset) where C is below a vector.
+template <class A, class Row, class Wide, class Narrow>
+void reduce_sample(const shape& s, int64_t n, int64_t part, int64_t parts, Row row, Wide wide, Narrow narrow) {
+    const int64_t cell = n * s.channels, offset = cell * s.pixels;
     if (!s.channels_last) {
-#pragma omp parallel for num_threads(s.threads) schedule(static)
-        for (int64_t cell = 0; cell < s.cells(); ++cell) row(cell, cell * s.pixels);
-        return;
+        for (int64_t c = part * s.channels / parts; c < (part + 1) * s.channels / parts; ++c)
+            row(cell + c, offset + c * s.pixels);
+    } else if (s.channels < width<A>) {
+        for (int64_t c = part * s.channels / parts; c < (part + 1) * s.channels / parts; ++c)
+            narrow(cell + c, offset + c);
+    } else {
+        int64_t turn = 0;  // blocks go round the parts
+        each_block<kBlock, A>(s.channels, [&](const auto& block) {
+            if (turn++ % parts == part) wide(cell, offset, block);
+        });
     }
-    const int64_t blocks = (s.channels + B * W - 1) / (B * W);
-#pragma omp parallel for num_threads(s.threads) schedule(static)
-    for (int64_t task = 0; task < s.samples * blocks; ++task) {
-        const int64_t n = task / blocks, from = task % blocks * B * W, to = std::min(s.channels, from + B * W);
-        const int64_t cell = n * s.channels, offset = n * s.channels * s.pixels;
-        if (to - from == B * W) {
-            wide(cell + from, offset + from);
-        } else if (s.channels >= W) {
-            for (int64_t c = from; c < to; c += W) {
-                const int64_t at = std::min(c, s.channels - W);
-                single(cell + at, offset + at);
-            }
-        } else {
-            for (int64_t c = from; c < to; ++c) narrow(cell + c, offset + c);
-        }
-    }
+}
+
+// task(n, part, parts) for all samples, each in parts where there are fewer samples than threads.
+template <class Task> void over_samples(const shape& s, Task task) {
+    const int64_t parts = s.samples >= s.threads ? 1 : std::min(4 * s.threads, s.channels);
+#pragma omp parallel for num_threads(s.threads) schedule(static) if (s.threads > 1)
+    for (int64_t i = 0; i < s.samples * parts; ++i) task(i / parts, i % parts, parts);
 }
 
 // A strided cell of channels_last with fewer channels than a vector, gathered into a row.
@@ -401,26 +431,30 @@ template <class T, class Use> void gathered(const T* x, int64_t pixels, int64_t 
     delete[] row;
 }
 
-template <class T> void moments(shape s, const T* x, accumulator<T>* base) {
-    using A = accumulator<T>;
-    const stats<A> out(base, s.cells());
-    reduce_cells<A>(
-        s, [&](int64_t cell, int64_t at) { moments_row(x + at, s.pixels, out, cell); },
-        [&](int64_t cell, int64_t at) { moments_columns<4>(x + at, s.pixels, s.channels, out, cell); },
-        [&](int64_t cell, int64_t at) { moments_columns<1>(x + at, s.pixels, s.channels, out, cell); },
+// stats of a sample's cells.
+template <class T>
+void sample_moments(const shape& s, const T* x, const stats<accumulator<T>>& out, int64_t n, int64_t part = 0,
+    int64_t parts = 1) {
+    reduce_sample<accumulator<T>>(
+        s, n, part, parts, [&](int64_t cell, int64_t at) { moments_row(x + at, s.pixels, out, cell); },
+        [&](int64_t cell, int64_t at, const auto& block) {
+            moments_columns(x + at, s.pixels, s.channels, block, out, cell);
+        },
         [&](int64_t cell, int64_t at) {
             gathered(x + at, s.pixels, s.channels, [&](const T* row) { moments_row(row, s.pixels, out, cell); });
         });
 }
 
-template <class T> void gradient_sums(shape s, const T* dy, const T* x, accumulator<T>* base, accumulator<T>* result) {
-    using A = accumulator<T>;
-    const stats<A> in(base, s.cells());
-    const sums<A> out(result, s.cells());
-    reduce_cells<A>(
-        s, [&](int64_t cell, int64_t at) { gradient_row(dy + at, x + at, s.pixels, in, out, cell); },
-        [&](int64_t cell, int64_t at) { gradient_columns<4>(dy + at, x + at, s.pixels, s.channels, in, out, cell); },
-        [&](int64_t cell, int64_t at) { gradient_columns<1>(dy + at, x + at, s.pixels, s.channels, in, out, cell); },
+// sums of a sample's cells.
+template <class T>
+void sample_gradient_sums(const shape& s, const T* dy, const T* x, const stats<accumulator<T>>& in,
+    const sums<accumulator<T>>& out, int64_t n, int64_t part = 0, int64_t parts = 1) {
+    reduce_sample<accumulator<T>>(
+        s, n, part, parts,
+        [&](int64_t cell, int64_t at) { gradient_row(dy + at, x + at, s.pixels, in, out, cell); },
+        [&](int64_t cell, int64_t at, const auto& block) {
+            gradient_columns(dy + at, x + at, s.pixels, s.channels, block, in, out, cell);
+        },
         [&](int64_t cell, int64_t at) {
             gathered(dy + at, s.pixels, s.channels, [&](const T* dy_row) {
                 gathered(x + at, s.pixels, s.channels,
@@ -429,23 +463,36 @@ template <class T> void gradient_sums(shape s, const T* dy, const T* x, accumula
         });
 }
 
-template <class Map, class T> void map_cells(shape s, const T* x, const T* dy, T* out, const Map& map) {
+template <class T> void moments(const shape& s, const T* x, const stats<accumulator<T>>& out) {
+    over_samples(s, [&](int64_t n, int64_t part, int64_t parts) { sample_moments(s, x, out, n, part, parts); });
+}
+
+template <class T>
+void gradient_sums(const shape& s, const T* dy, const T* x, const stats<accumulator<T>>& in,
+    const sums<accumulator<T>>& out) {
+    over_samples(
+        s, [&](int64_t n, int64_t part, int64_t parts) { sample_gradient_sums(s, dy, x, in, out, n, part, parts); });
+}
+
+// The map of a sample, or of a part of it: of its cells in NCHW, of its pixels in channels_last.
+template <class Map, class T>
+void map_sample(const shape& s, const T* x, const T* dy, T* out, const Map& map, int64_t n, int64_t part = 0,
+    int64_t parts = 1) {
+    const int64_t cell = n * s.channels;
     if (!s.channels_last) {
-#pragma omp parallel for num_threads(s.threads) schedule(static)
-        for (int64_t cell = 0; cell < s.cells(); ++cell) {
-            const int64_t at = cell * s.pixels;
-            map_row(x + at, Map::backward ? dy + at : dy, out + at, s.pixels, map, cell);
+        for (int64_t c = cell + part * s.channels / parts; c < cell + (part + 1) * s.channels / parts; ++c) {
+            const int64_t at = c * s.pixels;
+            map_row(x + at, Map::backward ? dy + at : dy, out + at, s.pixels, map, c);
         }
         return;
     }
-    const int64_t parts = std::min(s.pixels, std::max<int64_t>(1, (4 * s.threads) / std::max<int64_t>(1, s.samples)));
-#pragma omp parallel for num_threads(s.threads) schedule(static)
-    for (int64_t task = 0; task < s.samples * parts; ++task) {
-        const int64_t n = task / parts, from = task % parts * s.pixels / parts,
-                      to = (task % parts + 1) * s.pixels / parts;
-        const int64_t at = (n * s.pixels + from) * s.channels;
-        map_columns(x + at, Map::backward ? dy + at : dy, out + at, to - from, s.channels, map, n * s.channels);
-    }
+    const int64_t from = part * s.pixels / parts, to = (part + 1) * s.pixels / parts;
+    const int64_t at = cell * s.pixels + from * s.channels;
+    map_columns(x + at, Map::backward ? dy + at : dy, out + at, to - from, s.channels, map, cell);
+}
+
+template <class Map, class T> void map_cells(const shape& s, const T* x, const T* dy, T* out, const Map& map) {
+    over_samples(s, [&](int64_t n, int64_t part, int64_t parts) { map_sample(s, x, dy, out, map, n, part, parts); });
 }
 
 }  // namespace
