@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 import torch
 
 from en.benchmarks.norm import benchmark_norm, layers_of
 from en.benchmarks.steps import SMALL, Setting
 
 
+@pytest.mark.slow(reason="peak memory is that of interpreters that start cold")
 def test_steps_are_measured_with_each_number_of_threads_and_mode_and_layers_by_their_maps(tmp_path, capsys):
     before, out = torch.get_num_threads(), tmp_path / "figures.json"
     try:

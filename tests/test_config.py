@@ -48,7 +48,7 @@ def test_a_recipe_that_labels_pixels_is_headed_by_the_figures_of_its_network_and
             config.norm.name in ("bn", "en")
         )
         rows = published(data).figures
-        own = [row for row in rows if (row["model"], row["norm"]) == (config.model.name, config.norm.name)]
+        own = [row for row in rows if (row.get("model"), row["norm"]) == (config.model.name, config.norm.name)]
         assert all(f"{row['miou']:.2f} %" in header for row in own)
         assert own or "no figure of this normalizer" in header
         assert "GPU hours: not on file" in header

@@ -67,8 +67,11 @@ def test_a_stopped_preparation_ends_in_one_line_and_leaves_what_it_goes_on_from(
     tmp_path, monkeypatch, capfd, number, code, forked
 ):
     source, out = endless(tmp_path), tmp_path / "out"
-    rows = "".join(f"{split} large.jpg noise\n" * 20_000 for split in source.splits)
-    (tmp_path / "list.txt").write_text(rows)
+    names = [f"{number}.jpg" for number in range(5_000)]
+    for name in names:
+        (tmp_path / name).hardlink_to(tmp_path / "large.jpg")
+    rows = [f"{split} {name} noise\n" for split in source.splits for name in names]
+    (tmp_path / "list.txt").write_text("".join(rows))
     monkeypatch.setattr("sys.argv", ["prepare_data.py", str(tmp_path / "list.txt"), str(out), "--workers", "2"])
     child = forked(main)
     workers = workers_of(child, out, capfd)

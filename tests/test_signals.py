@@ -91,7 +91,7 @@ def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, cas
     assert wait_for_new_step(process, run, set())
     targets = [psutil.Process(each.pid) for each in (process.processes if isinstance(process, Together) else [process])]
     sent = 0
-    while any(target.is_running() and target.status() != psutil.STATUS_ZOMBIE for target in targets) and sent < 10_000:
+    while any(map(goes_on, targets)) and sent < 10_000:
         for target in targets:
             try:
                 target.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1]))
@@ -105,6 +105,14 @@ def test_a_storm_of_signals_acts_like_one_signal(place, untouched, tmp_path, cas
     code, errors = finish(start_ranks(place, case, run, "resume=auto"))
     assert code == 0, errors
     assert differences(untouched(case), run) == []
+
+
+def goes_on(process: psutil.Process) -> bool:
+    """Tells whether a process has not ended; it may while it is looked at."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def touched(run: Path) -> bool:
