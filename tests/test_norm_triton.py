@@ -212,8 +212,11 @@ def in_orders(shape, layout) -> list[list[Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("layout", FORMATS, ids=str)
-@pytest.mark.parametrize("shape", [(2, 40, 3, 3), (2, 2, 90, 91), (3, 3, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((2, 40, 3, 3), torch.channels_last), ((2, 2, 90, 91), torch.contiguous_format)],
+    ids=str,
+)
 def test_which_program_of_a_sample_is_the_last_changes_no_bit(interpreted, shape, layout):
     first, *others = interpreted(in_orders, shape, layout)
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
