@@ -8,7 +8,7 @@ from typing import Any
 from en.config.reading import dump
 from en.config.schema import Config
 from en.reports.files import write_report
-from en.reports.ratio_files import FACTS
+from en.reports.ratios.files import FACTS
 
 SUMMARY = {
     "model": "resnet50", "norm": "en", "norm_options": {}, "task": "classification", "dataset": "ImageNet",

@@ -34,9 +34,9 @@ from en.evaluation.trained import Trained, open_trained
 from en.norm import ExemplarNorm2d, record_ratios
 from en.reports.figures import spans
 from en.reports.files import write_report
-from en.reports.ratio_figures import left_out, none_leans
-from en.reports.ratio_files import leanings, read_facts, write_ratios
-from en.reports.ratio_tables import EXTREMES, class_means, extremes, samples_table, spreads
+from en.reports.ratios.figures import left_out, none_leans
+from en.reports.ratios.files import leanings, read_facts, write_ratios
+from en.reports.ratios.tables import EXTREMES, class_means, extremes, samples_table, spreads
 from en.runs import checkpoint
 from en.runs.position import Position
 from en.runs.ratios import EpochRatios, Layer, Ratios, read_epochs

@@ -16,7 +16,7 @@ from en.commands.report import main
 from en.errors import UserError
 from en.norm.registry import AS_PUBLISHED, norm_defaults
 from en.reports.files import write_report
-from en.reports.ratio_files import FACTS
+from en.reports.ratios.files import FACTS
 
 
 def test_seeds_are_averaged_and_normalizers_kept_apart(tmp_path):

@@ -14,7 +14,7 @@ from report_runs import logged, looked_at, report, run, scores, table
 
 from en.commands.report import main
 from en.reports.charts import Chart, Line, are_far_apart, looks
-from en.reports.logged_ratios import layers_of
+from en.reports.ratios.logged import layers_of
 from en.reports.statistics import estimate
 from en.reports.tables import LEAST, ends
 from en.runs.ratios import EpochRatios

@@ -25,8 +25,8 @@ def look() -> None:
     from en.distributed.ranks import only_process
     from en.evaluation.ratios import describe, measure_ratios, read_pictures
     from en.evaluation.trained import open_trained
-    from en.reports.ratio_files import make_folder, write_ratios
-    from en.reports.ratio_tables import extremes
+    from en.reports.ratios.files import make_folder, write_ratios
+    from en.reports.ratios.tables import extremes
     from en.runs.ratios import read_epochs
     from en.runs.start import run_of
 

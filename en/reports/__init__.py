@@ -1,1 +1,1 @@
-"""Runs compared: tables, statistics, figures, a page; and figures of ratios."""
+"""Runs compared: tables, statistics, figures, a page; and below, the ratios of one."""

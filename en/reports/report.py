@@ -15,11 +15,11 @@ from en.reports.curves import compute_picture, curve_picture, lines
 from en.reports.figures import Photo, Picture
 from en.reports.headline import headlines
 from en.reports.labels import label_pictures, label_tables
-from en.reports.logged_ratios import logged_pictures
 from en.reports.measured import measured_table, remarks
 from en.reports.provenance import provenance_table
 from en.reports.published import published_tables
-from en.reports.ratios import find_ratios, ratio_pictures, ratio_tables
+from en.reports.ratios.in_report import find_ratios, ratio_pictures, ratio_tables
+from en.reports.ratios.logged import logged_pictures
 from en.reports.recipe import recipe_line, recipe_table
 from en.reports.runs import Run, find_runs, read_run
 from en.reports.tables import Note, Table

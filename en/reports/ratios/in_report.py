@@ -12,8 +12,8 @@ from en.config.section import Section, first_problem
 from en.errors import warn
 from en.norm.statistics import NAMES
 from en.reports.figures import Photo
-from en.reports.ratio_files import FACTS, read_facts
-from en.reports.ratio_tables import takes_part
+from en.reports.ratios.files import FACTS, read_facts
+from en.reports.ratios.tables import takes_part
 from en.reports.runs import Run
 from en.reports.statistics import Estimate
 from en.reports.tables import Cell, Note, Table, mean, words

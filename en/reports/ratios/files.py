@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from en import durable
 from en.errors import RunError, UserError, in_one_line
 from en.reports.figures import Picture
-from en.reports.ratio_figures import (
+from en.reports.ratios.figures import (
     by_mean,
     class_picture,
     epoch_picture,
@@ -24,7 +24,7 @@ from en.reports.ratio_figures import (
     none_leans,
     sample_pictures,
 )
-from en.reports.ratio_tables import (
+from en.reports.ratios.tables import (
     ClassMean,
     Columns,
     EpochMean,
@@ -180,7 +180,7 @@ def page(
     layers: dict[str, dict[str, Spread]] = {}
     for row in over_samples:
         layers.setdefault(row.layer, {})[row.normalizer] = row
-    text = environment.get_template("ratios.html.j2").render(
+    text = environment.get_template("ratios/page.html.j2").render(
         facts=facts, kinds=kinds, layers=layers, leanings=leanings(by_class), pictures=[*map(embedded, pictures)]
     )
     return text.encode("ascii", "xmlcharrefreplace")

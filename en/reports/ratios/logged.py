@@ -6,8 +6,8 @@ from statistics import fmean
 from en.reports.charts import Chart, Look, chart_picture
 from en.reports.curves import line_of
 from en.reports.figures import Picture
-from en.reports.ratio_figures import LOOKS, by_names
-from en.reports.ratio_tables import takes_part
+from en.reports.ratios.figures import LOOKS, by_names
+from en.reports.ratios.tables import takes_part
 from en.reports.variants import Peers, Variant, summary_of
 from en.runs.ratios import EpochRatios, read_epochs
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from en.errors import in_one_line
 from en.reports.figures import COLOURS, Picture, hatch, picture, style
-from en.reports.ratio_tables import EXTREMES, ClassMean, EpochMean, Extreme, Spread, takes_part
+from en.reports.ratios.tables import EXTREMES, ClassMean, EpochMean, Extreme, Spread, takes_part
 
 # Of each normalizer: its colour, and a marker for those who print in grey.
 LOOKS = {"bn": (COLOURS[0], "o"), "in": (COLOURS[1], "s"), "ln": (COLOURS[2], "^"), "gn": (COLOURS[3], "D")}
