@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
@@ -67,12 +67,21 @@ class Heartbeats:
             time.sleep(SILENCE_S)
             second = self._counts(store)
             found = [rank for rank, (a, b) in enumerate(zip(first, second, strict=True)) if a == b]
-            agreed = store.compare_set(
-                "silent", "", json.dumps(found)
-            )  # ranks that asked earlier end earlier and fall silent too
+            # Ranks that asked earlier end earlier and fall silent too.
+            agreed: list[int] = json.loads(store.compare_set("silent", "", json.dumps(found)))
         except RuntimeError:
             return [0]
-        return list(json.loads(agreed))
+        with suppress(RuntimeError):
+            self._outlast(store, self._ranks.world_size - len(agreed))
+        return agreed
+
+    def _outlast(self, store: Store, asking: int) -> None:
+        """Keeps rank 0, whose end may be that of the store, until so many ranks have their answer, or are too late."""
+        end = time.monotonic() + 2 * SILENCE_S
+        answered = store.add("answered", 1)
+        while self._ranks.is_first and answered < asking and time.monotonic() < end:
+            time.sleep(BEAT_S / 10)
+            answered = store.add("answered", 0)
 
     def _store(self) -> Store:
         """Opens a connection for one thread: threads cannot share one."""
