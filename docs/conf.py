@@ -109,7 +109,7 @@ def module_name(path: Path) -> str:
 
 
 def shared_names(modules: dict[str, ast.Module]) -> dict[str, list[str]]:
-    """What each module defines and another file uses, in the order of its definitions."""
+    """Collects what each module defines and another file uses, in the order of its definitions."""
     used: dict[str, set[str]] = defaultdict(set)
     others = (*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("experiments/**/*.py"))
     for tree in (*modules.values(), *(ast.parse(path.read_text()) for path in others)):

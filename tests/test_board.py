@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, read back with its own reader."""
+"""TensorBoard's events of a run, read back with its own reader."""
 
 import io
 import json

@@ -415,7 +415,7 @@ def test_a_report_shows_the_ratios_of_a_run_as_it_is_now_alone(train, finished, 
 
 
 def ratios_section(run: Path, out: Path) -> str:
-    """What a report of a run says of its ratios, besides those of its log."""
+    """Returns what a report of a run says of its ratios, besides those of its log."""
     write_report([str(run)], out)
     text = (out / "report.md").read_text().partition("## Ratios")[2].partition("\n## ")[0]
     assert text.count("(figures/ratios_by_") == 2

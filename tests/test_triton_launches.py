@@ -137,7 +137,7 @@ def placeless(notes) -> list[tuple[object, ...]]:
 
 
 def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int, bool]]:
-    """What a layer launches on x, again, on an x in another place, on one of another size, and with a hook on launches.
+    """Launches a layer on x, again, on an x in another place, on one of another size, and with a hook on launches.
 
     Returns: the launches, how many went through Triton's own way, and whether all were done without asking Triton.
     """
@@ -174,7 +174,7 @@ def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int, bo
 
 
 def with_errors(check, *arguments):
-    """What a check returns, and what it wrote on stderr."""
+    """Returns what a check returns, and what it wrote on stderr."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         return check(*arguments), errors.getvalue()
 
@@ -196,7 +196,7 @@ def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_ar
 
 
 def addresses(name, shape, dtype) -> list[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
-    """What a layer launches each way on tensors like those it has been launched on, by the kernels and from memory."""
+    """Collects what a layer launches each way on tensors like earlier ones, by the kernels and from memory."""
     from triton.runtime.driver import driver
 
     from en.norm.kernels.gpu import launches

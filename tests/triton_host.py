@@ -32,7 +32,7 @@ class Idle(Recording):
 
 
 def microseconds(layer: nn.Module, x: Tensor, dy: Tensor) -> float:
-    """Of a step, forward and backward, with gradients that are new each time."""
+    """Times a step, forward and backward, with gradients that are new each time."""
     inputs = [x, *layer.parameters()]
     begun = time.process_time()
     for _ in range(STEPS):

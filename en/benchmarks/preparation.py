@@ -33,7 +33,7 @@ IMAGENET_TRAIN = 1_281_167
 
 
 class Taken(NamedTuple):
-    """What a preparation took.
+    """Holds what a preparation took.
 
     Attributes:
         seconds: of the whole command.

@@ -54,7 +54,7 @@ class CutNetwork(nn.Module):
 
 
 class Covered(Wrapped):
-    """Of a set's images those of classes that a network knows, under their places there (see ImageLoader).
+    """Shows those of a set's images whose classes a network knows, under their places there (see ImageLoader).
 
     Attributes:
         loader: of all of the set, whose indices samples keep in batches.

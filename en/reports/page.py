@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from en.errors import in_one_line
 from en.reports.figures import Photo
 from en.reports.report import Report
+from en.reports.templates import template_environment
 
 STYLES = ("uplot/uPlot.min.css", "page.css")
 SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js", "charts.js")
@@ -26,14 +25,8 @@ def page(report: Report) -> str:
     # The styles and scripts are this package's own and uPlot's, and stand where no escape is read; by their hashes
     # these scripts run and no other.
     styles, scripts = ([Markup(read(name)) for name in names] for names in (STYLES, SCRIPTS))
-    environment = Environment(
-        loader=PackageLoader("en", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"line": in_one_line, "data": as_data}
+    environment = template_environment()
+    environment.filters["data"] = as_data
     template = environment.get_template("page.html.j2")
     held = {"report": report, "styles": styles, "scripts": scripts, "licence": Markup(read(LICENCE))}
     held |= {"hashes": Markup(" ".join(map(source, scripts))), "has_seeds": has_seeds}

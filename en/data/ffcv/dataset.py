@@ -1,4 +1,4 @@
-"""What stands beside the .beton files of a prepared set: classes.json, and dataset.json, which describes it."""
+"""Files beside the .beton files of a prepared set: classes.json, and dataset.json, which describes it."""
 
 import json
 from pathlib import Path

@@ -101,6 +101,6 @@ def refuse_compressed(where: str, begins: bytes) -> None:
 
 
 def compression(path: Path) -> str:
-    """What a file is compressed by, as its first bytes say; empty for none."""
+    """Names what a file is compressed by, as its first bytes say; empty for none."""
     with path.open("rb") as file:
         return COMPRESSED.get(file.read(2), "")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from en import durable
@@ -37,6 +36,7 @@ from en.reports.ratios.tables import (
     spreads,
 )
 from en.reports.tables import NOTHING
+from en.reports.templates import template_environment
 from en.runs.ratios import EpochRatios, Ratios
 
 PAGE = "ratios.html"
@@ -168,14 +168,7 @@ def page(
     over_samples: Sequence[Spread], by_class: Sequence[ClassMean], pictures: Sequence[Picture], facts: Mapping[str, str]
 ) -> bytes:
     """A section of HTML in ASCII that needs nothing beside it. Whatever names contain is shown letter for letter."""
-    environment = Environment(
-        loader=PackageLoader("en", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["line"] = in_one_line
+    environment = template_environment()
     kinds = list(dict.fromkeys(row.normalizer for row in over_samples))
     layers: dict[str, dict[str, Spread]] = {}
     for row in over_samples:

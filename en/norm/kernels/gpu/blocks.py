@@ -64,7 +64,7 @@ class Blocks:
 
     @property
     def parts_shape(self) -> tuple[int, ...]:
-        """Of what the programs leave to be merged: two values each of cells that are cut."""
+        """Shape of what the programs leave to be merged: two values each of cells that are cut."""
         return (2, self.splits, self.outer * self.cells) if self.splits > 1 else (0,)
 
     @cached_property

@@ -40,7 +40,7 @@ compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
 class Launch(Protocol):
-    """What runs a kernel: launch(), a Recorder or, in tests, something that compiles it alone."""
+    """Runs a kernel: launch(), a Recorder or, in tests, something that compiles it alone."""
 
     def __call__(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> object:
         """As launch()."""
@@ -77,7 +77,7 @@ def launch(
 
 
 Place = tuple[int, int]
-"""Of a tensor: the number of the tensor in whose memory it lies, and how many bytes behind its beginning."""
+"""The number of the tensor in whose memory another lies, and how many bytes behind its beginning."""
 
 
 class Recorder:
@@ -101,7 +101,7 @@ class Recorder:
         self._kernels.append((ready, grid + ONES[len(grid) :], [*arguments, *rest]))
 
     def replay(self, tensors: int) -> "Replay | None":
-        """What was launched, of so many tensors; None where that cannot be done again."""
+        """Makes the launches that were noted, of so many tensors, repeatable; None where that cannot be done."""
         if not self._complete:
             return None
         of_tensors = {place for _, _, values in self._kernels for place in map(self._place, values) if place}

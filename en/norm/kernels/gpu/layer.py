@@ -29,7 +29,7 @@ Averages = tuple[Tensor, Tensor, Tensor] | None
 """Running mean and variance, and count of batches."""
 
 RATIOS_PLACE = 2
-"""Of the ratios among what is kept."""
+"""The place of the ratios among what is kept."""
 
 
 @dataclass(frozen=True)

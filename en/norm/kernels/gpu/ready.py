@@ -1,4 +1,4 @@
-"""What follows from a layer's shape, kept from its first call on: sizes, memory, and what was launched."""
+"""Sizes, memory and launches that follow from a layer's shape, kept from its first call on."""
 
 from collections.abc import Callable, Sequence
 
@@ -126,7 +126,7 @@ def places(
 
 
 def ready_for(plan: NativePlan, x: Tensor) -> Ready:
-    """What is known of the plan on such inputs."""
+    """Finds what is known of the plan on such inputs, or begins to know it."""
     names, groups, eps, parameters, ratios, mix, training, running, *others, _ = plan
     sizes = len(parameters), parameters[0].numel(), parameters[-1 if len(parameters) < 5 else -4].shape[0]
     of_plan = names, groups, eps, ratios, mix, training, running is None, *others

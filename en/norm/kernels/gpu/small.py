@@ -141,7 +141,7 @@ class Small:
 
     @cached_property
     def kept(self) -> "Memory":
-        """What the forward pass leaves to the backward one: the parts of Kept."""
+        """Lays out what the forward pass leaves to the backward one: the parts of Kept."""
         n, k = self.samples, len(self.kinds)
         correlated = RATIOS[self.source] == "correlation"
         cells, squares = (n, self.channels), (n, k, k if correlated else 0)
@@ -149,11 +149,11 @@ class Small:
         return Memory.of((self.buffer(4),), cells, (2, n, k), groups, squares, (n, self.units), (n,), counters=n)
 
     def forward_work(self, blocks: Blocks) -> "Memory":
-        """What the forward pass needs for itself: shift, and parts of cut cells."""
+        """Lays out what the forward pass needs for itself: shift, and parts of cut cells."""
         return Memory.of((self.samples, self.channels), blocks.parts_shape)
 
     def backward_work(self, blocks: Blocks) -> "Memory":
-        """What the backward pass needs for itself.
+        """Lays out what the backward pass needs for itself.
 
         They are the sums of cells, parts of cut ones, gradients of logits, hidden units and v, and means over sets.
         """
