@@ -30,6 +30,8 @@ from en.errors import UserError
 from en.norm.registry import AS_PUBLISHED
 from en.runs.position import Position
 from en.runs.row import OUTCOMES, Row, shares
+from en.suites.plan import Planned
+from en.suites.state import progress_of
 from en.training.record import EpochRecord
 
 REAL = ROOT.parent / "shared" / "data"  # images and labels that may be used and not shipped
@@ -326,6 +328,9 @@ def test_a_resumed_run_keeps_its_labels(noisy, tmp_path):
     )
     line = refused(command("train.py", "--resume", run, "train.epochs=2"))
     assert "expected the labels that" in line and "was trained with, the digest" in line
+    config = load_config(str(run / "config.yaml"), [])
+    with pytest.raises(UserError, match=r"holds a run with data\.labels=symmetric-0\.4-s0 of the digest .*: expected"):
+        progress_of(Planned("a", run, noisy.recipe, (), config))
 
 
 COMMANDS = {

@@ -1,5 +1,6 @@
 """Suites: what a file names, what of it is run, and what happens when runs fail or are stopped."""
 
+import hashlib
 import json
 import re
 import signal
@@ -242,6 +243,21 @@ def test_a_suite_is_stopped_and_resumed_passes_a_run_that_fails_and_skips_what_i
     summary.write_text(summary.read_text().replace('"eps": 1e-05', '"eps": 0.25'))  # another day's default
     of_today = command("scripts/ablate.py", *arguments, "norm.eps=1e-5")
     assert "holds a run with norm.eps=0.25: expected 1e-05" in refused(of_today)
+
+
+def test_a_suite_refuses_a_folder_whose_run_began_with_other_weights_of_the_same_name(suite, tmp_path):
+    weights = tmp_path / "body.pt"
+    weights.write_bytes(b"weights")
+    start = {"init": {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}}
+    run = plan(suite, tmp_path / "out", [f"init={weights}"])[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    assert progress_of(run).epochs == 0
+    weights.write_bytes(b"others")
+    with pytest.raises(UserError, match=f"holds a run with init={weights} of the digest {start['init']['sha256']}"):
+        progress_of(run)
+    weights.unlink()
+    assert progress_of(run).epochs == 0
 
 
 def compared(out: Path) -> list[tuple[dict[str, object], dict[str, float], int]]:

@@ -13,7 +13,7 @@ from en.config.strict_yaml import Tree
 from en.errors import UserError
 from en.means import Means
 from en.runs.folder import LOCK
-from en.runs.read import StartRow, read_config, read_log, read_starts, read_summary
+from en.runs.read import StartRow, digests_of, read_config, read_log, read_starts, read_summary
 from en.runs.row import Row
 from en.runs.summary import Summary
 
@@ -53,16 +53,10 @@ class Run:
         ranks = {"ranks": self.summary.world_size} if self.summary else {}
         found = {key: self.config[key] for key in deciding(self.config, Means.RECIPE)} | ranks
         return found | {
-            key: f"{found[key]} ({digest[:SHORT]})" for key, digest in self.digests.items() if found.get(key)
+            key: f"{found[key]} ({digest[:SHORT]})"
+            for key, digest in digests_of(self.starts or []).items()
+            if found.get(key)
         }
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """Digests of the files that keys of the configuration name, as the run read them."""
-        starts = self.starts or []
-        labels = [start.labels.digest for start in starts if start.labels]
-        weights = [start.init.sha256 for start in starts if start.init]
-        return {key: read[-1] for key, read in {"data.labels": labels, "init": weights}.items() if read}
 
     @property
     def seed(self) -> int | None:

@@ -1,6 +1,7 @@
 """Reads a run folder, also one that a kill or a power cut has left damaged."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,6 +116,13 @@ def read_starts(run: Path) -> list[StartRow] | None:
         return Provenance.model_validate_json(path.read_bytes()).starts
     except (OSError, ValidationError):
         return None
+
+
+def digests_of(starts: Sequence[StartRow]) -> dict[str, str]:
+    """Returns the digests of the files that keys of the configuration name, as the run's latest starts read them."""
+    labels = [start.labels.digest for start in starts if start.labels]
+    weights = [start.init.sha256 for start in starts if start.init]
+    return {key: read[-1] for key, read in {"data.labels": labels, "init": weights}.items() if read}
 
 
 def earlier_starts(folder: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +13,21 @@ from en.build import build_network, open_loaders
 from en.config.meaning import changes, deciding
 from en.config.reading import flatten, load_config
 from en.config.schema import Config
+from en.data.labels.sidecar import digest_in, sidecar_path
 from en.distributed.ranks import Ranks
 from en.errors import UserError
 from en.means import Means
 from en.models import Complexity, complexity
 from en.norm.registry import INHERITED
-from en.runs.read import read_log
+from en.runs.checkpoint import digest_of, locate
+from en.runs.read import digests_of, read_log, read_starts
 from en.runs.summary import Summary
 from en.suites.failures import Failure, failure_of, has_folder
 from en.suites.plan import Planned
 from en.tasks.base import Label
+
+DIGESTS = {"data.labels": digest_in, "init": digest_of}
+"""What reads the digest of the file that a key names."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Progress:
 def progress_of(run: Planned) -> Progress:
     """Reads how far a run is. Raises UserError where its folder holds another run than the one that is planned."""
     refuse_another(run)
+    refuse_other_files(run)
     seconds, epochs = [row.seconds for row in read_log(run.folder, silent=True) if row.seconds > 0], epochs_of(run)
     if (epochs and run.config.evaluation.every_steps) or run.config.train.steps:
         seconds = [sum(seconds) / epochs] if epochs else []  # a row is not of an epoch
@@ -117,6 +124,26 @@ def refuse_another(run: Planned) -> None:
             before, now = differing[key]
             raise UserError(
                 f"{run.folder}: holds a run with {key}={before}: expected {now}, as the suite says, or another --out"
+            )
+
+
+def refuse_other_files(run: Planned) -> None:
+    """Raises UserError where a file that a key names is not the one that the run read under that name.
+
+    One that is no longer there is not missed: what was trained with it may be finished.
+    """
+    config = run.config
+    paths = {
+        "data.labels": config.data.labels and sidecar_path(Path(config.data.root), config.data.labels),
+        "init": config.init and locate(config.init),
+    }
+    for key, then in digests_of(read_starts(run.folder) or []).items():
+        path = paths[key]
+        now = DIGESTS[key](path) if path and path.is_file() else then
+        if now != then:
+            raise UserError(
+                f"{run.folder}: holds a run with {key}={flatten(config.complete())[key]} of the digest {then}: "
+                f"expected {now}, which that file has today, or another --out"
             )
 
 

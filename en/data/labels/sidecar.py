@@ -83,6 +83,11 @@ def digest_of(origin: Mapping[str, Any], rows: str) -> str:
     return hashlib.sha256("\n".join([json.dumps(dict(origin), sort_keys=True), *lines]).encode()).hexdigest()
 
 
+def digest_in(path: Path) -> str:
+    """Reads the digest that a file of labels says it has. Raises UserError for a file of another form."""
+    return str(origin_of(path, whole(path)[0]).get("digest"))
+
+
 def sidecar_path(root: Path, labels: str) -> Path:
     """The file of data.labels: a path that ends in .csv, or a name of a file in the set's folder `labels`."""
     return Path(labels) if labels.endswith(END) else root / FOLDER / f"{labels}{END}"
