@@ -1,12 +1,14 @@
 """The normalizers' Triton kernels as a GPU gets them: compiled without one, and launched on one that takes notes."""
 
+import concurrent.futures
 import contextlib
+import functools
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from itertools import combinations
-from typing import ClassVar
 
 import pytest
 import torch
@@ -17,7 +19,15 @@ from triton_process import TYPES, process
 from en.norm.kernels.gpu import device as gpu
 from en.norm.statistics import moments_dtype
 
-pytest.importorskip("triton")
+cuda_driver = pytest.importorskip("cuda_driver")  # which needs Triton
+
+
+SHAPE = (3, 8, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("driver")
 
 
 @pytest.fixture(scope="module")
@@ -92,84 +102,67 @@ def test_kernels_compile_for_a_gpu_without_waiting_for_one_and_load_sixteen_byte
     assert re.search(r"bar\.sync[^;]*;(?:(?!st\.global).)*atom\.global", code["layer_sums"], re.DOTALL)
 
 
-NOWHERE = 2**40
-"""The address of a tensor without values, which has none."""
+@functools.cache
+def driver_of(folder) -> "cuda_driver.Driver":
+    return cuda_driver.Driver(folder)
 
 
-class Recording:
-    """A driver of a GPU that compiles for it, and notes what is launched instead of launching it."""
-
-    notes: ClassVar[list[tuple[object, ...]]] = []  # of every instance: Triton keeps launchers
-
-    def __init__(self) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self.utils = self
-        self.get_current_target = lambda: GPUTarget("cuda", 90, 32)
-        self.launcher_cls = lambda source, metadata: partial(self.note, metadata)
-        self.get_device_properties = lambda device: {"max_shared_mem": 232_448}
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def load_binary(self, *binary: object) -> tuple[int, ...]:
-        return 1, 1, 32, 0, 1024
-
-    def unload_module(self, module: int) -> None:
-        pass
-
-    def note(self, metadata, x, y, z, stream, function, packed, launch, enter, leave, *arguments) -> None:
-        """The addresses of tensors, and whether Triton was asked, which has hooks to pass on."""
-        values = [part.data_ptr() or NOWHERE if isinstance(part, Tensor) else part for part in arguments]
-        self.notes.append((metadata.name, metadata.num_warps, metadata.enable_fp_fusion, (x, y, z), enter, *values))
-
-
-def placeless(notes) -> list[tuple[object, ...]]:
-    """Launches without the addresses, of which only the alignment remains, and without who was asked."""
-
-    def shown(part: object) -> object:
-        return f"at {part % 16}" if type(part) is int and part > 2**33 else part
-
-    return [(*note[:4], *map(shown, note[5:])) for note in notes]
-
-
-def relaunched(name, shape) -> dict[str, tuple[list[tuple[object, ...]], int, bool]]:
-    """Launches a layer on x, again, on an x in another place, on one of another size, and with a hook on launches.
-
-    Returns: the launches, how many went through Triton's own way, and whether all were done without asking Triton.
-    """
-    from triton import knobs
+@contextlib.contextmanager
+def noting(folder) -> Iterator["cuda_driver.Driver"]:
+    """Has Triton launch on a driver that notes launches, and this package remember none of before."""
     from triton.runtime.driver import driver
-    from triton.runtime.jit import JITFunction
 
     from en.norm.kernels.gpu import launches, ready
 
     launches.compiled.clear(), launches.slow.clear(), ready.known.clear()
-    recording, layer, found = Recording(), randomized(name, shape[1]), {}
-    x = images(*shape)
-    places = torch.empty(x.numel() + 1)[1:].view(shape).copy_(x)
-    anew: list[str] = []
-    run = JITFunction.run
+    taking_notes = driver_of(folder)
+    taking_notes.launches()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "works", lambda device, dtype: True)
         patch.setattr(launches, "SLOW_S", 0)
+        driver.set_active(taking_notes)
+        try:
+            yield taking_notes
+        finally:
+            driver.set_active(None)
+
+
+def placeless(launches) -> list[tuple[object, ...]]:
+    """Launches without the addresses, of which only the alignment remains, and without who asked for them."""
+    return [
+        (
+            *each[:5],
+            *(f"at {part % 16}" if size == 8 else part for part, size in zip(each.values, each.sizes, strict=True)),
+        )
+        for each in launches
+    ]
+
+
+def relaunched(folder, name, shape) -> dict[str, tuple[list[tuple[object, ...]], int, bool]]:
+    """Launches a layer on x, again, on an x in another place, on one of another size, and with a hook on launches.
+
+    Returns: the launches, how many kernels Triton had to find, and whether all were launched without Triton.
+    """
+    from triton import knobs
+    from triton.runtime.jit import JITFunction
+
+    layer, found, x = randomized(name, shape[1]), {}, images(*shape)
+    places = torch.empty(x.numel() + 1)[1:].view(shape).copy_(x)
+    anew: list[str] = []
+    run = JITFunction.run
+    ways = {"first": x, "again": x, "unaligned": places, "fewer": x[1:].clone(), "last": x, "watched": x}
+    with noting(folder) as driver, pytest.MonkeyPatch.context() as patch:
         patch.setattr(JITFunction, "run", lambda self, *a, **k: anew.append(self.__name__) or run(self, *a, **k))
-        driver.set_active(recording)
-        ways = {"first": x, "again": x, "unaligned": places, "fewer": x[1:].clone(), "last": x, "watched": x}
         try:
             for way, given in ways.items():
-                recording.notes.clear(), anew.clear()
+                anew.clear()
                 if way == "watched":
                     knobs.runtime.launch_enter_hook.add(print)
                 layer(given.requires_grad_()).sum().backward()
-                again = not any(note[4] for note in recording.notes)
-                found[way] = placeless(recording.notes), len(anew), again
+                launches = driver.launches()
+                found[way] = placeless(launches), len(anew), not any(each.by_triton for each in launches)
         finally:
             knobs.runtime.launch_enter_hook.remove(print)
-            driver.set_active(None)
     return found
 
 
@@ -180,8 +173,8 @@ def with_errors(check, *arguments):
 
 
 @pytest.mark.parametrize("name", ["en", "sn"])
-def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_arguments(compiled, name):
-    found, told = compiled(with_errors, relaunched, name, (3, 8, 4, 4))
+def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_arguments(compiled, folder, name):
+    found, told = compiled(with_errors, relaunched, folder, name, SHAPE)
     assert told.count("en.norm compiles Triton's kernels") == 1
     first, anew, again = found["first"]
     assert anew == len(first) == 7 and not again
@@ -195,14 +188,12 @@ def test_a_launch_that_is_like_an_earlier_one_skips_triton_and_gives_the_same_ar
     assert anew == len(fewer) == 7 and not any(note in first for note in fewer)
 
 
-def addresses(name, shape, dtype) -> list[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
-    """Collects what a layer launches each way on tensors like earlier ones, by the kernels and from memory."""
-    from triton.runtime.driver import driver
-
+def addresses(folder, name, shape, dtype) -> list[tuple[list[object], list[object]]]:
+    """Collects what a layer launches each way on tensors like earlier ones, by Triton and by C++."""
     from en.norm.kernels.gpu import launches
     from en.norm.kernels.gpu import layer as layers
 
-    recording, layer = Recording(), randomized(name, shape[1])
+    layer = randomized(name, shape[1])
     layer = layer.double() if dtype == torch.float64 else layer
     x = images(*shape).to(dtype)
     plan = layer.native_plan(pixels=1024)
@@ -226,20 +217,16 @@ def addresses(name, shape, dtype) -> list[tuple[list[tuple[object, ...]], list[t
         yield "back", back, of_backward, partial(layers.backward, ready, x, dy, dx, parameters, grads, True)
 
     found = []
-    driver.set_active(recording)
-    try:
+    with noting(folder) as driver:
         for key, given, blocks, body in ways(*tensors()):
             assert not ready.launch_again(key, given)
             ready.launch(key, given, blocks, body)
         for key, given, blocks, body in ways(*tensors()):
-            recording.notes.clear()
+            driver.launches()
             body(launches.launch, [memory.views(block) for block, memory in blocks])
-            expected = list(recording.notes)
-            recording.notes.clear()
+            expected = driver.launches()
             assert ready.launch_again(key, given)
-            found.append((expected, list(recording.notes)))
-    finally:
-        driver.set_active(None)
+            found.append((expected, driver.launches()))
     return found
 
 
@@ -248,13 +235,60 @@ def addresses(name, shape, dtype) -> list[tuple[list[tuple[object, ...]], list[t
     [("en", (2, 6, 5, 5), torch.float32), ("sn", (1, 3, 90, 91), torch.bfloat16), ("in", (2, 3, 4, 4), torch.float64)],
     ids=str,
 )
-def test_a_layer_launched_from_memory_gets_the_addresses_of_the_new_tensors(compiled, name, shape, dtype):
-    for expected, again in compiled(addresses, name, shape, dtype):
+def test_a_layer_launched_by_cpp_launches_what_triton_would_on_the_new_tensors(compiled, folder, name, shape, dtype):
+    for expected, again in compiled(addresses, folder, name, shape, dtype):
         assert len(expected) == len(again) >= 3
         for one, other in zip(expected, again, strict=True):
-            assert one[:4] == other[:4]
-            # From memory, a tensor without values gets the place where it would lie.
-            assert all(a in (b, NOWHERE) for a, b in zip(one[5:], other[5:], strict=True)), one[0]
+            assert one[:5] == other[:5] and one.by_triton and not other.by_triton
+            # A tensor without values, which has no address, gets the place where it would lie.
+            assert all(a in (b, 0) for a, b in zip(one.values, other.values, strict=True)), one.name
+
+
+def by_thread_and_failure(folder) -> tuple[list[bool], list[bool], str]:
+    """Who launches a layer on a thread without a context, and on it again, and what is raised where a launch fails."""
+    layer, x = randomized("en", 8), images(*SHAPE)
+    with noting(folder) as driver, concurrent.futures.ThreadPoolExecutor(1) as thread:
+
+        def by_triton() -> list[bool]:
+            layer(x)
+            return [each.by_triton for each in driver.launches()]
+
+        by_triton()
+        first, again = thread.submit(by_triton).result(), thread.submit(by_triton).result()
+        driver.library.fail_launches(700)
+        try:
+            with pytest.raises(RuntimeError) as failure:
+                layer(x)
+        finally:
+            driver.library.fail_launches(0)
+    return first, again, str(failure.value)
+
+
+def test_a_thread_without_a_context_is_left_to_triton_and_an_error_of_the_driver_is_raised(compiled, folder):
+    first, again, told = compiled(by_thread_and_failure, folder)
+    assert len(first) == len(again) == 4 and all(first) and not any(again)
+    assert "the driver's error 700 at a launch" in told
+
+
+def agreed(folder) -> list[bool]:
+    """Whether the driver knows a program's kernels: as it is, and with a parameter of another size, more or less."""
+    from en.norm.kernels.gpu import host, ready
+
+    with noting(folder):
+        randomized("en", 8)(images(*SHAPE))
+        (known,) = ready.known.values()
+        program = known._programs["forward"].numbers.tolist()
+        head, count = program[:8], program[7]  # of the first launch; three numbers a parameter follow
+        parts, rest = program[8 : 8 + 3 * count], program[8 + 3 * count :]
+        changed = [[*head, *parts[:at], 12 - parts[at], *parts[at + 1 :], *rest] for at in range(0, 3 * count, 3)]
+        changed.append([*head[:7], count + 1, *parts, 8, -1, 0, *rest])
+        changed.append([*head[:7], count - 1, *parts[:-3], *rest])
+        return [host.agrees(torch.tensor(numbers)) for numbers in (program, *changed)]
+
+
+def test_a_program_whose_parameters_are_not_those_of_its_kernels_is_not_launched(compiled, folder):
+    as_it_is, *changed = compiled(agreed, folder)
+    assert as_it_is and len(changed) > 5 and not any(changed)
 
 
 def told_apart() -> list[str]:

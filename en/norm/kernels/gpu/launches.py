@@ -4,21 +4,24 @@ At each launch Triton asks of each argument what a kernel is compiled for, and o
 for the seven launches of a layer that is longer than most layers take on a GPU. Here a kernel that has been compiled is
 found by all that its code depends on: type and alignment of tensors, integers by their values, and the constants.
 Whatever has not been launched so before goes through Triton. What a layer launches each way is kept as well, as a
-Replay: of a call like one before, only the addresses of the tensors are new.
+Program, which C++ launches: of a call like one before, only the addresses of the tensors are new.
 """
 
 import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from triton import knobs
+
+from en.norm.kernels.gpu import host
 
 MOST = 100_000
 """Launches that are remembered: some 500 for each shape of a network's input."""
@@ -32,6 +35,9 @@ SLOW_S, TOLD_AT = 0.1, 2
 NOTICE = "en.norm compiles Triton's kernels, once for each shape of a layer and GPU: about 20 s for a ResNet50"
 slow: list[Any] = []
 """Kernels whose launch took so long."""
+
+MOST_SHARED = 228 * 1024
+"""Bytes of shared memory that a kernel has without options; Triton's own number."""
 
 ONES = (1, 1, 1)
 
@@ -100,57 +106,54 @@ class Recorder:
         ready, rest = found
         self._kernels.append((ready, grid + ONES[len(grid) :], [*arguments, *rest]))
 
-    def replay(self, tensors: int) -> "Replay | None":
-        """Makes the launches that were noted, of so many tensors, repeatable; None where that cannot be done."""
-        if not self._complete:
+    def program(self, tensors: int) -> "Program | None":
+        """Makes the launches that were noted, of so many tensors, one call of C++; None where that cannot be done."""
+        plain = all(is_plain(ready) and len(ready.src.signature) == len(values) for ready, _, values in self._kernels)
+        if not self._complete or not plain or not host.is_there():
             return None
-        of_tensors = {place for _, _, values in self._kernels for place in map(self._place, values) if place}
-        inside = sorted(place for place in of_tensors if place[1])
-        at = {(number, 0): number for number in range(tensors)}
-        at |= {place: tensors + i for i, place in enumerate(inside)}
-        stream = len(at)
-        constants: list[Any] = []
+        # Triton's hidden parameters, of which there have been up to two, are null for kernels that need no memory.
+        for hidden in (2, 1, 0):
+            numbers = [tensors]
+            for ready, grid, values in self._kernels:
+                parts = [*self._parts(ready, values), *[(8, -1, 0)] * hidden]
+                threads = ready.metadata.num_warps * ready.metadata.target.warp_size
+                numbers += [ready.function, *grid, threads, ready.metadata.shared, len(parts), *chain(*parts)]
+            program = torch.tensor(numbers)
+            if host.agrees(program):
+                return Program(program, [ready for ready, _, _ in self._kernels])
+        return None
 
-        def find(value: object) -> int:
-            """The place of a launcher's argument among the values of a Replay."""
-            place = self._place(value)
-            if place is None:
-                constants.append(value)
-            return stream + len(constants) if place is None else at[place]
-
-        launches: list[tuple[Any, Callable[[list[Any]], Any]]] = []
-        for ready, grid, arguments in self._kernels:
-            before, after = grid, (ready.function, ready.packed_metadata, None, None, None)
-            chosen = [*map(find, before), stream, *map(find, after), *map(find, arguments)]
-            launches.append((ready.run, operator.itemgetter(*chosen)))
-        return Replay(inside, constants, launches, [ready for ready, _, _ in self._kernels])
-
-    def _place(self, value: object) -> Place | None:
-        return self._places[id(value)] if isinstance(value, Tensor) else None
+    def _parts(self, ready: Any, values: Sequence[Any]) -> Iterator[tuple[int, int, int]]:
+        """Lists a kernel's parameters as host/launches.cpp has them: bytes, number of the tensor or -1, and value."""
+        for kind, value in zip(ready.src.signature.values(), values, strict=True):
+            if isinstance(value, Tensor):
+                yield 8, *self._places[id(value)]
+            elif kind != "constexpr":
+                yield 8 if kind == "i64" else 4, -1, value
 
 
-class Replay(NamedTuple):
+class Program(NamedTuple):
     """Launches, one after another.
 
     Attributes:
-        inside: places of tensors that begin inside others.
-        constants: arguments that are neither tensors nor the stream.
-        launches: Triton's launcher of a kernel, and what takes its arguments out of all values: addresses of tensors,
-            of those inside, the stream, constants.
+        numbers: what host/launches.cpp reads.
         kernels: which Triton unloads when nobody has them any more.
     """
 
-    inside: list[Place]
-    constants: list[Any]
-    launches: list[tuple[Any, Callable[[list[Any]], Any]]]
+    numbers: Tensor
     kernels: list[Any]
 
-    def run(self, pointers: list[int], stream: int) -> None:
-        """Launches all of them on tensors at these addresses."""
-        inside = [pointers[number] + offset for number, offset in self.inside]
-        values = [*pointers, *inside, stream, *self.constants]
-        for run, pick in self.launches:
-            run(*pick(values))
+
+def is_plain(ready: Any) -> bool:
+    """Tells whether a compiled kernel takes nothing but integers and tensors, and a launch without options."""
+    metadata, kinds = ready.metadata, ready.src.signature.values()
+    unusual = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
+    return (
+        all(kind in ("constexpr", "i32", "i64") or kind.startswith("*") for kind in kinds)
+        and not any(getattr(metadata, name, 0) for name in unusual)
+        and metadata.num_ctas == 1
+        and metadata.shared <= MOST_SHARED
+    )
 
 
 def aligned(pointers: list[int]) -> bool:

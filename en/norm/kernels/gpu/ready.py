@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from en.norm.kernels.gpu import host
 from en.norm.kernels.gpu.blocks import blocks_for
 from en.norm.kernels.gpu.launches import (
     Launch,
     Place,
+    Program,
     Recorder,
-    Replay,
     aligned,
     is_elsewhere,
     launch,
@@ -49,7 +50,7 @@ class Ready:
         self.kept = self.small.kept
         self.forward_work = self.small.forward_work(self.blocks)
         self.backward_work = self.small.backward_work(self.blocks)
-        self._replays: dict[object, Replay | None] = {}
+        self._programs: dict[object, Program | None] = {}
         self._counters: dict[int, tuple[Tensor, ...]] = {}
 
     def counters(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -72,20 +73,16 @@ class Ready:
     def launch_again(self, key: object, tensors: Sequence[Tensor]) -> bool:
         """Launches what was launched with this key before, on other tensors, and tells whether it could.
 
-        It cannot on another device than the current one.
+        It cannot on another device than the current one, nor where C++ cannot: see host/launches.cpp.
 
         Args:
             key: what the launches depend on, besides the addresses of tensors.
             tensors: all that the launches take, the first of them on their device.
         """
-        replay = self._replays.get(key)
-        if replay is None or watched():
+        program = self._programs.get(key)
+        if program is None or watched() or is_elsewhere(tensors[0]):
             return False
-        x, pointers = tensors[0], list(map(Tensor.data_ptr, tensors))
-        if not aligned(pointers) or is_elsewhere(x):
-            return False
-        replay.run(pointers, stream_of(x))
-        return True
+        return host.launch(tensors, program.numbers, stream_of(tensors[0]))
 
     def launch(
         self,
@@ -104,12 +101,12 @@ class Ready:
         views = [memory.views(block) for block, memory in blocks]
         unusual = watched() or not aligned([tensor.data_ptr() for tensor in tensors])
         with on_device_of(tensors[0]):
-            if unusual or key in self._replays or len(set(map(id, tensors))) < len(tensors):
+            if unusual or key in self._programs or len(set(map(id, tensors))) < len(tensors):
                 body(launch, views)
                 return
             recorder = Recorder(places(tensors, blocks, views))
             body(recorder, views)
-            self._replays[key] = recorder.replay(len(tensors))
+            self._programs[key] = recorder.program(len(tensors))
 
 
 def places(
