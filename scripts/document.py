@@ -45,6 +45,7 @@ WORDS = {
     "configs/small": "small sets and networks, for comparing normalizers on few cores",
     "en/data/jpeg_native": "JPEG files to pixels of a crop in C++, compiled when first used",
     "en/norm/kernels/cpu": "whole layers and the four passes in C++, compiled when first used",
+    "en/norm/kernels/gpu/host": "all launches of a layer, one way, in one call of C++",
     "en/reports/uplot": "uPlot, which draws the charts of a page, as the npm registry has it",
     "en/reports/uplot/LICENSE": "its licence, MIT",
     "en/reports/uplot/package.json": "its version",
