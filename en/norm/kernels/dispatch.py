@@ -38,8 +38,7 @@ class Device(Protocol):
     def normalize(self, plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor | None]: ...
 
 
-CPU: Device = cpu
-GPU: Device = gpu
+DEVICES: tuple[Device, ...] = (gpu, cpu)
 
 
 def normalize(layer: Layer, x: Tensor) -> Tensor:
@@ -52,12 +51,12 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
         layer.observe(x.new_ones(x.shape[0], 1))
         return plan.batch_norm(x)
     again = Again(layer, layer.training, layer.remembered())
-    device = CPU if x.is_cpu else GPU
-    if plan is not None and device.can_run(plan, x):
-        y, ratios = device.normalize(plan, x, again)
-        if ratios is not None:
-            layer.observe(ratios)
-        return y
+    for device in DEVICES:
+        if plan is not None and device.can_run(plan, x):
+            y, ratios = device.normalize(plan, x, again)
+            if ratios is not None:
+                layer.observe(ratios)
+            return y
     return autograd.normalize(x, layer.coefficients, list(layer.parameters()), again)
 
 

@@ -37,7 +37,7 @@ template <class T, int bytes = kBytes> struct vector_of {
 };
 template <class A> using vec = typename vector_of<A>::type;
 template <class A> constexpr int64_t width = kBytes / sizeof(A);
-// Values of a row that are summed apart: as many for every processor, so that all find the same bits.
+// Values of a row that are summed apart: as many for every processor, so that the order of sums is the same.
 template <class A> constexpr int64_t strand = 64 / sizeof(A);
 
 constexpr int kBlock = 4;        // vectors of channels side by side whose sums fit the registers
