@@ -10,6 +10,7 @@ import ctypes
 import functools
 import subprocess
 import warnings
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from en.norm.kernels.passes import dense
 from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
 from en.norm.statistics import moments_dtype
 
+OWN = frozenset({Tensor, torch.nn.Parameter})
+PLACE, WANTED = attrgetter("is_cpu", "dtype"), attrgetter("requires_grad")
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 
 
@@ -56,7 +59,7 @@ def can_take(x: Tensor) -> bool:
 
 def on_cpu(x: Tensor) -> bool:
     """Tells whether `x` is a tensor of its own on the CPU: no subclass, and none that only stands for values."""
-    return x.is_cpu and type(x) in (Tensor, torch.nn.Parameter)
+    return x.is_cpu and type(x) in OWN
 
 
 # ---- the four passes of passes.py ----
@@ -91,17 +94,16 @@ def can_run(plan: NativePlan, x: Tensor) -> bool:
     """Tells whether the C++ knows this layer's ratios, and takes `x`, the parameters and the averages."""
     if plan.ratios not in RATIOS or not on_cpu(x) or x.numel() == 0 or native_parts(x.dtype) != "layers":
         return False
-    dtype = moments_dtype(x.dtype)
-    return all(part.dtype == dtype and on_cpu(part) for part in (*plan.parameters, *(plan.running or ())[:2]))
+    parts = (*plan.parameters, *(plan.running or ())[:2])
+    return OWN.issuperset(map(type, parts)) and {(True, moments_dtype(x.dtype))} == set(map(PLACE, parts))
 
 
 def normalize(plan: NativePlan, x: Tensor, again: Again) -> tuple[Tensor, Tensor]:
     """The normalized x, and the ratios (N, K) without a gradient; updates the running averages in training."""
-    x, parameters = dense(x), [part.contiguous() for part in plan.parameters]
-    running = plan.running or (None, None, None)
-    arguments = (*running, -1.0 if plan.momentum is None else plan.momentum)
+    x, parameters = dense(x), list(map(Tensor.contiguous, plan.parameters))
+    arguments = (*(plan.running or (None, None, None)), -1.0 if plan.momentum is None else plan.momentum)
     settings = plan.settings()
-    if torch.is_grad_enabled() and (x.requires_grad or any(part.requires_grad for part in parameters)):
+    if torch.is_grad_enabled() and (x.requires_grad or any(map(WANTED, parameters))):
         y, ratios = _Layer.apply(x, arguments, settings, again, len(parameters), *parameters, *plan.origins)
         return y, ratios
     y, ratios, _ = torch.ops.en_norm.layer_forward.default(x, parameters, *arguments, False, *settings)

@@ -9,6 +9,8 @@
 #include <limits>
 #include <vector>
 
+#include "passes.hpp"
+
 namespace {
 
 enum activation : int64_t { tanh_activation, relu_activation };
@@ -43,38 +45,37 @@ template <class A> std::vector<A> transposed(const A* matrix, int64_t rows, int6
     return out;
 }
 
-// exp of eight doubles from 0 to 40: 2^k * e^r with k = round(x / ln 2), r = x - k ln 2, and e^r by its series to r^12,
-// which leaves 1e-16 of it.
-typedef double eight __attribute__((vector_size(64)));
-typedef int64_t eight_integers __attribute__((vector_size(64)));
-
-inline void exponential(eight& x) {
+// exp of doubles from 0 to 40: 2^k * e^r with k = round(x / ln 2), r = x - k ln 2, and e^r by its series to r^12, which
+// leaves 1e-16 of it.
+inline void exponential(vec<double>& x) {
     const double shifter = 0x1.8p52;  // added and taken away, it rounds to a whole number, which its last bits hold
-    const eight shifted = x * 1.4426950408889634 + shifter, k = shifted - shifter;
-    const eight r = (x - k * 0x1.62e42fefa3800p-1) - k * 0x1.ef35793c76730p-45;
-    eight sum = r * (1.0 / 479001600) + 1.0 / 39916800;
+    const vec<double> shifted = x * 1.4426950408889634 + shifter, k = shifted - shifter;
+    const vec<double> r = (x - k * 0x1.62e42fefa3800p-1) - k * 0x1.ef35793c76730p-45;
+    vec<double> sum = r * (1.0 / 479001600) + 1.0 / 39916800;
     for (const double coefficient : {1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
              1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
         sum = sum * r + coefficient;
-    eight_integers bits;
+    vec<int64_t> bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 1023) << 52;
-    eight power;
+    vec<double> power;
     std::memcpy(&power, &bits, sizeof power);
     x = sum * power;
 }
 
-// tanh of eight floats, computed as doubles and rounded once: 1 - 2 / (e^2|x| + 1), or x - x^3 / 3 where |x| is so
-// small that this would cancel.
-inline void tanh_of_eight(float* values) {
-    eight x;
-    for (int i = 0; i < 8; ++i) x[i] = values[i];
-    const eight zero{}, size = x < zero ? -x : x, most = zero + 20;
-    eight power = 2 * (size > most ? most : size);  // NaN stays: no comparison is true of it
+// tanh of as many floats as a vector has doubles, computed as doubles and rounded once: 1 - 2 / (e^2|x| + 1), or
+// x - x^3 / 3 where |x| is so small that this would cancel.
+inline void tanh_of_vector(float* values) {
+    vector_of<float, kBytes / 2>::type narrow;
+    std::memcpy(&narrow, values, sizeof narrow);
+    const vec<double> x = __builtin_convertvector(narrow, vec<double>), zero{}, size = x < zero ? -x : x;
+    const vec<double> most = zero + 20;
+    vec<double> power = 2 * (size > most ? most : size);  // NaN stays: no comparison is true of it
     exponential(power);
-    const eight large = 1 - 2 / (power + 1), small = size - size * size * size * (1.0 / 3);
-    const eight found = size < zero + 1e-4 ? small : large, y = x < zero ? -found : found;
-    for (int i = 0; i < 8; ++i) values[i] = static_cast<float>(y[i]);
+    const vec<double> large = 1 - 2 / (power + 1), small = size - size * size * size * (1.0 / 3);
+    const vec<double> found = size < zero + 1e-4 ? small : large, y = x < zero ? -found : found;
+    narrow = __builtin_convertvector(y, vector_of<float, kBytes / 2>::type);
+    std::memcpy(values, &narrow, sizeof narrow);
 }
 
 inline void tanh_of(int64_t count, double* values) {
@@ -83,12 +84,13 @@ inline void tanh_of(int64_t count, double* values) {
 
 // The same bits whatever the C library's tanhf is, and several at a time.
 inline void tanh_of(int64_t count, float* values) {
+    constexpr int64_t W = width<double>;
     int64_t j = 0;
-    for (; j + 8 <= count; j += 8) tanh_of_eight(values + j);
+    for (; j + W <= count; j += W) tanh_of_vector(values + j);
     if (j == count) return;
-    float last[8] = {};
+    float last[W] = {};
     std::copy(values + j, values + count, last);
-    tanh_of_eight(last);
+    tanh_of_vector(last);
     std::copy(last, last + count - j, values + j);
 }
 

@@ -7,12 +7,14 @@
 
 #include <omp.h>
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -145,8 +147,8 @@ template <class T> struct layer {
     const int64_t C, K, count;
     const A eps;
     const wide_gate<A> ratio_gate;
-    std::unique_ptr<A[]> scratch, thread_rows;
-    A *mean, *var, *centre, *rest, *scale, *shift, *d_mean, *d_var, *batch_rstd;  // by cells, but the last
+    std::unique_ptr<A[]> scratch;
+    A *mean, *var, *centre, *rest, *scale, *shift, *d_mean, *d_var, *batch_rstd, *thread_rows;  // by cells, but the last two
     A *h, *d_h, *d_x, *d_ratios, *d_var_ratios, *d_z, *d_batch;                   // backward
     statistics<A> st;
 
@@ -158,7 +160,6 @@ template <class T> struct layer {
         scratch.reset(new A[counted.at - (A*)nullptr]);
         parts_of<A> taken{scratch.get()};
         place(taken, backward);
-        thread_rows.reset(new A[m.threads * rows<A>::size(m)]);
         st = {s, eps, mean, var, p.batch, p.batch + C, batch_rstd, {}, {}};
         std::copy(p.group_mean, p.group_mean + K, st.group_mean);
         std::copy(p.group_var, p.group_var + K, st.group_var);
@@ -172,6 +173,7 @@ template <class T> struct layer {
         centre = m.keeps_cells() ? p.centre : part.take(fresh);
         rest = m.keeps_cells() ? p.rest : part.take(fresh);
         batch_rstd = part.take(C);
+        thread_rows = part.take(m.threads * rows<A>::size(m));
         if (!backward) return;
         for (A** row : {&d_mean, &d_var}) *row = part.take(count);
         for (A** row : {&h, &d_h}) *row = part.take(m.samples * m.hidden);
@@ -195,7 +197,7 @@ template <class T> struct layer {
     template <class Task> void each_sample(Task task) const {
 #pragma omp parallel num_threads(m.threads) if (m.threads > 1)
         {
-            const rows<A> own(m, thread_rows.get() + omp_get_thread_num() * rows<A>::size(m));
+            const rows<A> own(m, thread_rows + omp_get_thread_num() * rows<A>::size(m));
 #pragma omp for schedule(static)
             for (int64_t n = 0; n < m.samples; ++n) task(n, own);
         }
@@ -207,7 +209,7 @@ template <class T> struct layer {
         const int64_t gates = m.from_gate() ? std::min(m.threads, m.hidden) : 0;
 #pragma omp parallel for num_threads(m.threads) schedule(dynamic, 1) if (m.threads > 1)
         for (int64_t i = 0; i < slices + gates; ++i) {
-            const rows<A> own(m, thread_rows.get() + omp_get_thread_num() * rows<A>::size(m));
+            const rows<A> own(m, thread_rows + omp_get_thread_num() * rows<A>::size(m));
             if (i < slices)
                 task(i * C / slices, (i + 1) * C / slices, own);
             else
@@ -491,6 +493,27 @@ template <class Call> void by_type(ScalarType type, Call call) {
     }
 }
 
+// New memory. torch::stable::empty_like looks its operator up by name at each call: on small maps that is much.
+template <class Sizes> Tensor new_tensor(const Sizes& sizes, const Sizes& strides, int32_t type) {
+    AtenTensorHandle made;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+        sizes.size(), sizes.data(), strides.data(), type, aoti_torch_device_type_cpu(), 0, &made));
+    return Tensor(made);
+}
+
+Tensor new_like(const Tensor& x) {
+    int32_t type;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &type));
+    return new_tensor(x.sizes(), x.strides(), type);
+}
+
+Tensor new_rows(std::vector<int64_t> sizes, ScalarType moments) {
+    std::vector<int64_t> strides(sizes.size(), 1);
+    for (size_t i = sizes.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * sizes[i];
+    return new_tensor(sizes, strides,
+        moments == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
+}
+
 ScalarType moments_type(const Tensor& x) {
     return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -538,30 +561,30 @@ struct setting {
     double eps, gate_scale;
 };
 
-using slots = std::vector<std::pair<void* plan::*, int64_t>>;
+struct slot {
+    void* plan::*member;
+    int64_t size;
+};
+using slots = std::array<slot, 7>;
 
-// Which member each parameter is for, and how many values it has.
+// Which member each of `count` parameters is for, and how many values it has.
 slots slots_of(const plan& m, bool gradients, size_t count) {
-    const int64_t C = m.channels, K = m.kinds, I = m.gate_inputs(), H = m.hidden, rows = m.affine_rows;
-    const bool g = gradients;
-    slots all{{g ? &plan::d_weight : &plan::weight, rows * C}, {g ? &plan::d_bias : &plan::bias, rows * C}};
-    if (m.source == from_logits) {
-        all.push_back({g ? &plan::d_logits : &plan::logits, K});
-        if (count > 3) all.push_back({g ? &plan::d_var_logits : &plan::var_logits, K});
-    } else {
-        all.push_back({g ? &plan::d_kernel : &plan::kernel, C});
-        all.push_back({g ? &plan::d_w1 : &plan::w1, H * I});
-        all.push_back({g ? &plan::d_b1 : &plan::b1, H});
-        all.push_back({g ? &plan::d_w2 : &plan::w2, K * H});
-        all.push_back({g ? &plan::d_b2 : &plan::b2, K});
-    }
-    STD_TORCH_CHECK(all.size() == count, "en_norm: ", count, " parameters: expected ", all.size());
-    return all;
+    const int64_t C = m.channels, K = m.kinds, I = m.gate_inputs(), H = m.hidden, rows = m.affine_rows * C;
+    const bool g = gradients, gate = m.from_gate();
+    STD_TORCH_CHECK(gate ? count == 7 : count == 3 || count == 4, "en_norm: ", count, " parameters: expected ",
+        gate ? "7" : "3 or 4");
+    const slot weight{g ? &plan::d_weight : &plan::weight, rows}, bias{g ? &plan::d_bias : &plan::bias, rows};
+    if (!gate)
+        return {weight, bias, slot{g ? &plan::d_logits : &plan::logits, K},
+            slot{g ? &plan::d_var_logits : &plan::var_logits, K}};
+    return {weight, bias, slot{g ? &plan::d_kernel : &plan::kernel, C}, slot{g ? &plan::d_w1 : &plan::w1, H * I},
+        slot{g ? &plan::d_b1 : &plan::b1, H}, slot{g ? &plan::d_w2 : &plan::w2, K * H},
+        slot{g ? &plan::d_b2 : &plan::b2, K}};
 }
 
 void place(plan& m, const char* name, const Tensors& parts, bool gradients, ScalarType type) {
     const slots all = slots_of(m, gradients, parts.size());
-    for (size_t i = 0; i < parts.size(); ++i) m.*all[i].first = data_of(name, parts[i], all[i].second, type);
+    for (size_t i = 0; i < parts.size(); ++i) m.*all[i].member = data_of(name, parts[i], all[i].size, type);
 }
 
 plan plan_of(const Tensor& x, const Tensors& parameters, const setting& s) {
@@ -625,8 +648,8 @@ std::tuple<Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensors&
         m.batches = (int64_t*)data_of("batches", *batches, 1, ScalarType::Long);
         m.momentum = momentum;
     }
-    Tensor y = torch::stable::empty_like(x), ratios = torch::stable::new_empty(x, {m.samples, m.kinds}, type);
-    Tensor saved = torch::stable::new_empty(x, {keep ? saved_size(m) : 0}, type);
+    Tensor y = new_like(x), ratios = new_rows({m.samples, m.kinds}, type);
+    Tensor saved = new_rows({keep ? saved_size(m) : 0}, type);
     m.y = data_like("y", y, x);
     by_type(x.scalar_type(), [&](auto* t) {
         using T = std::remove_pointer_t<decltype(t)>;
@@ -645,9 +668,10 @@ std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, co
     int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps, double gate_scale) {
     plan m = plan_of(x, parameters, {kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale});
     Tensors grads;
-    for (const Tensor& part : parameters) grads.push_back(torch::stable::empty_like(part));
+    grads.reserve(parameters.size());
+    for (const Tensor& part : parameters) grads.push_back(new_like(part));
     place(m, "a gradient", grads, true, moments_type(x));
-    Tensor dx = for_input ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+    Tensor dx = for_input ? new_like(x) : new_rows({0}, moments_type(x));
     m.dy = data_like("dy", dy, x);
     m.dx = for_input ? data_like("dx", dx, x) : nullptr;
     m.saved = data_of("saved", saved, saved_size(m), moments_type(x));
@@ -671,7 +695,7 @@ struct pass {
 
 Tensor pass_moments(const Tensor& x) {
     const pass p(x);
-    Tensor found = torch::stable::new_empty(x, {4, p.s.samples, p.s.channels}, p.type);
+    Tensor found = new_rows({4, p.s.samples, p.s.channels}, p.type);
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
         moments(p.s, (const T*)x.data_ptr(), stats<A>((A*)found.data_ptr(), p.s.cells()));
@@ -681,7 +705,7 @@ Tensor pass_moments(const Tensor& x) {
 
 Tensor pass_affine(const Tensor& x, const Tensor& stats_, const Tensor& scale, const Tensor& shift) {
     const pass p(x);
-    Tensor y = torch::stable::empty_like(x);
+    Tensor y = new_like(x);
     void* const to = data_like("y", y, x);
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
@@ -694,7 +718,7 @@ Tensor pass_affine(const Tensor& x, const Tensor& stats_, const Tensor& scale, c
 
 Tensor pass_gradient_sums(const Tensor& dy, const Tensor& x, const Tensor& stats_) {
     const pass p(x);
-    Tensor found = torch::stable::new_empty(x, {2, p.s.samples, p.s.channels}, p.type);
+    Tensor found = new_rows({2, p.s.samples, p.s.channels}, p.type);
     const void* const from = data_like("dy", dy, x);
     by_type(x.scalar_type(), [&](auto* t) {
         EN_TYPE(t);
@@ -708,7 +732,7 @@ Tensor pass_gradient_sums(const Tensor& dy, const Tensor& x, const Tensor& stats
 Tensor pass_input_gradient(const Tensor& dy, const Tensor& x, const Tensor& stats_, const Tensor& sum_dy,
     const Tensor& scale, const Tensor& d_mean, const Tensor& d_var) {
     const pass p(x);
-    Tensor dx = torch::stable::empty_like(x);
+    Tensor dx = new_like(x);
     const void* const from = data_like("dy", dy, x);
     void* const to = data_like("dx", dx, x);
     by_type(x.scalar_type(), [&](auto* t) {

@@ -24,19 +24,26 @@ using float16 = _Float16;
 
 template <class T> using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-template <class A> struct vector_of {
-    typedef A type __attribute__((vector_size(64)));
+// Vectors are as wide as the processor's, in bytes: gcc takes wider ones apart through memory.
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+template <class T, int bytes = kBytes> struct vector_of {
+    typedef T type __attribute__((vector_size(bytes)));
 };
 template <class A> using vec = typename vector_of<A>::type;
-template <class A> constexpr int64_t width = 64 / sizeof(A);
+template <class A> constexpr int64_t width = kBytes / sizeof(A);
+// Values of a row that are summed apart: as many for every processor, so that the order of sums is the same.
+template <class A> constexpr int64_t strand = 64 / sizeof(A);
 
-#ifdef __AVX512F__
-constexpr int kBlock = 4;  // vectors of channels side by side whose sums fit the registers
-#else
-constexpr int kBlock = 2;
-#endif
-constexpr int64_t kFlush = 256;  // vectors summed before they are added to the total
-constexpr int64_t kLanes = 4;    // vectors in flight: hides the latency of an addition
+constexpr int kBlock = 4;        // vectors of channels side by side whose sums fit the registers
+constexpr int kMapBlock = 2;     // of the same, whose factors do
+constexpr int64_t kFlush = 256;  // strands, or pixels, summed before they are added to the total
+constexpr int64_t kLanes = 4;    // strands in flight: hides the latency of an addition
 
 struct shape {
     int64_t samples, channels, pixels, threads;
@@ -74,15 +81,14 @@ template <class T> inline vec<accumulator<T>> load(const T* from) {
     if constexpr (std::is_same_v<T, A>) {
         std::memcpy(&out, from, sizeof out);
     } else if constexpr (std::is_same_v<T, bfloat16>) {
-        typedef uint16_t narrow __attribute__((vector_size(32)));
-        typedef uint32_t wide __attribute__((vector_size(64)));
+        using narrow = typename vector_of<uint16_t, kBytes / 2>::type;
+        using wide = vec<uint32_t>;
         narrow half;
         std::memcpy(&half, from, sizeof half);
         const wide bits = __builtin_convertvector(half, wide) << 16;
         std::memcpy(&out, &bits, sizeof out);
     } else {
-        typedef T narrow __attribute__((vector_size(32)));
-        narrow half;
+        typename vector_of<T, kBytes / 2>::type half;
         std::memcpy(&half, from, sizeof half);
         out = __builtin_convertvector(half, vec<A>);
     }
@@ -94,8 +100,8 @@ template <class T> inline void store(T* to, vec<accumulator<T>> x) {
     if constexpr (std::is_same_v<T, A>) {
         std::memcpy(to, &x, sizeof x);
     } else if constexpr (std::is_same_v<T, bfloat16>) {
-        typedef uint16_t narrow __attribute__((vector_size(32)));
-        typedef uint32_t wide __attribute__((vector_size(64)));
+        using narrow = typename vector_of<uint16_t, kBytes / 2>::type;
+        using wide = vec<uint32_t>;
         wide bits;
         std::memcpy(&bits, &x, sizeof bits);
         wide rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -104,7 +110,7 @@ template <class T> inline void store(T* to, vec<accumulator<T>> x) {
         const narrow half = __builtin_convertvector(rounded, narrow);
         std::memcpy(to, &half, sizeof half);
     } else {
-        typedef T narrow __attribute__((vector_size(32)));
+        using narrow = typename vector_of<T, kBytes / 2>::type;
         const narrow half = __builtin_convertvector(x, narrow);
         std::memcpy(to, &half, sizeof half);
     }
@@ -117,45 +123,47 @@ template <class V, class A> inline V get(const A* from) {
     return out;
 }
 
-template <class A> inline A total(vec<A> x) {
-    A sum = 0;
-    for (int64_t i = 0; i < width<A>; ++i) sum += x[i];
-    return sum;
-}
-
 // ---- sums over cells: S of them at once, `terms` saying which ----
 //
 // terms(out, i) puts the S summands of the vector (or, for scalars, the value) at offset i into out.
 
-// One cell of NCHW: values 0 .. pixels - 1.
+// One cell of NCHW: values 0 .. pixels - 1. A strand is taken a vector at a time, each through many strands: its sums fit
+// the registers.
 template <int S, class A, class Vectors, class Scalars>
 inline void sum_row(int64_t pixels, A* out, Vectors vectors, Scalars scalars) {
-    constexpr int64_t W = width<A>;
-    vec<A> sum[S] = {};
-    int64_t i = 0;
-    while (i + W <= pixels) {
-        vec<A> part[S][kLanes] = {};
-        const int64_t stop = std::min(pixels, i + kFlush * kLanes * W);
-        for (; i + kLanes * W <= stop; i += kLanes * W)
-            for (int lane = 0; lane < kLanes; ++lane) {
+    constexpr int64_t W = strand<A>, V = width<A>;
+    vec<A> sum[S][W / V] = {};
+    const int64_t whole = pixels - pixels % W;
+    for (int64_t from = 0; from < whole; from += kFlush * kLanes * W) {
+        const int64_t stop = std::min(whole, from + kFlush * kLanes * W);
+        for (int64_t v = 0; v < W / V; ++v) {
+            vec<A> part[S][kLanes] = {};
+            int64_t i = from;
+            for (; i + kLanes * W <= stop; i += kLanes * W)
+                for (int lane = 0; lane < kLanes; ++lane) {
+                    vec<A> term[S];
+                    vectors(term, i + lane * W + v * V);
+                    for (int s = 0; s < S; ++s) part[s][lane] += term[s];
+                }
+            for (; i < stop; i += W) {
                 vec<A> term[S];
-                vectors(term, i + lane * W);
-                for (int s = 0; s < S; ++s) part[s][lane] += term[s];
+                vectors(term, i + v * V);
+                for (int s = 0; s < S; ++s) part[s][0] += term[s];
             }
-        for (; i + W <= stop; i += W) {
-            vec<A> term[S];
-            vectors(term, i);
-            for (int s = 0; s < S; ++s) part[s][0] += term[s];
+            for (int s = 0; s < S; ++s) sum[s][v] += (part[s][0] + part[s][1]) + (part[s][2] + part[s][3]);
         }
-        for (int s = 0; s < S; ++s) sum[s] += (part[s][0] + part[s][1]) + (part[s][2] + part[s][3]);
     }
     A rest[S] = {};
-    for (; i < pixels; ++i) {
+    for (int64_t i = whole; i < pixels; ++i) {
         A term[S];
         scalars(term, i);
         for (int s = 0; s < S; ++s) rest[s] += term[s];
     }
-    for (int s = 0; s < S; ++s) out[s] = total<A>(sum[s]) + rest[s];
+    for (int s = 0; s < S; ++s) {
+        A total = 0;
+        for (int64_t i = 0; i < W; ++i) total += sum[s][i / V][i % V];
+        out[s] = total + rest[s];
+    }
 }
 
 // Where the B vectors of a block begin, in channels from the block's first one: the last may overlap the one before.
@@ -354,19 +362,16 @@ void map_block(const T* x, const T* dy, T* out, int64_t pixels, int64_t channels
         }
 }
 
-// use(block) for every block of B vectors of `channels`, at least a vector; use(single) for one that is left.
-template <int B, class A, class Use> void each_block(int64_t channels, Use use) {
+// use(block) for every block of B vectors of the channels from .. channels, at least a vector in all; of fewer vectors
+// for the last. Vectors overlap rather than going beyond the channels.
+template <int B, class A, class Use> void each_block(int64_t channels, Use use, int64_t from = 0) {
     constexpr int64_t W = width<A>;
-    const auto place = [&](int64_t c) { return std::min(c, channels - W); };
-    for (int64_t c = 0; c < channels; c += B * W) {
-        if (c + (B - 1) * W < channels) {
-            places<B> block;
-            for (int b = 0; b < B; ++b) block.at[b] = place(c + b * W);
-            use(block);
-        } else {
-            for (int64_t at = c; at < channels; at += W) use(places<1>{{place(at)}});
-        }
+    for (; channels - from > B / 2 * W; from += B * W) {
+        places<B> block;
+        for (int b = 0; b < B; ++b) block.at[b] = std::min(from + b * W, channels - W);
+        use(block);
     }
+    if constexpr (B > 1) each_block<B / 2, A>(channels, use, from);
 }
 
 // channels_last in tiles of pixels that fit the second cache: all channels of a tile before the next one.
@@ -378,7 +383,7 @@ void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channe
         const int64_t count = std::min(tile, pixels - p), base = p * channels;
         const T* const dy_tile = Map::backward ? dy + base : dy;
         if (channels >= width<A>) {
-            each_block<2, A>(channels, [&](const auto& block) {
+            each_block<kMapBlock, A>(channels, [&](const auto& block) {
                 map_block(x + base, dy_tile, out + base, count, channels, block, map, cell);
             });
             continue;
@@ -398,14 +403,14 @@ void map_columns(const T* x, const T* dy, T* out, int64_t pixels, int64_t channe
 // ---- all cells ----
 
 // What is done with the cells of one sample, or with a part of them. row(cell, offset) for every cell of NCHW;
-// wide(cell, offset, block) for every block of channels_last, narrow(cell, offset) where C is below a vector.
+// wide(cell, offset, block) for every block of channels_last, narrow(cell, offset) where C is below a strand.
 template <class A, class Row, class Wide, class Narrow>
 void reduce_sample(const shape& s, int64_t n, int64_t part, int64_t parts, Row row, Wide wide, Narrow narrow) {
     const int64_t cell = n * s.channels, offset = cell * s.pixels;
     if (!s.channels_last) {
         for (int64_t c = part * s.channels / parts; c < (part + 1) * s.channels / parts; ++c)
             row(cell + c, offset + c * s.pixels);
-    } else if (s.channels < width<A>) {
+    } else if (s.channels < strand<A>) {
         for (int64_t c = part * s.channels / parts; c < (part + 1) * s.channels / parts; ++c)
             narrow(cell + c, offset + c);
     } else {
@@ -423,7 +428,7 @@ template <class Task> void over_samples(const shape& s, Task task) {
     for (int64_t i = 0; i < s.samples * parts; ++i) task(i / parts, i % parts, parts);
 }
 
-// A strided cell of channels_last with fewer channels than a vector, gathered into a row.
+// A strided cell of channels_last with fewer channels than a strand, gathered into a row.
 template <class T, class Use> void gathered(const T* x, int64_t pixels, int64_t channels, Use use) {
     T* row = new T[pixels];
     for (int64_t p = 0; p < pixels; ++p) row[p] = x[p * channels];
