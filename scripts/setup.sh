@@ -80,6 +80,9 @@ if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>&1)" != "$("$python" -
     clear=(--clear)
 fi
 "$python" -m venv ${clear[@]+"${clear[@]}"} .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[$extras]"
+.venv/bin/python -m pip install -q --no-compile --disable-pip-version-check --progress-bar off -c constraints.txt \
+    -e ".[$extras]"
+# pip would compile on one core, and packages' own tests too; what does not compile is a template or of another Python.
+.venv/bin/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true
 wanted "$extras" >"$stamp"
 say "set-up: done; to use it by hand: source .venv/bin/activate"

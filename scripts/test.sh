@@ -38,7 +38,7 @@ say "ruff"
 ruff check .
 ruff format --check .
 start_beside mypy mypy
-[ $# != 0 ] || start_beside "the site and damaged files" bash -c 'bash scripts/docs.sh && bash scripts/fuzz.sh'
+[ $# != 0 ] || start_beside "the site and damaged files" bash -c 'bash scripts/docs.sh && bash scripts/fuzz.sh 100000'
 say "tests"
 cores=$(nproc)
 # One process more than there are cores, as many tests wait for processes of their own; worksteal: neighbours, which

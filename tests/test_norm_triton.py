@@ -207,14 +207,13 @@ def in_orders(shape, layout) -> list[list[Tensor]]:
             patch.setattr(interpreter_builder, "set_grid_idx", place)
             for _ in range(2):
                 y = layer(x)
-                for again in (True, False):
-                    found.append([y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], x, again)])
+                found.append([y.detach(), *torch.autograd.grad(y, [x, *layer.parameters()], x)])
     return found
 
 
 @pytest.mark.parametrize(
     ("shape", "layout"),
-    [((2, 40, 3, 3), torch.channels_last), ((2, 2, 90, 91), torch.contiguous_format)],
+    [((2, 40, 3, 3), torch.channels_last), ((2, 2, 65, 66), torch.contiguous_format)],
     ids=str,
 )
 def test_which_program_of_a_sample_is_the_last_changes_no_bit(interpreted, shape, layout):
@@ -248,7 +247,7 @@ def compare_passes(shape, dtype, layout) -> None:
 @pytest.mark.parametrize("layout", FORMATS, ids=str)
 @pytest.mark.parametrize(
     ("dtype", "shape"),
-    [*product([torch.float32], SHAPES), *product([each for each in TYPES if each != torch.float32], SHAPES[1::3])],
+    [*product([torch.float32], SHAPES), *product([each for each in TYPES if each != torch.float32], SHAPES[1:5:3])],
     ids=str,
 )
 def test_the_four_passes_give_what_torchs_operations_give(interpreted, shape, dtype, layout):

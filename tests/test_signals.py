@@ -52,9 +52,9 @@ def test_signals_while_a_process_is_ending_change_nothing(handlers, number):
 def test_after_a_signal_the_run_finishes_the_step_writes_a_checkpoint_and_resumes_from_it(
     place, untouched, tmp_path, case, number
 ):
-    """Several ranks have it from torchrun alone."""
+    """Several ranks have it from torchrun alone; of one process, the storm looks at its interpreter's end."""
     run = tmp_path / "run"
-    process = start(line(place, case, run, "checkpoint.every_steps=3"), cold=True)  # whose interpreter ends, too
+    process = start(line(place, case, run, "checkpoint.every_steps=3"))
     assert wait_for_new_step(process, run, set())
     process.send_signal(number)
     code, errors = finish(process)

@@ -344,19 +344,20 @@ def is_learned(key: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def many(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with batch normalization whose accuracy is of 3,000 images."""
+def many(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A run with batch normalization whose accuracy is of 3,000 images, and its scores."""
     root = tmp_path_factory.mktemp("many")
     write_folders(root / "clothes", {"train": 150, "val": 750})
     options = ["train.epochs=6", "train.batch_size=50", "schedule.warmup_epochs=1"]
     succeed("train.py", recipe, f"data.root={root / 'clothes'}", f"run_dir={root / 'run'}", *options)
-    return root / "run"
+    return root / "run", last_json(succeed("eval.py", root / "run"))
 
 
 @pytest.mark.slow(reason="trains a network whose accuracy is far from chance, and scores it on 3,000 images")
 @pytest.mark.parametrize("name", BEGINS)
 def test_what_batch_normalization_becomes_is_scored_before_training_by_the_command(many, name):
-    before, done = last_json(succeed("eval.py", many)), succeed("eval.py", many, f"norm.name={name}", "norm.start=bn")
+    run, before = many
+    done = succeed("eval.py", run, f"norm.name={name}", "norm.start=bn")
     found = last_json(done)
     assert f"evaluates with norm.name={name} (trained with bn)" in done.stderr
     assert before["top1"] > 60 and found["top1"] >= before["top1"] - 0.5, (before, found)

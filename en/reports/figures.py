@@ -108,8 +108,9 @@ def picture(figure: Figure, name: str, title: str, alt: str, chart: dict[str, An
         figure.savefig(file, format=kind, dpi=DPI, metadata={date: None})
         return file.getvalue()
 
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what has been laid out once stays so
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)  # what is laid out stays so; under any engine each file would be drawn twice
     svg, pdf = saved("svg", "Date"), saved("pdf", "CreationDate")
     return Picture(name, in_one_line(title), in_one_line(alt), svg, pdf, chart)
 
