@@ -2,8 +2,9 @@
 
     native     the whole layer, where it has a plan: an operator of C++ each way on a CPU, Triton's kernels on a GPU
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
-    plain      the layer's definition: for torch.func, torch.compile, torch.export, torch.jit.trace, make_fx and other
-               dispatch modes, which want to see each operation; and for derivatives of derivatives
+    graphs     under torch.compile on a CPU: the passes in torch's operations, and an operator of C++ between them
+    plain      the layer's definition: else under torch.compile, and for torch.func, torch.export, torch.jit.trace,
+               make_fx and other dispatch modes, which want to see each operation; and for derivatives of derivatives
 
 The four passes are C++ on a CPU and Triton's kernels on a GPU, where those can be compiled, and torch's operations
 elsewhere. SPEED.md says what each form gives.
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from en.norm.kernels import again, autograd, cpu
+from en.norm.kernels import again, autograd, cpu, graphs
 from en.norm.kernels.again import Again
 from en.norm.kernels.gpu import device as gpu
 from en.norm.kernels.plan import NativePlan
@@ -43,7 +44,10 @@ DEVICES: tuple[Device, ...] = (gpu, cpu)
 
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
-    if torch.compiler.is_compiling() or is_looked_into(x):
+    if torch.compiler.is_compiling():
+        plan = native_plan(layer, 0) if graphs.take(x) else None
+        return layer.plain(x) if plan is None or not graphs.can_run(plan, x) else graphs.normalize(layer, plan, x)
+    if is_looked_into(x):
         return layer.plain(x)
     layer.see(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])
@@ -81,4 +85,9 @@ def native_parts(device_type: str = "cpu") -> str:
 
 def native_plan(layer: Layer, pixels: int) -> NativePlan | None:
     """The plan that the layer's own class defines: a subclass may compute something else than the plan it inherits."""
-    return layer.native_plan(pixels) if "native_plan" in vars(type(layer)) else None
+    return layer.native_plan(pixels) if defines_plan(type(layer)) else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def defines_plan(kind: type) -> bool:
+    return "native_plan" in vars(kind)
