@@ -57,7 +57,7 @@ def is_on(dtype: torch.dtype) -> bool:
 
 
 def take(x: Tensor) -> bool:
-    """Tells whether the operators take `x` in the graph that is being recorded now: programs of torch.export have none."""
+    """Tells whether the operators take `x` in the graph that is being recorded; programs of torch.export have none."""
     recorded = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
     return recorded and x.device.type == "cpu" and x.numel() > 0 and is_on(x.dtype)
 
@@ -119,7 +119,15 @@ class _Map(torch.autograd.Function):
         centred = x - mean
         d_shift, d_scale = dy.sum((2, 3), keepdim=True), (dy * centred).sum((2, 3), keepdim=True)
         slope, offset, grads = torch.ops.en_norm.coefficients_backward.default(
-            d_scale, d_shift, mean, var, saved, decided, parameters, ctx.pixels, *ctx.settings  # type: ignore[attr-defined]
+            d_scale,
+            d_shift,
+            mean,
+            var,
+            saved,
+            decided,
+            parameters,
+            ctx.pixels,
+            *ctx.settings,  # type: ignore[attr-defined]
         )
         dx = torch.addcmul(torch.addcmul(offset, centred, slope), dy, scale)
         return dx, None, None, None, None, None, None, None, None, *grads

@@ -72,8 +72,8 @@ class NativePlan(NamedTuple):
         gate_scale: what the gate's hidden units are multiplied by.
         reduced: G, groups of the convolution.
         absent: place of the normalizer whose ratio is 0, whatever its logit; -1 for none.
-        thresholds: H * W of the maps of training from which on `absent` is -1, and from which on `gate_scale` is 1: of a
-            layer for maps of 0 pixels, whose graph asks trained_pixels when it runs. None where no graph has operators.
+        thresholds: H * W of the maps of training from which on `absent` is -1, and from which on `gate_scale` is 1: a
+            graph has the plan for maps of 0 pixels, and asks trained_pixels when it runs. None: graphs have no operator.
         origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
