@@ -1,4 +1,4 @@
-"""Layers in graphs of torch.compile on a CPU, as operators between the passes and in their plain form, against float64."""
+"""Layers in graphs of torch.compile on a CPU, with an operator between the passes or plain, against float64."""
 
 import copy
 import os
@@ -184,7 +184,8 @@ import torch, warnings
 from en.norm import build_norm, kernels
 warnings.simplefilter("ignore")
 layer, graphs = build_norm("en", 6).eval(), []
-torch.compile(layer, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph)(torch.randn(2, 6, 4, 4))
+call = torch.compile(layer, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph)
+call(torch.randn(2, 6, 4, 4))
 print(kernels.native_in_graphs("cpu"), "en_norm" in str(graphs[0].graph))
 """
     environment = {**os.environ, "PATH": "", "XDG_CACHE_HOME": str(tmp_path), kernels.SWITCH: "graphs"}

@@ -46,10 +46,8 @@ def test_operators_change_and_alias_only_what_their_schemas_say(name, training):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_operators_of_graphs_give_what_they_say_they_will(case, training):
     graphs.register()
-    name, options = case
-    for operator, arguments in calls_in_graphs(
-        randomized(name, 6, **options).train(training), images(2, 6, 3, 3)
-    ).items():
+    layer = randomized(case[0], 6, **case[1]).train(training)
+    for operator, arguments in calls_in_graphs(layer, images(2, 6, 3, 3)).items():
         call = getattr(torch.ops.en_norm, operator).default
         torch.library.opcheck(call, arguments, test_utils=("test_schema", "test_faketensor"))
 

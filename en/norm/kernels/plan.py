@@ -73,7 +73,7 @@ class NativePlan(NamedTuple):
         reduced: G, groups of the convolution.
         absent: place of the normalizer whose ratio is 0, whatever its logit; -1 for none.
         thresholds: H * W of the maps of training from which on `absent` is -1, and from which on `gate_scale` is 1: a
-            graph has the plan for maps of 0 pixels, and asks trained_pixels when it runs. None: graphs have no operator.
+            graph has the plan for maps of 0 pixels, and asks trained_pixels when it runs. None: graphs do without.
         origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
