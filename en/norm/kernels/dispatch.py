@@ -46,7 +46,9 @@ def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling():
         plan = native_plan(layer, 0) if graphs.take(x) else None
-        return layer.plain(x) if plan is None or not graphs.can_run(plan, x) else graphs.normalize(layer, plan, x)
+        if plan is None or not graphs.can_run(plan, x):
+            return layer.plain(x)
+        return graphs.normalize(layer, plan, x)  # type: ignore[arg-type] # whose plan has thresholds
     if is_looked_into(x):
         return layer.plain(x)
     layer.see(x)

@@ -116,18 +116,11 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, scale, saved, decided, *parameters = ctx.saved_tensors  # type: ignore[attr-defined]
+        settings = (ctx.pixels, *ctx.settings)  # type: ignore[attr-defined]
         centred = x - mean
         d_shift, d_scale = dy.sum((2, 3), keepdim=True), (dy * centred).sum((2, 3), keepdim=True)
         slope, offset, grads = torch.ops.en_norm.coefficients_backward.default(
-            d_scale,
-            d_shift,
-            mean,
-            var,
-            saved,
-            decided,
-            parameters,
-            ctx.pixels,
-            *ctx.settings,  # type: ignore[attr-defined]
+            d_scale, d_shift, mean, var, saved, decided, parameters, *settings
         )
         dx = torch.addcmul(torch.addcmul(offset, centred, slope), dy, scale)
         return dx, None, None, None, None, None, None, None, None, *grads
