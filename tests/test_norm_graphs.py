@@ -147,12 +147,22 @@ def test_ratios_of_a_compiled_layer_are_recorded(monkeypatch):
     torch.testing.assert_close(*found)
 
 
-def test_a_second_derivative_through_the_operator_is_refused_instead_of_left_out(monkeypatch):
+@pytest.mark.parametrize(("backend", "words"), [("eager", "differentiate twice"), ("aot_eager", "double backward")])
+def test_a_second_derivative_through_the_operator_is_refused_instead_of_left_out(backend, words, monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, "graphs")
     x = images(2, 6, 4, 4).requires_grad_()
-    (first,) = torch.autograd.grad(compiled(randomized("en", 6))[0](x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="double backward"):
+    y = torch.compile(randomized("en", 6), fullgraph=True, backend=backend)(x)
+    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=words):
         first.square().sum().backward()
+
+
+def test_a_graph_has_no_graphs_within_which_torchs_optimizer_for_ddp_would_refuse_to_cut(monkeypatch):
+    monkeypatch.setenv(kernels.SWITCH, "graphs")
+    found = []
+    call = torch.compile(randomized("en", 6), backend=lambda graph, inputs: found.append(graph) or graph)
+    call(images(2, 6, 4, 4))
+    assert [name for graph in found for name, _ in graph.named_modules() if name] == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compiler's own

@@ -45,7 +45,7 @@ def test_operators_change_and_alias_only_what_their_schemas_say(name, training):
 @pytest.mark.parametrize("case", [("en", {}), ("en", {"normalizers": ["bn", "gn"], "groups": 3}), ("sn", {})], ids=str)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_operators_of_graphs_give_what_they_say_they_will(case, training):
-    graphs.register()
+    graphs.register()  # else the first graph does
     layer = randomized(case[0], 6, **case[1]).train(training)
     for operator, arguments in calls_in_graphs(layer, images(2, 6, 3, 3)).items():
         call = getattr(torch.ops.en_norm, operator).default

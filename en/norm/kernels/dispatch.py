@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from en.norm.kernels import again, autograd, cpu, graphs
+from en.norm.kernels import again, autograd, cpu
 from en.norm.kernels.again import Again
 from en.norm.kernels.gpu import device as gpu
 from en.norm.kernels.plan import NativePlan
@@ -45,10 +45,10 @@ DEVICES: tuple[Device, ...] = (gpu, cpu)
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
     if torch.compiler.is_compiling():
-        plan = native_plan(layer, 0) if graphs.take(x) else None
-        if plan is None or not graphs.can_run(plan, x):
-            return layer.plain(x)
-        return graphs.normalize(layer, plan, x)  # type: ignore[arg-type] # whose plan has thresholds
+        from en.norm.kernels import graphs  # which imports the compiler
+
+        planned = graphs.plan_of(layer, x)
+        return layer.plain(x) if planned is None else graphs.normalize(layer, planned, x)  # type: ignore[arg-type]
     if is_looked_into(x):
         return layer.plain(x)
     layer.see(x)
@@ -87,9 +87,4 @@ def native_parts(device_type: str = "cpu") -> str:
 
 def native_plan(layer: Layer, pixels: int) -> NativePlan | None:
     """The plan that the layer's own class defines: a subclass may compute something else than the plan it inherits."""
-    return layer.native_plan(pixels) if defines_plan(type(layer)) else None
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def defines_plan(kind: type) -> bool:
-    return "native_plan" in vars(kind)
+    return layer.native_plan(pixels) if "native_plan" in vars(type(layer)) else None

@@ -14,15 +14,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from en.norm.kernels import cpu
-from en.norm.kernels.plan import RATIOS, STATISTICS, NativePlan, are_in_graphs
+from en.norm.kernels.plan import RATIOS, STATISTICS, NativePlan
 from en.norm.statistics import full_precision, moments_dtype
-
-BY_DEFAULT = True
-"""Whether graphs of torch.compile on a CPU have operators of this package where EN_NATIVE does not say. Measured: see
-SPEED.md."""
 
 
 class Layer(Protocol):
@@ -38,34 +34,32 @@ class Layer(Protocol):
     def observe(self, ratios: Tensor) -> None: ...
 
 
-def native_in_graphs(device_type: str) -> str:
-    """Returns what is an operator of this package in graphs of torch.compile: coefficients or nothing."""
-    chosen = device_type == "cpu" and are_in_graphs(BY_DEFAULT)
-    return "coefficients" if chosen and cpu.native_parts() == "layers" else "nothing"
+def plan_of(layer: Any, x: Tensor) -> NativePlan | None:
+    """The plan by which operators compute the layer in the graph that is being recorded; None for its plain form.
+
+    That is the one for maps of 0 pixels, with thresholds, of a layer that mixes normalizers and whose parameters and
+    averages are such as the operators know. Programs of torch.export have no operators.
+    """
+    recorded = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    if not recorded or x.device.type != "cpu" or x.numel() == 0 or not is_on(type(layer), x.dtype):
+        return None
+    plan: NativePlan | None = layer.native_plan(0)
+    if plan is None or plan.thresholds is None or not plan.takes(x):
+        return None
+    return plan if all(part.device == x.device and part.is_contiguous() for part in plan.parameters) else None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_on(dtype: torch.dtype) -> bool:
-    """Tells whether an input of this type takes the operators, in the graph that is being recorded now.
+def is_on(kind: type, dtype: torch.dtype) -> bool:
+    """Tells whether layers of a class and inputs of a type take the operators, where a graph is recorded now.
 
-    Transforms of torch.func want to see each operation.
+    Transforms of torch.func want to see each operation, and a subclass may compute something else than the plan that it
+    inherits.
     """
-    if native_in_graphs("cpu") == "nothing" or cpu.native_parts(dtype) != "layers":
+    if cpu.native_in_graphs("cpu") == "nothing" or cpu.native_parts(dtype) != "layers":
         return False
     register()
-    return not torch._C._are_functorch_transforms_active()
-
-
-def take(x: Tensor) -> bool:
-    """Tells whether the operators take `x` in the graph that is being recorded; programs of torch.export have none."""
-    recorded = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-    return recorded and x.device.type == "cpu" and x.numel() > 0 and is_on(x.dtype)
-
-
-def can_run(plan: NativePlan, x: Tensor) -> bool:
-    """Tells whether the layer mixes normalizers, and its parameters and averages are such as the operators take."""
-    whole = all(part.device == x.device and part.is_contiguous() for part in plan.parameters)
-    return plan.thresholds is not None and whole and plan.takes(x)
+    return "native_plan" in vars(kind) and not torch._C._are_functorch_transforms_active()
 
 
 def normalize(layer: Layer, plan: NativePlan, x: Tensor) -> Tensor:
@@ -83,13 +77,20 @@ def normalize(layer: Layer, plan: NativePlan, x: Tensor) -> Tensor:
             scale, shift, ratios, batch, decided, saved = torch.ops.en_norm.coefficients.default(
                 mean, var, plan.parameters, *running, layer.trained_pixels, pixels, keep, *settings
             )
-        y = _Map.apply(values, mean, var, scale, shift, saved, decided, pixels, settings, *plan.parameters)
+        y = mapped(values, mean, var, scale, shift, saved, decided, pixels, settings, *plan.parameters)
     if of_batch:
         layer.track(batch[0], batch[1], samples * pixels)
     layer.observe(ratios)
     if layer.learns:
         layer.learn(decided)
-    return y.to(x.dtype)  # type: ignore[no-any-return]
+    return y.to(x.dtype)
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def mapped(*inputs: Any) -> Tensor:
+    """_Map as one node of Dynamo's graph: of a function of autograd it makes graphs within the graph, which torch's
+    DDPOptimizer has refused to cut into buckets."""
+    return _Map.apply(*inputs)  # type: ignore[no-any-return]
 
 
 class _Map(torch.autograd.Function):
@@ -114,6 +115,7 @@ class _Map(torch.autograd.Function):
         return torch.addcmul(shift, x - mean, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, scale, saved, decided, *parameters = ctx.saved_tensors  # type: ignore[attr-defined]
         settings = (ctx.pixels, *ctx.settings)  # type: ignore[attr-defined]
