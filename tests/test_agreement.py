@@ -19,9 +19,8 @@ from en.errors import Stopped, UserError
 from en.norm import kernels
 from en.norm.built import in_one, layers_as_built
 from en.reports.files import write_report
-from en.runs import checkpoint
+from en.runs import checkpoint, provenance
 from en.runs.position import Position
-from en.runs.provenance import circumstances
 from en.training.run import TrainingRun
 from en.training.signals import StopRequest
 
@@ -267,7 +266,8 @@ def test_what_does_not_make_a_runs_pixels_is_not_among_its_circumstances(place, 
 @pytest.mark.parametrize(("word", "graphs"), [("graphs", "coefficients"), ("eager", "nothing"), ("0", "nothing")])
 def test_what_graphs_hold_is_among_the_circumstances_of_a_compiled_run_alone(word, graphs, monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, word)
-    eager, compiled = (circumstances(Ranks(0, 1, 0, 1), torch.device("cpu"), {}, each) for each in (False, True))
+    ranks, device = Ranks(0, 1, 0, 1), torch.device("cpu")
+    eager, compiled = (provenance.circumstances(ranks, device, {}, each) for each in (False, True))
     assert compiled == eager | {"graphs": graphs} and "graphs" not in eager
 
 

@@ -83,7 +83,7 @@ def normalize(layer: Layer, plan: NativePlan, x: Tensor) -> Tensor:
     layer.observe(ratios)
     if layer.learns:
         layer.learn(decided)
-    return y.to(x.dtype)
+    return y.to(x.dtype)  # type: ignore[no-any-return]
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
