@@ -14,10 +14,12 @@ from kill_loop import CASES, Case, Place, finish, line, start, train, wait_for_n
 
 from en.config.reading import load_config
 from en.data import LOADERS
+from en.distributed.ranks import Ranks
 from en.errors import Stopped, UserError
+from en.norm import kernels
 from en.norm.built import in_one, layers_as_built
 from en.reports.files import write_report
-from en.runs import checkpoint
+from en.runs import checkpoint, provenance
 from en.runs.position import Position
 from en.training.run import TrainingRun
 from en.training.signals import StopRequest
@@ -259,6 +261,14 @@ def test_what_does_not_make_a_runs_pixels_is_not_among_its_circumstances(place, 
     run = begin(place, midway, "task.mixup=0", "task.cutmix=0", "task.rand_augment=0")
     assert set(run.made_by()) == MAKERS["ffcv"] - {"torchvision"}
     assert run.facts().items() >= run.made_by().items()
+
+
+@pytest.mark.parametrize(("word", "graphs"), [("graphs", "coefficients"), ("eager", "nothing"), ("0", "nothing")])
+def test_what_graphs_hold_is_among_the_circumstances_of_a_compiled_run_alone(word, graphs, monkeypatch):
+    monkeypatch.setenv(kernels.SWITCH, word)
+    ranks, device = Ranks(0, 1, 0, 1), torch.device("cpu")
+    eager, compiled = (provenance.circumstances(ranks, device, {}, each) for each in (False, True))
+    assert compiled == eager | {"graphs": graphs} and "graphs" not in eager
 
 
 @pytest.mark.parametrize(

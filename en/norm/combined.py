@@ -149,11 +149,13 @@ class CombinedNormalizer(RunningNormalizer):
         self._read = UNREAD
 
     def known_pixels(self) -> int:
-        """H * W of the maps that the layer was trained on; 0 where it was not.
+        """H * W of the maps that the layer was trained on; 0 where it was not, and in graphs, which may not look.
 
         Reading a buffer waits for a GPU. There it is read after a change of mode and where torch counts a change of it;
         what torch does not count, such as DDP's broadcasts before each step, is not seen until then.
         """
+        if torch.compiler.is_compiling():
+            return 0
         buffer = self._buffers["trained_pixels"]
         assert buffer is not None
         if buffer.is_cpu:
@@ -187,10 +189,19 @@ class CombinedNormalizer(RunningNormalizer):
         y = super().plain(x)
         # A transform of torch.func does not let a function write into what it has from outside.
         transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-        if self.training and torch.is_grad_enabled() and not transformed:
-            with torch.no_grad():
-                self.trained_pixels.copy_(self.deciding(x.shape[2] * x.shape[3]))
+        if self.learns and not transformed:
+            self.learn(self.deciding(x.shape[2] * x.shape[3]))
         return y
+
+    @property
+    def learns(self) -> bool:
+        """Tells whether a batch says what the layer mixes, where none has yet."""
+        return self.training and torch.is_grad_enabled()
+
+    @torch.no_grad()
+    def learn(self, deciding: Tensor) -> None:
+        """Takes H * W of the maps that decide what is mixed, in graphs that are recorded."""
+        self.trained_pixels.copy_(deciding)
 
     def deciding(self, pixels: int | torch.SymInt) -> Tensor:
         """H * W of the maps that decide what is mixed: those of training or, where there were none, of so many pixels.
@@ -227,13 +238,14 @@ class CombinedNormalizer(RunningNormalizer):
         mix_statistics: bool,
         activation: str = "tanh",
         gate_scale: float = 1.0,
+        gate_pixels: int = 1,
         reduced: int = 1,
         origins: tuple[Tensor, ...] = (),
         normalizers: tuple[str, ...] | None = None,
     ) -> kernels.NativePlan | None:
         """A native plan, decided by maps of so many pixels; None for statistics of all ranks, or without averages.
 
-        Other arguments as for NativePlan.
+        `gate_pixels` as for EN, other arguments as for NativePlan.
         """
         averages, batches = self.averages, self._buffers.get("num_batches_tracked")
         averaged = "bn" in self.normalizers
@@ -254,6 +266,7 @@ class CombinedNormalizer(RunningNormalizer):
             gate_scale=gate_scale,
             reduced=reduced,
             absent=self.dispensable if pixels < self.min_pixels else -1,
+            thresholds=(self.min_pixels, gate_pixels),
             origins=origins,
         )
 

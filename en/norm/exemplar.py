@@ -258,6 +258,7 @@ class ExemplarNorm2d(CombinedNormalizer):
             self.mix == "statistics",
             activation=self.activation,
             gate_scale=self.gate_scale(pixels),
+            gate_pixels=self.gate_pixels,
             reduced=reduced,
         )
 

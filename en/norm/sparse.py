@@ -94,7 +94,7 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
 
     def native_plan(self, pixels: int) -> kernels.NativePlan | None:
         weights, names = (self.mean_weight, self.var_weight), self.normalizers
-        if self.mean_weight.is_cuda and (self.training or torch.cuda.is_current_stream_capturing()):
+        if torch.compiler.is_compiling() or self.waits_for_a_look():
             logits = logarithm(self.ratios(self.mean_weight.dtype)).unbind()
         else:  # number by number: some microseconds instead of some hundred
             radius = min(1.0, int(self.trained_batches) / self.steps)
@@ -105,6 +105,10 @@ class SparseSwitchableNorm2d(SwitchableNorm2d):
             logits = tuple(part[:1] for part in weights) if alone else _SparseLogits.apply(found, kept, *weights)
         parameters = (self.weight, self.bias, *logits)
         return self.plan_with(pixels, parameters, "static", mix_statistics=True, origins=weights, normalizers=names)
+
+    def waits_for_a_look(self) -> bool:
+        """Tells whether to look at numbers would wait for a GPU in each step, or break a CUDA graph."""
+        return self.mean_weight.is_cuda and (self.training or torch.cuda.is_current_stream_capturing())
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={self.steps}"

@@ -52,13 +52,15 @@ def provenance(seed: int, ranks: Ranks, device: torch.device, workers: int, circ
     }
 
 
-def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str | None]) -> Facts:
+def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str | None], compiled: bool) -> Facts:
     """What, besides the configuration and the data, the bits of a step depend on.
 
     Args:
         made_by: the libraries that make the images, with their versions.
+        compiled: whether the network runs under torch.compile.
     Returns: ranks; processor, the CPU's or GPU's name; threads of torch in each rank; native, what of the normalizers
-        runs as this package's own code; torch, its version; code, the digest of this package's source; and made_by.
+        runs as this package's own code; graphs, what of them is an operator of its in graphs of torch.compile, where
+        there are any; torch, its version; code, the digest of this package's source; and made_by.
     """
     on_cpu = device.type == "cpu"
     return {
@@ -66,6 +68,7 @@ def circumstances(ranks: Ranks, device: torch.device, made_by: Mapping[str, str 
         "processor": processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "native": kernels.native_parts(device.type),
+        **({"graphs": kernels.native_in_graphs(device.type)} if compiled else {}),
         "torch": str(torch.__version__),
         "code": code_digest(),
         **made_by,

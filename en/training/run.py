@@ -147,7 +147,7 @@ class TrainingRun:
         Returns: where training begins, and the record of the current epoch.
         """
         config, ranks, start = self.config, self.ranks, self.start
-        self.circumstances = circumstances(ranks, self.device, self.made_by())
+        self.circumstances = circumstances(ranks, self.device, self.made_by(), config.train.compile)
         self.learner = build_learner(config, self.model, self.device, ranks)
         self.to_device = build_to_device(config, self.device)
         record, self.evaluated, remarks = self.new_record(), start.evaluated, thread_remarks(self.device)

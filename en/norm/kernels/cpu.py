@@ -20,12 +20,14 @@ from torch.autograd.function import FunctionCtx
 from en.native.cache import compiled_library
 from en.norm.kernels.again import Again
 from en.norm.kernels.passes import dense
-from en.norm.kernels.plan import RATIOS, NativePlan, Settings, chosen_parts
+from en.norm.kernels.plan import RATIOS, NativePlan, Settings, are_in_graphs, chosen_parts
 from en.norm.statistics import moments_dtype
 
 OWN = frozenset({Tensor, torch.nn.Parameter})
 PLACE, WANTED = attrgetter("is_cpu", "dtype"), attrgetter("requires_grad")
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
+IN_GRAPHS = True
+"""Whether graphs of torch.compile have operators where EN_NATIVE does not say. Measured: see SPEED.md."""
 
 
 def native_parts(dtype: torch.dtype = torch.float32) -> str:
@@ -36,6 +38,12 @@ def native_parts(dtype: torch.dtype = torch.float32) -> str:
     if library is None or (dtype == torch.float16 and not library.en_has_float16()):
         return "nothing"
     return parts
+
+
+def native_in_graphs(device_type: str) -> str:
+    """Names what is an operator of this package in graphs of torch.compile: coefficients (see graphs.py) or nothing."""
+    chosen = device_type == "cpu" and are_in_graphs(IN_GRAPHS)
+    return "coefficients" if chosen and native_parts() == "layers" else "nothing"
 
 
 @functools.cache

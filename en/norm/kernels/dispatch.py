@@ -2,8 +2,9 @@
 
     native     the whole layer, where it has a plan: an operator of C++ each way on a CPU, Triton's kernels on a GPU
     autograd   four passes over (N, C, H, W) and autograd between them: every layer, on every device
-    plain      the layer's definition: for torch.func, torch.compile, torch.export, torch.jit.trace, make_fx and other
-               dispatch modes, which want to see each operation; and for derivatives of derivatives
+    graphs     under torch.compile on a CPU: the passes in torch's operations, and an operator of C++ between them
+    plain      the layer's definition: else under torch.compile, and for torch.func, torch.export, torch.jit.trace,
+               make_fx and other dispatch modes, which want to see each operation; and for derivatives of derivatives
 
 The four passes are C++ on a CPU and Triton's kernels on a GPU, where those can be compiled, and torch's operations
 elsewhere. SPEED.md says what each form gives.
@@ -43,7 +44,12 @@ DEVICES: tuple[Device, ...] = (gpu, cpu)
 
 def normalize(layer: Layer, x: Tensor) -> Tensor:
     """The layer's output for x (N, C, H, W), with x's type and memory format, in the fastest form that can take it."""
-    if torch.compiler.is_compiling() or is_looked_into(x):
+    if torch.compiler.is_compiling():
+        from en.norm.kernels import graphs  # which imports the compiler
+
+        planned = graphs.plan_of(layer, x)
+        return layer.plain(x) if planned is None else graphs.normalize(layer, planned, x)  # type: ignore[arg-type]
+    if is_looked_into(x):
         return layer.plain(x)
     layer.see(x)
     plan = native_plan(layer, x.shape[2] * x.shape[3])

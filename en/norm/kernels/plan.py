@@ -18,6 +18,8 @@ WORDS = {
     "passes": ("passes",),
     "layers": ("1", "true", "yes", "on", "layers"),
 }
+IN_GRAPHS = {"graphs": True, "eager": False}
+"""Further words for layers: with operators of this package in graphs of torch.compile, or without."""
 
 # By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
@@ -34,13 +36,21 @@ def chosen_parts(default: str) -> str:
     return default if value is None else meaning(value) or default
 
 
+def are_in_graphs(default: bool) -> bool:
+    """Tells whether graphs of torch.compile are to have operators of this package, by EN_NATIVE where that says it."""
+    return IN_GRAPHS.get(os.environ.get(SWITCH, "").strip().lower(), default)
+
+
 @functools.cache
 def meaning(value: str) -> str:
-    """Reads what a value of EN_NATIVE asks for; nothing, '', and a warning for one that is no word of WORDS."""
+    """Reads what a value of EN_NATIVE asks for; nothing, '', and a warning for one that is none of the words."""
+    word = value.strip().lower()
+    if word in IN_GRAPHS:
+        return "layers"
     for parts, words in WORDS.items():
-        if value.strip().lower() in words:
+        if word in words:
             return parts
-    allowed = ", ".join(word for words in WORDS.values() for word in words if word)
+    allowed = ", ".join(word for words in (*WORDS.values(), IN_GRAPHS) for word in words if word)
     warnings.warn(f"{SWITCH}={value!r} is ignored: expected one of {allowed}", RuntimeWarning, stacklevel=2)
     return ""
 
@@ -62,6 +72,8 @@ class NativePlan(NamedTuple):
         gate_scale: what the gate's hidden units are multiplied by.
         reduced: G, groups of the convolution.
         absent: place of the normalizer whose ratio is 0, whatever its logit; -1 for none.
+        thresholds: H * W of the maps of training from which on `absent` is -1, and from which on `gate_scale` is 1: a
+            graph has the plan for maps of 0 pixels, and asks trained_pixels when it runs. None: graphs do without.
         origins: parameters of the layer, where it computed any of the above from them: what second derivatives are of.
     """
 
@@ -78,6 +90,7 @@ class NativePlan(NamedTuple):
     gate_scale: float = 1.0
     reduced: int = 1
     absent: int = -1
+    thresholds: tuple[int, int] | None = None
     origins: tuple[Tensor, ...] = ()
 
     @property

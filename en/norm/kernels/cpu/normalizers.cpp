@@ -1,5 +1,5 @@
-// What en/norm calls on a CPU, as torch's operators: the four passes by themselves, and a layer (IN, LN, GN, SN, EN)
-// whole, forward and backward.
+// What en/norm calls on a CPU, as torch's operators: the four passes by themselves, a layer (IN, LN, GN, SN, EN) whole,
+// forward and backward, and of SN and EN what lies between the passes, for graphs of torch.compile.
 //
 // One call each way for a whole layer, because on small inputs the time goes into calls: some hundred operations of
 // torch on (N, K, C) take longer than the four passes over (N, C, H, W). The operators use torch's stable ABI, which
@@ -220,24 +220,10 @@ template <class T> struct layer {
     // ---- forward ----
 
     void forward() {
-        const bool batch_first = s.has(batch), at_once = by_sample() && !batch_first;
-        if (s.has(given)) {
-            std::copy((A*)m.running_mean, (A*)m.running_mean + C, st.mu);
-            std::copy((A*)m.running_var, (A*)m.running_var + C, st.pooled);
-        }
+        const bool at_once = by_sample() && !s.has(batch);
         // m, s = mean and variance of X over (H, W), of each cell
         if (!at_once) moments(cells, (const T*)m.x, in());
-        // mu, var of bn over samples; 1 / sqrt(var + eps)
-        if (batch_first) {
-            each_slice([&](int64_t from, int64_t to, const rows<A>&) { st.pool_batch(from, to); },
-                [](int64_t, int64_t) {});
-            update_running(m, p.batch);
-        }
-        if (batch_first || s.has(given)) st.root_batch();
-        if (!m.from_gate()) {
-            same_for_all(m, (const A*)m.logits, p.ratios);
-            if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
-        }
+        pool();
         // ratios, scale and shift of each sample; Y = scale * (X - m) + shift
         const forward_map<A> map{in(), scale, shift};
         each_sample([&](int64_t n, const rows<A>& own) {
@@ -246,6 +232,23 @@ template <class T> struct layer {
             if (by_sample()) map_sample(cells, (const T*)m.x, (const T*)m.x, (T*)m.y, map, n);
         });
         if (!by_sample()) map_cells(cells, (const T*)m.x, (const T*)m.x, (T*)m.y, map);
+    }
+
+    // What all samples share: mu, var of bn, 1 / sqrt(var + eps), and ratios that are no sample's own.
+    void pool() {
+        if (s.has(given)) {
+            std::copy((A*)m.running_mean, (A*)m.running_mean + C, st.mu);
+            std::copy((A*)m.running_var, (A*)m.running_var + C, st.pooled);
+        }
+        if (s.has(batch)) {
+            each_slice([&](int64_t from, int64_t to, const rows<A>&) { st.pool_batch(from, to); },
+                [](int64_t, int64_t) {});
+            update_running(m, p.batch);
+        }
+        if (s.has(batch) || s.has(given)) st.root_batch();
+        if (m.from_gate()) return;
+        same_for_all(m, (const A*)m.logits, p.ratios);
+        if (m.var_logits) same_for_all(m, (const A*)m.var_logits, p.var_ratios);
     }
 
     void coefficients(int64_t n, const rows<A>& own) const {
@@ -322,15 +325,8 @@ template <class T> struct layer {
                 add(C, rest + n * C, mean + n * C);
             }
             ratio_gradients(n, own);
-            if (m.from_gate()) gate_gradients(n);
         });
-        // what is summed over samples: gradients of parameters, of the batch's mu and var
-        each_slice([&](int64_t from, int64_t to, const rows<A>& own) { channel_gradients(from, to, own); },
-            [&](int64_t from, int64_t to) {
-                ratio_gate.weight_gradients(
-                    m.samples, from, to, p.v, h, d_ratios, d_h, (A*)m.d_w1, (A*)m.d_b1, (A*)m.d_w2);
-            });
-        logit_gradients();
+        shared_gradients();
         if (!m.dx) return;
         // gradients of m and s of each cell; dX = scale * (dY - mean dY) + (d_m + 2 d_s (X - m)) / (H W)
         const backward_map<A> map{in(), scale, d_shift, d_mean, d_var, A(1) / A(m.pixels)};
@@ -341,7 +337,17 @@ template <class T> struct layer {
         if (!by_sample()) map_cells(cells, x, dy, (T*)m.dx, map);
     }
 
-    // d_ratios of a sample: see ratio_gradient, and dot for SN
+    // What is summed over samples: gradients of parameters, of the batch's mu and var.
+    void shared_gradients() const {
+        each_slice([&](int64_t from, int64_t to, const rows<A>& own) { channel_gradients(from, to, own); },
+            [&](int64_t from, int64_t to) {
+                ratio_gate.weight_gradients(
+                    m.samples, from, to, p.v, h, d_ratios, d_h, (A*)m.d_w1, (A*)m.d_b1, (A*)m.d_w2);
+            });
+        logit_gradients();
+    }
+
+    // d_ratios of a sample, see ratio_gradient, and dot for SN; and through their gate
     void ratio_gradients(int64_t n, const rows<A>& own) const {
         const A *const d_scale = scale + n * C, *const d_shift = shift + n * C;
         A *const of_means = d_ratios + n * K, *const of_vars = d_var_ratios + n * K;
@@ -363,6 +369,7 @@ template <class T> struct layer {
                 of_means[k] = ratio_gradient(C, d_scale, d_shift, weight(k), own.offset, own.root);
             }
         }
+        if (m.from_gate()) gate_gradients(n);
     }
 
     // of a sample, through softmax, the two linear layers and v = z z^T
@@ -454,6 +461,34 @@ template <class T> struct layer {
             add_batch_gradients(C, m.samples, own.offset, d_batch, d_batch + C, of_means, of_vars);
         }
         std::copy(own.scale, own.scale + C, a);
+    }
+
+    // ---- between the passes alone: moments, scale, shift and their gradients are the caller's ----
+
+    void use_moments(const A* means, const A* variances) {
+        st.mean = mean = const_cast<A*>(means);
+        st.var = var = const_cast<A*>(variances);
+    }
+
+    void between_forward() {
+        pool();
+        each_sample([&](int64_t n, const rows<A>& own) { coefficients(n, own); });
+    }
+
+    // From d_scale and d_shift to dX = scale dY + slope (X - m) + offset, of maps of so many pixels.
+    void between_backward(const A* d_scale, const A* d_shift, int64_t pixels, A* slope, A* offset) {
+        std::copy(d_scale, d_scale + count, scale);
+        std::copy(d_shift, d_shift + count, shift);
+        if (s.has(batch) || s.has(given)) st.root_batch();
+        each_sample([&](int64_t n, const rows<A>& own) { ratio_gradients(n, own); });
+        shared_gradients();
+        each_sample([&](int64_t n, const rows<A>& own) {
+            moment_gradients(n, own);
+            for (int64_t i = n * C; i < (n + 1) * C; ++i) {
+                slope[i] = 2 * d_var[i] / A(pixels);
+                offset[i] = (d_mean[i] - scale[i] * d_shift[i]) / A(pixels);
+            }
+        });
     }
 
     // The gradients of the gate's last bias, or of the logits that all samples share.
@@ -679,6 +714,85 @@ std::tuple<Tensor, Tensors> layer_backward(const Tensor& dy, const Tensor& x, co
     return {dx, grads};
 }
 
+// What maps of `decided` pixels decide, those of training or, where there were none, these: see CombinedNormalizer.
+struct thresholds {
+    int64_t absent, gate_scale;  // from so many pixels on, no ratio is 0 for good, and the gate's scale is 1
+    void apply(setting& s, int64_t decided) const {
+        if (decided >= absent) s.absent = -1;
+        if (decided >= gate_scale) s.gate_scale = 1;
+    }
+};
+
+int64_t* count_of(const char* name, const Tensor& part) { return (int64_t*)data_of(name, part, 1, ScalarType::Long); }
+
+// mean and var (N, C, 1, 1) -> scale, shift (N, C, 1, 1), ratios (N, K), batch (2, C) or nothing, decided, and what
+// coefficients_backward needs.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> coefficients(const Tensor& mean, const Tensor& var,
+    const Tensors& parameters, std::optional<Tensor> running_mean, std::optional<Tensor> running_var,
+    const Tensor& trained_pixels, int64_t pixels, bool keep, const Integers& kinds, const Integers& groups,
+    int64_t absent, int64_t source, int64_t reduced, int64_t activation, bool statistics, double eps,
+    double gate_scale, int64_t min_pixels, int64_t gate_pixels) {
+    const ScalarType type = moments_type(mean);
+    const int64_t trained = *count_of("trained_pixels", trained_pixels), decider = trained > 0 ? trained : pixels;
+    setting s{kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale};
+    thresholds{min_pixels, gate_pixels}.apply(s, decider);
+    plan m = plan_of(mean, parameters, s);
+    const auto has = [&](int64_t kind) { return std::find(kinds.begin(), kinds.end(), kind) != kinds.end(); };
+    if (has(given)) {
+        STD_TORCH_CHECK(running_mean && running_var, "en_norm: expected running averages");
+        m.running_mean = data_of("running_mean", *running_mean, m.channels, type);
+        m.running_var = data_of("running_var", *running_var, m.channels, type);
+    }
+    const auto fresh = [&](std::vector<int64_t> size, ScalarType of) { return torch::stable::new_empty(mean, size, of); };
+    const std::vector<int64_t> cells{m.samples, m.channels, 1, 1};
+    Tensor scale = fresh(cells, type), shift = fresh(cells, type), ratios = fresh({m.samples, m.kinds}, type);
+    Tensor pooled = fresh({has(batch) ? 2 : 0, m.channels}, type), decided = fresh({}, ScalarType::Long);
+    Tensor saved = fresh({keep ? saved_size(m) : 0}, type);
+    *count_of("decided", decided) = decider;
+    by_type(type, [&](auto* t) {
+        using A = accumulator<std::remove_pointer_t<decltype(t)>>;
+        const int64_t count = m.samples * m.channels;
+        const std::unique_ptr<A[]> passing(keep ? nullptr : new A[saved_size(m)]);
+        m.saved = keep ? saved.data_ptr() : passing.get();
+        layer<A> run(m, false);
+        run.use_moments((A*)data_of("mean", mean, count, type), (A*)data_of("var", var, count, type));
+        run.scale = (A*)scale.data_ptr();
+        run.shift = (A*)shift.data_ptr();
+        run.between_forward();
+        std::copy(run.p.ratios, run.p.ratios + m.samples * m.kinds, (A*)ratios.data_ptr());
+        std::copy(run.p.batch, run.p.batch + pooled.numel(), (A*)pooled.data_ptr());
+    });
+    return {scale, shift, ratios, pooled, decided, saved};
+}
+
+// d_scale, d_shift (N, C, 1, 1) -> slope, offset (N, C, 1, 1) of dX = scale dY + slope (X - m) + offset, and the
+// gradients of the parameters.
+std::tuple<Tensor, Tensor, Tensors> coefficients_backward(const Tensor& d_scale, const Tensor& d_shift,
+    const Tensor& mean, const Tensor& var, const Tensor& saved, const Tensor& decided, const Tensors& parameters,
+    int64_t pixels, const Integers& kinds, const Integers& groups, int64_t absent, int64_t source, int64_t reduced,
+    int64_t activation, bool statistics, double eps, double gate_scale, int64_t min_pixels, int64_t gate_pixels) {
+    const ScalarType type = moments_type(mean);
+    setting s{kinds, groups, absent, source, reduced, activation, statistics, eps, gate_scale};
+    thresholds{min_pixels, gate_pixels}.apply(s, *count_of("decided", decided));
+    plan m = plan_of(mean, parameters, s);
+    Tensors grads;
+    for (const Tensor& part : parameters) grads.push_back(torch::stable::empty_like(part));
+    place(m, "a gradient", grads, true, type);
+    Tensor slope = torch::stable::empty_like(mean), offset = torch::stable::empty_like(mean);
+    m.saved = data_of("saved", saved, saved_size(m), type);
+    by_type(type, [&](auto* t) {
+        using A = accumulator<std::remove_pointer_t<decltype(t)>>;
+        const auto cells = [&](const char* name, const Tensor& part) {
+            return (A*)data_of(name, part, m.samples * m.channels, type);
+        };
+        layer<A> run(m, true);
+        run.use_moments(cells("mean", mean), cells("var", var));
+        run.between_backward(cells("d_scale", d_scale), cells("d_shift", d_shift), pixels, cells("slope", slope),
+            cells("offset", offset));
+    });
+    return {slope, offset, grads};
+}
+
 // The four passes, for a dense x; everything else of the moments' type and by cells.
 struct pass {
     shape s;
@@ -770,6 +884,16 @@ STABLE_TORCH_LIBRARY(en_norm, m) {
         "layer_backward(Tensor dy, Tensor x, Tensor saved, Tensor[] parameters, bool for_input, int[] kinds, int[] "
         "groups, "
         "int absent, int source, int reduced, int activation, bool statistics, float eps, float gate_scale) -> (Tensor dx, Tensor[] grads)");
+    m.def(
+        "coefficients(Tensor mean, Tensor var, Tensor[] parameters, Tensor? running_mean, Tensor? running_var, Tensor "
+        "trained_pixels, SymInt pixels, bool keep, int[] kinds, int[] groups, int absent, int source, int reduced, int "
+        "activation, bool statistics, float eps, float gate_scale, int min_pixels, int gate_pixels) -> (Tensor scale, "
+        "Tensor shift, Tensor ratios, Tensor batch, Tensor decided, Tensor saved)");
+    m.def(
+        "coefficients_backward(Tensor d_scale, Tensor d_shift, Tensor mean, Tensor var, Tensor saved, Tensor decided, "
+        "Tensor[] parameters, SymInt pixels, int[] kinds, int[] groups, int absent, int source, int reduced, int "
+        "activation, bool statistics, float eps, float gate_scale, int min_pixels, int gate_pixels) -> (Tensor slope, "
+        "Tensor offset, Tensor[] grads)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(en_norm, CPU, m) {
@@ -779,4 +903,6 @@ STABLE_TORCH_LIBRARY_IMPL(en_norm, CPU, m) {
     m.impl("input_gradient", TORCH_BOX(&pass_input_gradient));
     m.impl("layer_forward", TORCH_BOX(&layer_forward));
     m.impl("layer_backward", TORCH_BOX(&layer_backward));
+    m.impl("coefficients", TORCH_BOX(&coefficients));
+    m.impl("coefficients_backward", TORCH_BOX(&coefficients_backward));
 }
