@@ -105,6 +105,24 @@ def test_the_switch_keeps_operators_out_of_graphs(word, monkeypatch):
     assert kernels.native_parts() == {"eager": "layers", "0": "nothing", "passes": "passes"}[word]
 
 
+class Labelled(torch.Tensor):
+    """A tensor of another class, as libraries of quantized and of distributed tensors have."""
+
+
+@pytest.mark.parametrize("where", ["input", "gate"])
+def test_tensors_of_other_classes_get_the_plain_form(where, monkeypatch):
+    monkeypatch.setenv(kernels.SWITCH, "graphs")
+    layer, x = randomized("en", 6).eval(), images(2, 6, 4, 4)
+    exact = copy.deepcopy(layer).double().plain(x.double())
+    if where == "input":
+        x = x.as_subclass(Labelled)
+    else:
+        layer.gate[0].weight = nn.Parameter(layer.gate[0].weight.detach().as_subclass(Labelled))
+    call, recorder = compiled(layer)
+    close(call(x).as_subclass(torch.Tensor), exact)
+    assert recorder.operators == [False]
+
+
 def test_what_has_to_see_each_operation_gets_the_plain_form(monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, "graphs")
     layer, x = randomized("en", 6).eval(), images(2, 6, 4, 4)

@@ -274,7 +274,9 @@ def agreed(folder) -> list[bool]:
     from en.norm.kernels.gpu import host, ready
 
     with noting(folder):
-        randomized("en", 8)(images(*SHAPE))
+        layer, x = randomized("en", 8), images(*SHAPE)
+        with torch.device("meta"):  # a default device is not a program's
+            layer(x)
         (known,) = ready.known.values()
         program = known._programs["forward"].numbers.tolist()
         head, count = program[:8], program[7]  # of the first launch; three numbers a parameter follow

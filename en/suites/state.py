@@ -139,7 +139,12 @@ def refuse_other_files(run: Planned) -> None:
     }
     for key, then in digests_of(read_starts(run.folder) or []).items():
         path = paths[key]
-        now = DIGESTS[key](path) if path and path.is_file() else then
+        try:
+            now = DIGESTS[key](path) if path and path.is_file() else then
+        except OSError as error:
+            raise UserError(
+                f"{key}={path}: {error.strerror}: expected the file that {run.folder} was begun with"
+            ) from error
         if now != then:
             raise UserError(
                 f"{run.folder}: holds a run with {key}={flatten(config.complete())[key]} of the digest {then}: "

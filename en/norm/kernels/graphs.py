@@ -20,6 +20,8 @@ from en.norm.kernels import cpu
 from en.norm.kernels.plan import RATIOS, STATISTICS, NativePlan
 from en.norm.statistics import full_precision, moments_dtype
 
+OWN = (Tensor, torch.nn.Parameter)  # subclasses may not know the operators
+
 
 class Layer(Protocol):
     """What is asked of a layer whose plan has thresholds: see en.norm.combined.CombinedNormalizer."""
@@ -44,9 +46,11 @@ def plan_of(layer: Any, x: Tensor) -> NativePlan | None:
     if not recorded or x.device.type != "cpu" or x.numel() == 0 or not is_on(type(layer), x.dtype):
         return None
     plan: NativePlan | None = layer.native_plan(0)
-    if plan is None or plan.thresholds is None or not plan.takes(x):
+    if plan is None or plan.thresholds is None or not plan.takes(x) or type(x) not in OWN:
         return None
-    return plan if all(part.device == x.device and part.is_contiguous() for part in plan.parameters) else None
+    parts = (*plan.parameters, *(plan.running or ())[:2])
+    known = (type(part) in OWN and part.device == x.device and part.is_contiguous() for part in parts)
+    return plan if all(known) else None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -118,7 +118,7 @@ class Recorder:
                 parts = [*self._parts(ready, values), *[(8, -1, 0)] * hidden]
                 threads = ready.metadata.num_warps * ready.metadata.target.warp_size
                 numbers += [ready.function, *grid, threads, ready.metadata.shared, len(parts), *chain(*parts)]
-            program = torch.tensor(numbers)
+            program = torch.tensor(numbers, dtype=torch.int64, device="cpu")  # whatever the default device
             if host.agrees(program):
                 return Program(program, [ready for ready, _, _ in self._kernels])
         return None

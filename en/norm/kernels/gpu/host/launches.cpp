@@ -48,7 +48,10 @@ enum part { size, tensor, value, PART };
 constexpr int64_t MOST = 64;  // parameters of a kernel, and tensors
 constexpr uint64_t ALIGNED = 16;
 
-const int64_t* numbers(const Tensor& program) { return (const int64_t*)program.data_ptr(); }
+const int64_t* numbers(const Tensor& program) {
+    STD_TORCH_CHECK(program.is_cpu() && program.numel() > 0, "en_norm: expected a program on the CPU");
+    return (const int64_t*)program.data_ptr();
+}
 
 // use(head, parameters) for each launch of a program, until one gives false. Returns: whether none did.
 template <class Use> bool each_launch(const Tensor& program, Use use) {
