@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from en.norm import NORMALIZERS, Normalizer, RunningNormalizer, build_norm, norm_options
+from en.norm import NORMALIZERS, ExemplarNorm2d, Normalizer, RunningNormalizer, build_norm, norm_options
 
 VARIANTS: list[dict[str, object]] = [
     {"convolution": False},
@@ -101,3 +101,18 @@ def trained(model: nn.Module) -> nn.Module:
     for seed in range(3):
         model.train()(images(4, 3, 32, 32, seed=seed))
     return model.eval()
+
+
+class Doubled(ExemplarNorm2d):
+    """EN whose scale and shift are twice as large: a subclass computes something else than the plan it inherits."""
+
+    def coefficients(self, mean: Tensor, var: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+        scale, shift = super().coefficients(mean, var, pixels)
+        return 2 * scale, 2 * shift
+
+
+def parent_and_child() -> tuple[Normalizer, Doubled]:
+    """Makes a layer of EN and one of Doubled with its weights."""
+    parent, child = randomized("en", 6), Doubled(6, min_pixels=1)
+    child.load_state_dict(parent.state_dict())
+    return parent, child

@@ -9,9 +9,7 @@ import pytest
 import torch
 from commands import ROOT
 from literal import literal_forward
-from norm_cases import every_case, every_form, every_norm, images, randomized
-
-from en.norm import ExemplarNorm2d
+from norm_cases import every_case, every_form, every_norm, images, parent_and_child, randomized
 
 SHAPES = [(2, 3, 5, 5), (3, 16, 7, 7), (2, 24, 9, 40), (5, 58, 1, 1), (3, 70, 2, 2), (2, 130, 18, 19), (5, 6, 1, 300)]
 
@@ -99,13 +97,7 @@ def test_a_second_derivative_equals_that_of_the_plain_form_and_has_no_side_effec
 
 
 def test_a_subclass_with_coefficients_of_its_own_is_not_computed_by_its_parents_code():
-    class Doubled(ExemplarNorm2d):
-        def coefficients(self, mean, var, pixels):
-            scale, shift = super().coefficients(mean, var, pixels)
-            return 2 * scale, 2 * shift
-
-    x, parent, child = images(2, 6, 4, 4), randomized("en", 6), Doubled(6, min_pixels=1)
-    child.load_state_dict(parent.state_dict())
+    x, (parent, child) = images(2, 6, 4, 4), parent_and_child()
     torch.testing.assert_close(child(x), 2 * parent(x))
 
 

@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from commands import ROOT
-from norm_cases import images, randomized
+from norm_cases import images, parent_and_child, randomized
 from torch import nn
 from torch._dynamo.backends.debugging import aot_eager
 
-from en.norm import ExemplarNorm2d, build_norm, kernels, record_ratios
+from en.norm import build_norm, kernels, record_ratios
 
 LARGE = {"min_pixels": 20, "gate_pixels": 20}
 CASES = [
@@ -143,14 +143,7 @@ def test_what_has_to_see_each_operation_gets_the_plain_form(monkeypatch):
 
 def test_a_subclass_with_coefficients_of_its_own_is_not_computed_by_its_parents_operator(monkeypatch):
     monkeypatch.setenv(kernels.SWITCH, "graphs")
-
-    class Doubled(ExemplarNorm2d):
-        def coefficients(self, mean, var, pixels):
-            scale, shift = super().coefficients(mean, var, pixels)
-            return 2 * scale, 2 * shift
-
-    x, parent, child = images(2, 6, 4, 4), randomized("en", 6), Doubled(6, min_pixels=1)
-    child.load_state_dict(parent.state_dict())
+    x, (parent, child) = images(2, 6, 4, 4), parent_and_child()
     torch.testing.assert_close(compiled(child)[0](x), 2 * parent(x))
 
 

@@ -270,7 +270,7 @@ def test_a_thread_without_a_context_is_left_to_triton_and_an_error_of_the_driver
 
 
 def agreed(folder) -> list[bool]:
-    """Whether the driver knows a program's kernels: as it is, and with a parameter of another size, more or less."""
+    """Asks the driver of a program as it is, and with a parameter of another size, more or less."""
     from en.norm.kernels.gpu import host, ready
 
     with noting(folder):

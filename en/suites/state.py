@@ -27,7 +27,7 @@ from en.suites.plan import Planned
 from en.tasks.base import Label
 
 DIGESTS = {"data.labels": digest_in, "init": digest_of}
-"""What reads the digest of the file that a key names."""
+"""Reads the digest of the file that a key names."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Note(ctypes.Structure):
 
 
 class Launch(NamedTuple):
-    """What the driver was asked to launch, with its parameters and their bytes, and whether Triton asked."""
+    """Holds what the driver was asked to launch, with its parameters and their bytes, and whether Triton asked."""
 
     name: str
     grid: tuple[int, ...]

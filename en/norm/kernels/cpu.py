@@ -20,14 +20,13 @@ from torch.autograd.function import FunctionCtx
 from en.native.cache import compiled_library
 from en.norm.kernels.again import Again
 from en.norm.kernels.passes import dense
-from en.norm.kernels.plan import RATIOS, NativePlan, Settings, are_in_graphs, chosen_parts
+from en.norm.kernels.plan import OWN, RATIOS, NativePlan, Settings, are_in_graphs, chosen_parts
 from en.norm.statistics import moments_dtype
 
-OWN = frozenset({Tensor, torch.nn.Parameter})
 PLACE, WANTED = attrgetter("is_cpu", "dtype"), attrgetter("requires_grad")
 SOURCE = Path(__file__).with_name("cpu") / "normalizers.cpp"
 IN_GRAPHS = True
-"""Whether graphs of torch.compile have operators where EN_NATIVE does not say. Measured: see SPEED.md."""
+"""Says whether graphs of torch.compile have operators where EN_NATIVE does not say. Measured: see SPEED.md."""
 
 
 def native_parts(dtype: torch.dtype = torch.float32) -> str:

@@ -17,14 +17,12 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from en.norm.kernels import cpu
-from en.norm.kernels.plan import RATIOS, STATISTICS, NativePlan
+from en.norm.kernels.plan import OWN, RATIOS, STATISTICS, NativePlan
 from en.norm.statistics import full_precision, moments_dtype
-
-OWN = (Tensor, torch.nn.Parameter)  # subclasses may not know the operators
 
 
 class Layer(Protocol):
-    """What is asked of a layer whose plan has thresholds: see en.norm.combined.CombinedNormalizer."""
+    """Declares what is asked of a layer whose plan has thresholds: see en.norm.combined.CombinedNormalizer."""
 
     trained_pixels: Tensor
 

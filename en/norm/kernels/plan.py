@@ -5,7 +5,7 @@ import os
 import warnings
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from en.norm.statistics import moments_dtype
@@ -23,6 +23,9 @@ IN_GRAPHS = {"graphs": True, "eager": False}
 
 # By their numbers in cpu/*.hpp.
 STATISTICS = {"in": 0, "running": 1, "bn": 2, "ln": 3, "gn": 3}
+OWN = frozenset({Tensor, nn.Parameter})
+"""Classes of tensors that kernels take: others may not know them."""
+
 RATIOS = ("correlation", "static")
 ACTIVATIONS = ("tanh", "relu")
 

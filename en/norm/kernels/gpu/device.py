@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from en.norm.kernels.again import Again
-from en.norm.kernels.plan import RATIOS, NativePlan, chosen_parts
+from en.norm.kernels.plan import OWN, RATIOS, NativePlan, chosen_parts
 from en.norm.statistics import moments_dtype
 
 BY_DEFAULT = "layers"
 """Default on a GPU where EN_NATIVE is not set: layers, passes or nothing. Measured on an H100: see ../SPEED.md."""
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-OWN = frozenset({Tensor, torch.nn.Parameter})
 PLACE, DTYPE = methodcaller("get_device"), attrgetter("dtype")
 
 
